@@ -1,0 +1,115 @@
+"""Turns a Stanford GloVe text file (6B, 42B, 840B, Twitter; plain or zipped) into gensim's memory-mapped KeyedVectors.
+
+Pennington, Socher & Manning 2014, https://nlp.stanford.edu/projects/glove. The vectors are streamed to the disk, so that the
+840B file needs less than 1 GiB of memory. Load the result with `KeyedVectors.load(path, mmap="r")`, or pass it as --vectors.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import parse
+
+
+@dataclass
+class Config:
+    """What to convert, and where to."""
+
+    glove: Path
+    """GloVe text file or its zip"""
+    output: Path
+    """file to write, ending in .kv; its vectors and words come beside it"""
+    vocab_from: Path | None = None
+    """keep only the words of the competition's files in this folder"""
+    neighbours: tuple[str, ...] = ("film", "terrible", "brilliant")
+    """show the nearest neighbours of these words as a check"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+import tempfile
+
+import numpy as np
+from gensim.models import KeyedVectors
+from numpy.lib.format import write_array_header_1_0
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from popcorn.data import Competition
+from popcorn.errors import UserError, one_sentence, say
+from popcorn.glove import read_blocks
+from popcorn.text import read_corpus
+
+FREQUENT = 100_000  # neighbours are looked for among so many words, GloVe's most frequent ones
+
+
+def convert(glove: Path, output: Path, wanted: set[str] | None) -> None:
+    """Writes `output`, `output.vectors.npy` and `output.words.txt`: all of `glove`'s words, or the `wanted` ones.
+
+    Of a word that stands there twice the first, more frequent one is kept. All parts appear or none.
+    """
+    if output.suffix != ".kv":
+        raise UserError(f"{output} does not end in .kv, which the scripts tell a converted file by: choose such a name")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            _write(glove, Path(folder) / output.name, wanted)
+            for part in sorted(Path(folder).iterdir(), reverse=True):  # the .kv itself last
+                part.replace(output.with_name(part.name))
+    except OSError as problem:
+        raise UserError(f"{output} cannot be written ({problem.strerror}): free some space or choose another folder") from problem
+
+
+def _write(glove: Path, output: Path, wanted: set[str] | None) -> None:
+    index: dict[str, int] = {}
+    vectors = Path(f"{output}.rows")
+    with vectors.open("wb") as rows:
+        _npy_header(rows, 0, 1)
+        for words, block in tqdm(read_blocks(glove), f"Reading {glove.name}", unit="block"):
+            new = []
+            for row, word in enumerate(words):
+                if word not in index and (wanted is None or word in wanted):
+                    index[word] = len(index)
+                    new.append(row)
+            rows.write(block[new].tobytes())
+        if not index:
+            raise UserError(f"{glove} has none of the words of --vocab-from: is it a file of English word vectors?")
+        rows.seek(0)
+        _npy_header(rows, len(index), block.shape[1])
+    Path(f"{output}.words.txt").write_text("\n".join(index) + "\n", encoding="utf-8")
+    keys = KeyedVectors(block.shape[1])
+    keys.key_to_index, keys.index_to_key = index, list(index)
+    # gensim stores its array apart and empty; the rows on the disk take its place without passing through memory
+    keys.save(str(output), separately=["vectors"])
+    vectors.replace(f"{output}.vectors.npy")
+
+
+def _npy_header(file, rows: int, width: int) -> None:
+    """The header of float32 (rows, width). It is 128 bytes long for any number of rows: numpy leaves room to grow."""
+    write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
+
+
+def show_neighbours(output: Path, words: tuple[str, ...]) -> None:
+    """Prints the five nearest neighbours of each of the words that are there, as a check of the file."""
+    all_words = KeyedVectors.load(str(output), mmap="r")
+    frequent = KeyedVectors(all_words.vector_size)
+    frequent.add_vectors(all_words.index_to_key[:FREQUENT], np.array(all_words.vectors[:FREQUENT]))
+    table = Table("word", "nearest neighbours", title=f"{output}: {len(all_words):,} words, {all_words.vector_size} wide")
+    for word in words:
+        if word in frequent:
+            near = frequent.most_similar(word, topn=5)
+            table.add_row(word, ", ".join(f"{other} {cosine:.2f}" for other, cosine in near))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        wanted = None
+        if config.vocab_from is not None:
+            corpus = read_corpus(Competition(config.vocab_from, "--vocab-from"))
+            wanted = {word for file in (corpus.train, corpus.test, corpus.unlabelled) for word in file.words}
+            say(f"Keeping those of the {len(wanted):,} words of {config.vocab_from} that have a vector")
+        convert(config.glove, config.output, wanted)
+        show_neighbours(config.output, config.neighbours)
+        say(f"Pass it on as --vectors {config.output}")

@@ -1,0 +1,58 @@
+"""Bidirectional LSTM over word vectors (Hochreiter & Schmidhuber 1997; Graves & Schmidhuber 2005).
+
+Two LSTMs read each review, one from its first word to its last and one from its last to its first. What they know at every
+word is pooled by the maximum and the mean over the review's own words, and a linear layer judges it.
+"""
+
+from dataclasses import dataclass
+
+from popcorn.config import WordVectorConfig, parse
+
+
+@dataclass
+class Config(WordVectorConfig):
+    """What this model adds to the options of all models over word vectors."""
+
+    hidden: int = 128
+    """units of each direction"""
+    embedding_dropout: float = 0.4
+    """share of the word vectors' numbers that are zeroed in training"""
+    dropout: float = 0.4
+    """share of the pooled numbers that are zeroed in training"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # before torch is loaded, so that --help and a mistyped option are answered at once
+
+import torch
+from torch import Tensor, nn
+
+from popcorn.layers import masked_pooling, reverse_within_length, word_embedding
+from popcorn.word_model import run
+
+
+class LSTM(nn.Module):
+    """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
+
+    def __init__(self, config: Config, vectors: Tensor):
+        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
+        super().__init__()
+        self.embedding = word_embedding(vectors)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
+        self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(4 * config.hidden, 1)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        words = self.embedding_dropout(self.embedding(tokens))  # (batch, time, width)
+        # Padding stands behind each review in both directions, where an LSTM comes to it only after all words
+        forwards, _ = self.forwards(words)  # (batch, time, hidden)
+        backwards, _ = self.backwards(reverse_within_length(words, lengths))
+        states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
+        pooled = masked_pooling(states, lengths)  # (batch, 4 * hidden)
+        return self.classifier(self.dropout(pooled)).squeeze(-1)
+
+
+if __name__ == "__main__":
+    run(LSTM, config)

@@ -1,0 +1,1 @@
+"""The plumbing behind the scripts: data, text, vectors, batches, training loop, submissions, scores, results."""

@@ -1,0 +1,56 @@
+"""Reviews as padded batches: cut to a length, grouped by length, padded on the right to the batch's longest."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from popcorn.text import PAD, UNKNOWN
+
+POOL = 50  # batches that are sorted by length together: enough to waste little, few enough to stay random
+
+
+class Reviews:
+    """Word ids of many reviews, each at most `max_tokens` long and at least one (an empty text is one unknown word)."""
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, max_tokens: int):
+        """tokens int32 (tokens,), offsets int64 (reviews + 1,)."""
+        self.reviews = [_cut(review, max_tokens) for review in np.split(tokens, offsets[1:-1])]
+        self.lengths = np.array([len(review) for review in self.reviews])
+
+    def __len__(self) -> int:
+        return len(self.reviews)
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Token ids, int64 (batch, time), padded on the right, and lengths, int64 (batch,)."""
+        reviews = [torch.from_numpy(self.reviews[row]) for row in rows]
+        return pad_sequence(reviews, batch_first=True, padding_value=PAD).long(), torch.from_numpy(self.lengths[rows])
+
+
+def _cut(review: np.ndarray, max_tokens: int) -> np.ndarray:
+    """Head and tail of a long review: the verdict stands at the end, the subject at the beginning."""
+    if len(review) == 0:
+        return np.array([UNKNOWN], dtype=np.int32)
+    if len(review) <= max_tokens:
+        return review
+    head = max_tokens // 4
+    return np.concatenate([review[:head], review[head - max_tokens :]])
+
+
+def shuffled(rows: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
+    """`rows` in random batches of like lengths, at most `batch_size` each and of sizes that differ by one at most.
+
+    The result depends on the arguments alone, which is what lets a killed run go on in the middle of an epoch.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(rows)
+    pools = np.array_split(order, max(1, round(len(order) / (POOL * batch_size))))
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    batches = np.array_split(order, -(-len(order) // batch_size))
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def by_length(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """`rows` in batches from the shortest to the longest, for prediction."""
+    order = rows[np.argsort(lengths[rows], kind="stable")]
+    return np.array_split(order, -(-len(order) // batch_size))

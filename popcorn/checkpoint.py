@@ -1,0 +1,85 @@
+"""Where a fit stands, and the folder from which it goes on after a kill.
+
+All that is needed is written together into a folder that appears whole: weights, optimiser, schedule and random states by
+Accelerate, and the position beside them.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+@dataclass
+class Position:
+    """How far a fit has come."""
+
+    epoch: int = 0
+    """epochs ended"""
+    step: int = 0
+    """steps done in the epoch under way"""
+    seconds: float = 0.0
+    """spent in training steps"""
+    loss: float = 0.0
+    """sum over the reviews of the epoch under way"""
+    correct: int = 0
+    """of them, how many were judged rightly while training"""
+    seen: int = 0
+    """reviews of the epoch under way"""
+    history: list[dict] = field(default_factory=list)
+    """one entry an epoch: loss, accuracy, and the validation's figures"""
+
+    @property
+    def best(self) -> dict | None:
+        """The epoch with the best validation accuracy, of equals the first; without validation the last."""
+        return max(self.history, key=lambda entry: entry.get("validation_accuracy", entry["epoch"]), default=None)
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """Mean loss and accuracy in training, of the epoch under way."""
+        return {"loss": self.loss / self.seen, "accuracy": self.correct / self.seen}
+
+    def end_epoch(self, entry: dict) -> None:
+        """Adds the epoch's figures and turns to the next."""
+        self.history.append(entry)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.loss, self.correct, self.seen = 0.0, 0, 0
+
+
+class Checkpoints:
+    """The checkpoints of one fit; only the newest is kept, and it is there before the older one goes."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator):
+        self.folder, self.accelerator = folder, accelerator
+
+    def save(self, position: Position, step: int) -> None:
+        """Writes `step-<step>`; every process must call this."""
+        target = self.folder / f"step-{step:08d}"
+        if target.is_dir():
+            return
+        unfinished = self.folder / "unfinished"
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (unfinished / "position.json").write_text(json.dumps(asdict(position)))
+            earlier = self._finished()
+            unfinished.rename(target)
+            for folder in earlier:
+                shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+
+    def load(self) -> Position:
+        """Restores the newest checkpoint; a new position where there is none."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        finished = self._finished()
+        if not finished:
+            return Position()
+        self.accelerator.load_state(str(finished[-1]))
+        return Position(**json.loads((finished[-1] / "position.json").read_text()))
+
+    def _finished(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))

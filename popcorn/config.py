@@ -1,0 +1,94 @@
+"""The options that every script has, and how the command line becomes a dataclass of them (tyro).
+
+Nothing here loads torch: `--help` and a mistyped option are answered at once.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import tyro
+
+from popcorn.errors import UserError, one_sentence
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class RunConfig:
+    """Options of every script."""
+
+    data_dir: Path | None = None
+    """folder with the competition's files; else $POPCORN_DATA, Kaggle's input folder, ./data, or the embedded default"""
+    output_dir: Path = Path(".")
+    """folder that receives submissions/, runs/ and results/"""
+    name: str = ""
+    """name of the submission and of the results; the script's own name where it is empty"""
+    seed: int = 1
+    """seed of the weights, the batches and the dropout; the validation split is the same for all seeds"""
+    limit: int | None = None
+    """a quick try: fit on so many training reviews (the test is predicted whole)"""
+    validation: Literal["film", "random"] = "film"
+    """hold out whole films (blocks of id numbers), as the test does, or reviews at random, which reads too high"""
+    folds: int | None = None
+    """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
+    refit: bool = True
+    """once validation has chosen, fit on all training reviews for the submission (not with --folds)"""
+    record: bool = False
+    """write the figures to results/<name>.json, which the leaderboard is made from"""
+
+    def __post_init__(self):
+        for field in ("limit", "folds", "epochs", "batch_size", "max_tokens"):
+            least = 2 if field == "folds" else 1
+            value = getattr(self, field, None)
+            if value is not None and value < least:
+                raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
+
+
+@dataclass
+class WordVectorConfig(RunConfig):
+    """Options of every model over word vectors, and the recipe they share; a script overrides what its model needs."""
+
+    vectors: Path | None = None
+    """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
+    vector_width: int | None = None
+    """refuse vectors of another width; any width where it is not given"""
+    max_tokens: int = 400
+    """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
+    epochs: int = 5
+    """at most so many passes over the training reviews"""
+    patience: int = 2
+    """stop after so many epochs without a better validation accuracy"""
+    batch_size: int = 64
+    """reviews a step, over all processes"""
+    learning_rate: float = 1e-3
+    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
+    embedding_rate: float = 0.1
+    """the word vectors' learning rate as a share of the others'"""
+    adversarial: float = 1.0
+    """norm of the adversarial step on a review's word vectors (Miyato et al. 2017); 0 leaves it out and halves the time"""
+    warmup: float = 0.1
+    """share of the steps that the learning rate takes to rise"""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay (Loshchilov & Hutter 2019)"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 else"""
+    checkpoint_every: int = 200
+    """steps between two checkpoints"""
+    resume: bool = False
+    """go on where a run of the same name, seed and options was stopped or killed"""
+    time_budget: str | None = None
+    """stop in time to write a submission within so long, e.g. 8h30m or 20m; --resume goes on later"""
+
+
+def parse(config: type[Config]) -> Config:
+    """The command line as `config`; leaves with exit code 2 and one sentence where it is wrong."""
+    script = Path(sys.argv[0])
+    with one_sentence():
+        options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
+    if isinstance(options, RunConfig):
+        options.name = options.name or script.stem
+    return options

@@ -1,0 +1,149 @@
+"""From a way to fit one model to a finished run: validation parts, refit, submissions, score, recorded figures."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from popcorn.config import RunConfig
+from popcorn.data import Competition
+from popcorn.errors import UserError, say
+from popcorn.files import whole
+from popcorn.split import limited, validation_parts
+
+NOT_PART_OF_A_RUN = ("resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "folds", "refit")
+"""options that may change between a stop and a resume; the data and the vectors are compared by content instead"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fit: the rows of the training file to learn from, those to validate on, and a number of epochs if it is known."""
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    epochs: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What a fit gives: probabilities of the validation rows and of the test, and how it came there."""
+
+    validation: np.ndarray
+    test: np.ndarray
+    epoch: int = 0
+    """the epoch whose weights predicted"""
+    history: list[dict] = field(default_factory=list)
+    """figures by epoch"""
+    reviews_per_second: float = 0.0
+    complete: bool = True
+    """False where the time budget ended it"""
+
+
+@dataclass
+class Run:
+    """A finished run: the test's probabilities (test,), and the outcomes by the names of their parts."""
+
+    test: np.ndarray
+    outcomes: dict[str, Outcome]
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None
+    """with --folds, each training row's probability and the number of its fold"""
+    complete: bool
+
+
+def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable[[Part], Outcome]) -> Run:
+    """Fits every validation part (one, or `--folds`), then all training rows where `--refit` says so.
+
+    A fit that the time budget ended still predicts; the parts after it are left for `--resume`.
+    """
+    rows = limited(labels, config.limit)
+    held_out = validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)
+    outcomes: dict[str, Outcome] = {}
+    for number, held in enumerate(held_out, start=1):
+        part = Part(f"fold-{number}" if config.folds else "validated", np.delete(rows, held), rows[held])
+        outcome = outcomes[part.name] = fit(part)
+        if not outcome.complete:
+            break
+    complete = outcome.complete
+    # a fold that was cut short counts only where nothing better is there
+    finished = [outcome.test for outcome in outcomes.values() if outcome.complete] or [outcome.test]
+    test = np.mean(finished, axis=0)
+    if config.refit and not config.folds and complete:
+        refit = outcomes["refit"] = fit(Part("refit", rows, rows[:0], epochs=outcome.epoch))
+        complete = refit.complete
+        test = refit.test if complete else test
+    out_of_fold = None
+    if config.folds and complete:
+        out_of_fold = np.full(len(labels), np.nan), np.zeros(len(labels), int)
+        for number, (held, outcome) in enumerate(zip(held_out, outcomes.values(), strict=True), start=1):
+            out_of_fold[0][rows[held]], out_of_fold[1][rows[held]] = outcome.validation, number
+    return Run(test, outcomes, out_of_fold, complete)
+
+
+def begin(folder: Path, config: RunConfig, **content: str) -> None:
+    """Makes the run's folder, with the settings it is begun with.
+
+    Without `--resume` a folder of an earlier run makes room (one earlier run is kept as `<folder>.earlier`). With it, the
+    settings and the `content` (checksums of data, vectors, model) must be those that the run was begun with, or `UserError`.
+    """
+    settings = {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN} | content
+    begun = folder / "settings.json"
+    if getattr(config, "resume", False) and begun.is_file():
+        before = json.loads(begun.read_text())
+        differing = [name for name in sorted(settings.keys() | before.keys()) if settings.get(name) != before.get(name)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{begun} is of another run: its {name} is {before.get(name)} where this one's is {settings.get(name)}; "
+                "give the same options as then, or leave out --resume to begin anew"
+            )
+        say(f"Going on with the run in {folder}")
+        return
+    if folder.is_dir():
+        earlier = folder.with_name(folder.name + ".earlier")
+        shutil.rmtree(earlier, ignore_errors=True)
+        folder.rename(earlier)
+    with whole(begun, "w") as file:
+        json.dump(settings, file, indent=1)
+
+
+def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool = True) -> Outcome:
+    """The outcome of a part, from the run's folder where it was finished before; else fitted, and kept there by `write`."""
+    path = folder / part.name / "outcome.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as stored:
+            return Outcome(validation=stored["validation"], test=stored["test"], **json.loads(str(stored["rest"])))
+    outcome = fit(part)
+    if outcome.complete and write:
+        rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
+        with whole(path) as file:
+            np.savez(file, validation=outcome.validation, test=outcome.test, rest=np.array(json.dumps(rest)))
+    return outcome
+
+
+def conclude(config: RunConfig, competition: Competition, train_ids: list[str], test_ids: list[str], run: Run, **figures) -> None:
+    """Writes both submissions and the out-of-fold probabilities, says the score where it is known, and records it."""
+    from popcorn.results import record
+    from popcorn.score import score_test
+    from popcorn.submission import write_out_of_fold, write_submissions
+
+    write_submissions(config.output_dir / "submissions", config.name, competition.sample_ids(), test_ids, run.test)
+    if run.out_of_fold is not None:
+        write_out_of_fold(config.output_dir / "submissions", config.name, train_ids, *run.out_of_fold)
+    score = score_test(test_ids, run.test)
+    if score:
+        say(
+            f"Test: {score.describe()}"
+            + ("" if competition.source != "embedded default" else " (embedded default, not Kaggle's)")
+        )
+    if not run.complete:
+        say(
+            "The time budget is spent: these submissions are valid, and the same command with --resume goes on with the training."
+        )
+    if config.record and run.complete and score:
+        record(config, competition, run, score, **figures)
+    elif config.record:
+        say("Not recorded: only a finished run whose test labels are known is.")

@@ -1,0 +1,34 @@
+"""Figures of merit that every engine reports, and figures of the machine that a record needs."""
+
+import os
+import platform
+import resource
+
+import numpy as np
+
+
+def validation_figures(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Accuracy at one half, area under the ROC curve and mean log loss on a validation part."""
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    return {
+        "validation_accuracy": float(((probability > 0.5) == labels).mean()),
+        "validation_auc": float(roc_auc_score(labels, probability)),
+        "validation_loss": float(log_loss(labels, probability)),
+    }
+
+
+def processor() -> str:
+    """The processor's name and the number of its cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor that does not tell its name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def peak_memory() -> int:
+    """Bytes: the most main memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,79 @@
+"""Files that appear whole or not at all, and arrays cached under a key of what they were made from."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from popcorn.errors import UserError, say
+
+
+@contextmanager
+def whole(path: Path, mode: str = "wb"):
+    """A file open for writing that takes the name `path` only when the block ends well.
+
+    Raises `UserError` where the folder cannot be written or the disk is full; nothing is left behind then.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise UserError(
+            f"{path} cannot be written ({problem.strerror}): free some space or choose another folder with --output-dir"
+        ) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Finds out before hours of training, not after, that `folder` cannot be written. Raises `UserError`."""
+    probe = Path(folder) / ".popcorn-probe"
+    with whole(probe) as file:
+        file.write(b"can this folder be written?")
+    probe.unlink()
+
+
+def fingerprint(*parts: object) -> str:
+    """Hexadecimal SHA-256 of files (given as `Path`, read in blocks) and of any other values (by their `repr`)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays stored in `path` (.npz), made by `make` and stored where they are missing or damaged.
+
+    The name of `path` must hold a `fingerprint` of all that `make` depends on. Every array's checksum is verified by
+    the zip layer while it is read, and nothing is ever unpickled.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        say(f"The cached file {path} is damaged and is made again.")
+    arrays = make()
+    with whole(path) as file:
+        np.savez(file, **arrays)
+    return arrays

@@ -1,0 +1,94 @@
+"""The leaderboard, made from `results/*.json` alone: printed, written into the README, and drawn."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from popcorn.errors import UserError, say
+from popcorn.files import whole
+from popcorn.results import Row, rows
+
+BEGIN, END = "<!-- leaderboard: written by python -m popcorn leaderboard -->", "<!-- end of leaderboard -->"
+HEADINGS = (
+    "model",
+    "accuracy",
+    "95% interval",
+    "ROC AUC",
+    "validation",
+    "seeds",
+    "time",
+    "reviews/s",
+    "peak memory",
+    "parameters",
+)
+
+
+def update(results: Path, readme: Path) -> None:
+    """Prints the table, writes it between the README's markers, and draws `results/leaderboard.png`."""
+    found = list(rows(results))
+    if not found:
+        raise UserError(f"{results} holds no recorded results on the competition's data: run a script with --record first")
+    table = Table(*HEADINGS)
+    for row in found:
+        table.add_row(*cells(row))
+    Console(width=None if Console().is_terminal else 140).print(table)
+    text = read_between_markers(readme)
+    with whole(readme, "w") as file:
+        file.write(text[0] + markdown(found) + text[2])
+    say(f"{readme}: table written")
+    _draw(found, results / "leaderboard.png")
+
+
+def read_between_markers(readme: Path) -> tuple[str, str, str]:
+    """The README's text up to and with the first marker, between the two, and from the second on."""
+    try:
+        text = readme.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        table, after = rest.split(END)
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{readme} lacks the two lines {BEGIN} and {END}: put them where the table belongs") from problem
+    return before + BEGIN, table, END + after
+
+
+def markdown(found: list[Row]) -> str:
+    """The table in Markdown, with an empty line around it."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *(cells(row) for row in found)]
+    return "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
+
+
+def cells(row: Row) -> list[str]:
+    """One line as text. The spread is over seeds, the interval over which 25,000 reviews the test happens to have."""
+    spread = f" ± {row.spread:.4f}" if row.spread is not None else ""
+    return [
+        row.name,
+        f"{row.accuracy:.4f}{spread}",
+        f"{row.accuracy - row.interval:.4f} to {row.accuracy + row.interval:.4f}",
+        f"{row.auc:.4f}",
+        f"{row.validation:.4f}",
+        str(row.seeds),
+        f"{row.seconds / 60:.1f} min",
+        f"{row.reviews_per_second:,.0f}",
+        f"{row.peak_memory / 2**30:.1f} GiB",
+        f"{row.parameters / 1e6:.1f} M",
+    ]
+
+
+def _draw(found: list[Row], path: Path) -> None:
+    """Accuracy with its 95% interval against the wall time of a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for row in found:
+        axes.errorbar(row.seconds / 60, row.accuracy, yerr=row.interval, fmt="o", capsize=3)
+        axes.annotate(row.name, (row.seconds / 60, row.accuracy), xytext=(7, 4), textcoords="offset points")
+    axes.set(xscale="log", xlabel="wall time of one run, minutes", ylabel="test accuracy, 95% interval")
+    axes.margins(x=0.2)
+    axes.grid(alpha=0.3)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+    say(f"{path}: drawn")

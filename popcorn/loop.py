@@ -1,0 +1,217 @@
+"""The native training loop, on Accelerate: one model, fitted on some reviews, validated after every epoch on others.
+
+A model is an `nn.Module` with an `embedding` that takes a batch's tensors and returns a logit (batch,).
+"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+from popcorn.adversarial import Adversary
+from popcorn.batches import Reviews, by_length, shuffled
+from popcorn.checkpoint import Checkpoints
+from popcorn.config import WordVectorConfig
+from popcorn.errors import Diverged, say
+from popcorn.experiment import Outcome, Part
+from popcorn.figures import validation_figures
+
+
+class Fit:
+    """One model on its way from random weights to probabilities for the validation part and for the test."""
+
+    def __init__(
+        self, model: nn.Module, train: Reviews, test: Reviews, labels: np.ndarray, part: Part,
+        config: WordVectorConfig, accelerator: Accelerator, folder: Path, deadline: float,
+    ):  # fmt: skip
+        """labels (len(train),) of 0 and 1; `folder` is this fit's own; `deadline` is a `time.monotonic()`."""
+        self.train, self.test, self.labels, self.part = train, test, labels, part
+        self.config, self.accelerator, self.folder, self.deadline = config, accelerator, folder, deadline
+        self.epochs = part.epochs or config.epochs
+        self.steps = -(-len(part.train) // config.batch_size)
+        self.micro_batch = config.batch_size
+        self.adversary = Adversary(model.embedding, config.adversarial) if config.adversarial else None
+        optimiser = torch.optim.AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay, fused=True)
+        # the schedule is that of all epochs: a refit that ends sooner follows the very rates that validation has seen
+        schedule = OneCycleLR(
+            optimiser, [group["lr"] for group in optimiser.param_groups], total_steps=config.epochs * self.steps + 1,
+            pct_start=config.warmup, anneal_strategy="linear", cycle_momentum=False,
+        )  # fmt: skip
+        self.model, self.optimiser, self.schedule = accelerator.prepare(model, optimiser, schedule)
+        self.checkpoints = Checkpoints(folder, accelerator)
+
+    def run(self) -> Outcome:
+        """Trains, from a checkpoint where the folder has one, and predicts with the best epoch's weights."""
+        set_seed(self.config.seed)
+        self.position = self.checkpoints.load()
+        complete = self._train()
+        self._use_best_weights()
+        outcome = Outcome(
+            validation=self.predict(self.train, self.part.validation),
+            test=self.predict(self.test, np.arange(len(self.test))),
+            epoch=self.position.best["epoch"] if self.position.best else 0,
+            history=self.position.history,
+            reviews_per_second=self._speed(),
+            complete=complete,
+        )
+        self.accelerator.free_memory()
+        return outcome
+
+    def _train(self) -> bool:
+        """Trains to the end, or until validation stops improving; False where the time ran out before."""
+        position, config = self.position, self.config
+        bar = tqdm(
+            total=self.epochs * self.steps, initial=self._steps_done(), unit="batch", desc=self.part.name,
+            disable=not self.accelerator.is_main_process,
+        )  # fmt: skip
+        while position.epoch < self.epochs and not self._is_patience_over():
+            batches = shuffled(self.part.train, self.train.lengths, config.batch_size, config.seed * 1_000 + position.epoch)
+            for rows in batches[position.step :]:
+                if self._is_time_over():
+                    self.checkpoints.save(position, self._steps_done())
+                    bar.close()
+                    return False
+                self._step(rows)
+                bar.update()
+                bar.set_description(f"{self.part.name} epoch {position.epoch + 1}/{self.epochs}", refresh=False)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in position.progress.items()}, refresh=False)
+                if position.step % config.checkpoint_every == 0 and position.step < self.steps:
+                    self._log(position.progress)
+                    self.checkpoints.save(position, self._steps_done())
+            self._end_epoch()
+        bar.close()
+        return True
+
+    def _step(self, rows: np.ndarray) -> None:
+        """One update of the weights; in halves of the micro-batch where memory does not suffice."""
+        start, position = time.monotonic(), self.position
+        while True:
+            try:
+                loss, correct = self._gradient(rows[self.accelerator.process_index :: self.accelerator.num_processes], len(rows))
+                break
+            except RuntimeError as problem:
+                if self.micro_batch == 1 or not should_reduce_batch_size(problem):
+                    raise
+            self.micro_batch = -(-self.micro_batch // 2)
+            say(f"Out of memory: going on with micro-batches of {self.micro_batch} reviews, the same batch and the same gradient")
+            self.optimiser.zero_grad()
+            clear_device_cache(garbage_collection=True)
+        loss, correct = self.accelerator.reduce(torch.stack([loss, correct]), "sum").tolist()
+        if not np.isfinite(loss):
+            raise Diverged(
+                f"the loss of {self.config.name} is {loss} at epoch {position.epoch + 1}, step {position.step + 1}: "
+                f"the last good weights are kept in {self.folder}; try a lower --learning-rate or --precision fp32"
+            )
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad()
+        position.step, position.seen = position.step + 1, position.seen + len(rows)
+        position.loss, position.correct = position.loss + loss, position.correct + int(correct)
+        position.seconds += time.monotonic() - start
+
+    def _gradient(self, rows: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Adds up the gradient of the batch's mean loss; returns the sums of loss and correct answers over `rows`."""
+        self.model.train()
+        sums = []
+        parts = np.array_split(rows, -(-len(rows) // self.micro_batch))
+        for number, part in enumerate(parts, start=1):
+            inputs = self._inputs(self.train, part)
+            label = torch.from_numpy(self.labels[part]).to(self.accelerator.device)
+            last = number == len(parts)
+            sums.append(self._backward(inputs, label, batch_size, meet=last and not self.adversary))
+            if self.adversary:
+                self.adversary.attack()
+                self._backward(inputs, label, batch_size, meet=last)
+                self.adversary.rest()
+        loss, correct = zip(*sums, strict=True)
+        return torch.stack(loss).sum(), torch.stack(correct).sum()
+
+    def _backward(self, inputs: tuple[Tensor, ...], label: Tensor, batch_size: int, meet: bool) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one micro-batch; the processes' gradients `meet` in the last pass of a step only."""
+        with nullcontext() if meet else self.accelerator.no_sync(self.model):
+            logit = self.model(*inputs)
+            loss = binary_cross_entropy_with_logits(logit, label.to(logit), reduction="sum")
+            # the processes' gradients are averaged, so that each scales its sum by their number
+            self.accelerator.backward(loss * self.accelerator.num_processes / batch_size)
+        return loss.detach(), ((logit.detach() > 0) == (label > 0)).sum()
+
+    def _inputs(self, reviews: Reviews, rows: np.ndarray) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.accelerator.device, non_blocking=True) for tensor in reviews.batch(rows))
+
+    @torch.no_grad()
+    def predict(self, reviews: Reviews, rows: np.ndarray) -> np.ndarray:
+        """The probability that each of the rows is positive, float64 (len(rows),)."""
+        self.model.eval()
+        probability = torch.zeros(len(reviews), dtype=torch.float64)
+        if len(rows):
+            batches = by_length(rows, reviews.lengths, 2 * self.config.batch_size)
+            for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+                logit = self.model(*self._inputs(reviews, batch))
+                probability[batch] = torch.sigmoid(logit.double()).cpu()
+        # each row was filled by one process and is zero on the others
+        total = self.accelerator.reduce(probability.to(self.accelerator.device), "sum")
+        return total.cpu().numpy()[rows]
+
+    def _end_epoch(self) -> None:
+        """Validates, keeps the weights where they are the best so far, and writes the checkpoint."""
+        position = self.position
+        entry = {"epoch": position.epoch + 1, **position.progress, "reviews_per_second": self._speed()}
+        if len(self.part.validation):
+            entry |= validation_figures(self.labels[self.part.validation], self.predict(self.train, self.part.validation))
+        position.end_epoch(entry)
+        self._log(entry)
+        if self.accelerator.is_main_process:
+            tqdm.write(f"{self.part.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in entry.items()))
+            if position.best is entry:
+                save_file(self.accelerator.get_state_dict(self.model), self.folder / "best.unfinished")
+                (self.folder / "best.unfinished").replace(self.folder / "best.safetensors")
+        self.checkpoints.save(position, self._steps_done())
+
+    def _use_best_weights(self) -> None:
+        self.accelerator.wait_for_everyone()
+        best = self.folder / "best.safetensors"
+        if best.is_file():
+            self.accelerator.unwrap_model(self.model).load_state_dict(load_file(best))
+
+    def _log(self, values: dict) -> None:
+        self.accelerator.log({f"{self.part.name}/{name}": value for name, value in values.items()}, step=self._steps_done())
+
+    def _steps_done(self) -> int:
+        return self.position.epoch * self.steps + self.position.step
+
+    def _is_patience_over(self) -> bool:
+        best = self.position.best
+        return bool(best and len(self.part.validation) and self.position.epoch - best["epoch"] >= self.config.patience)
+
+    def _is_time_over(self) -> bool:
+        """Whether the rest of the time is needed to predict, which takes a third of the time of training as many reviews."""
+        needed = (len(self.test) + len(self.part.validation)) / self._speed() if self._speed() else 0
+        if time.monotonic() + needed >= self.deadline:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _speed(self) -> float:
+        """Training reviews per second."""
+        position = self.position
+        return (position.epoch * len(self.part.train) + position.seen) / position.seconds if position.seconds else 0.0
+
+
+def _parameter_groups(model: nn.Module, config: WordVectorConfig) -> list[dict]:
+    """The embedding and the rest: a rare word's vector meets few reviews, and would learn them by heart at the full rate."""
+    embedding = list(model.embedding.parameters())
+    rest = [weights for name, weights in model.named_parameters() if not name.startswith("embedding.")]
+    return [
+        {"params": embedding, "lr": config.learning_rate * config.embedding_rate},
+        {"params": rest, "lr": config.learning_rate},
+    ]

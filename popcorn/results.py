@@ -1,0 +1,127 @@
+"""Published figures: one JSON a script, its runs by seed, with all that is needed to judge and to repeat them."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from popcorn.config import RunConfig
+from popcorn.data import Competition
+from popcorn.errors import UserError, say
+from popcorn.experiment import Run
+from popcorn.files import whole
+from popcorn.score import Score, half_width
+
+PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate")
+STARTED = time.monotonic()
+"""when this process began, near enough: plumbing is imported first"""
+NOT_THE_RECIPE = ("seed", "record", "resume", "time_budget", "output_dir", "data_dir")
+
+
+def record(config: RunConfig, competition: Competition, run: Run, score: Score, **figures) -> None:
+    """Adds the run to `results/<name>.json`.
+
+    Runs of other seeds stay there where recipe and data are the same; others are of the past, and are replaced.
+    """
+    path = config.output_dir / "results" / f"{config.name}.json"
+    recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
+    # a path of somebody's machine says nothing to others; the vectors' name is among the figures
+    recipe = {name: value.name if isinstance(value, Path) else value for name, value in recipe.items()}
+    head = {
+        "name": config.name,
+        "config": recipe,
+        "data": {"source": "embedded default" if competition.source == "embedded default" else "competition",
+                 "sha256": competition.checksum},
+    }  # fmt: skip
+    entry = {
+        "seed": config.seed,
+        "accuracy": score.accuracy,
+        "auc": score.auc,
+        "test_reviews": score.reviews,
+        "fits": {
+            name: {"epoch": outcome.epoch, "history": outcome.history, "reviews_per_second": outcome.reviews_per_second}
+            for name, outcome in run.outcomes.items()
+        },
+        "command": "python " + " ".join(Path(word).name if "/" in word else word for word in sys.argv),
+        "seconds": time.monotonic() - STARTED,
+        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        **figures,
+    }
+    runs = []
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if {name: before.get(name) for name in head} == head:
+            runs = [other for other in before["runs"] if other["seed"] != config.seed]
+    runs = sorted([*runs, entry], key=lambda each: each["seed"])
+    with whole(path, "w") as file:
+        json.dump(head | {"runs": runs}, file, indent=1)
+        file.write("\n")
+    say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: means over the seeds, `spread` the accuracy's standard deviation over them."""
+
+    name: str
+    accuracy: float
+    spread: float | None
+    interval: float
+    auc: float
+    validation: float
+    seconds: float
+    reviews_per_second: float
+    peak_memory: int
+    parameters: int
+    seeds: int
+    machine: str
+    command: str
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """The recorded results of a folder, on the competition's data, best accuracy first."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["data"]["source"] == "competition":
+                found.append(_row(content))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UserError(
+                f"{path} is not a recorded result ({problem!r}): remove it or run its script with --record"
+            ) from problem
+    return iter(sorted(found, key=lambda row: -row.accuracy))
+
+
+def _row(content: dict) -> Row:
+    runs = content["runs"]
+
+    def mean(figure) -> float:
+        return float(np.mean([figure(run) for run in runs]))
+
+    def validation(run: dict) -> float:
+        return float(np.mean([fit["history"][fit["epoch"] - 1]["validation_accuracy"]
+                              for name, fit in run["fits"].items() if name != "refit"]))  # fmt: skip
+
+    accuracy = mean(lambda run: run["accuracy"])
+    return Row(
+        name=content["name"],
+        accuracy=accuracy,
+        spread=float(np.std([run["accuracy"] for run in runs], ddof=1)) if len(runs) > 1 else None,
+        interval=half_width(accuracy, runs[0]["test_reviews"]),
+        auc=mean(lambda run: run["auc"]),
+        validation=mean(validation),
+        seconds=float(np.median([run["seconds"] for run in runs])),
+        reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in runs])),
+        peak_memory=max(run["peak_memory"] for run in runs),
+        parameters=runs[0]["parameters"],
+        seeds=len(runs),
+        machine=runs[0]["machine"],
+        command=runs[0]["command"],
+    )

@@ -1,0 +1,50 @@
+"""The files for Kaggle: labels (the score shown is the accuracy) and probabilities (the score is the ROC AUC)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from popcorn.errors import UserError, say
+from popcorn.files import whole
+
+
+def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
+    """Writes `<name>.csv` and `<name>.proba.csv` in the sample's order.
+
+    probability (test,) in the order of `test_ids`. Raises `UserError`, before any file appears, where the ids are not the
+    sample's or a probability is not a number between 0 and 1.
+    """
+    by_id = pd.Series(probability, index=test_ids)
+    sample = pd.Index(sample_ids)
+    lacking, surplus = sample.difference(by_id.index), by_id.index.difference(sample)
+    if len(lacking) or len(surplus) or len(by_id) != len(sample):
+        where, which = ("sample submission", surplus) if len(surplus) else ("test file", lacking)
+        raise UserError(
+            f"the {where} lacks {len(which)} ids of the other, for example {', '.join(map(str, which[:3]))}: "
+            "take testData.tsv and sampleSubmission.csv from the same download"
+        )
+    values = by_id.reindex(sample)
+    if not values.between(0, 1).all():
+        bad = values.index[~values.between(0, 1)][0]
+        raise UserError(f"the model's probability for the test review {bad} is {values[bad]}: no submission was written")
+    labels, probabilities = folder / f"{name}.csv", folder / f"{name}.proba.csv"
+    _write(labels, sample_ids, [str(int(value > 0.5)) for value in values])
+    _write(probabilities, sample_ids, [f"{value:.6f}" for value in values])
+    say(f"{labels}: labels; the score that Kaggle shows for it is the accuracy")
+    say(f"{probabilities}: probabilities; the score is the ROC AUC, this is the one to win with")
+
+
+def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.ndarray, fold: np.ndarray) -> None:
+    """Writes `<name>.oof.csv`: of each training review that was used, the probability by the model that never saw it."""
+    path = folder / f"{name}.oof.csv"
+    with whole(path, "w") as file:
+        file.write("id,fold,sentiment\n")
+        file.writelines(f"{id},{k},{p:.6f}\n" for id, k, p in zip(ids, fold, probability, strict=True) if k)
+    say(f"{path}: out-of-fold probabilities of {int((fold > 0).sum()):,} training reviews")
+
+
+def _write(path: Path, ids: list[str], values: list[str]) -> None:
+    with whole(path, "w") as file:
+        file.write("id,sentiment\n")
+        file.writelines(f"{id},{value}\n" for id, value in zip(ids, values, strict=True))

@@ -1,0 +1,158 @@
+"""From a review to word ids: cleaning, Penn Treebank tokens as GloVe's were made, and a vocabulary.
+
+Tokens are kept as plain arrays cached by content, so that a second run starts reading where the first had ended.
+"""
+
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
+from popcorn.errors import say
+from popcorn.files import cached, fingerprint
+
+TOKENISER = "nltk NLTKWordTokenizer, lower case, 1"
+"""names what makes the tokens; a change of the rules below must change it, since it is part of the cache's key"""
+PAD, UNKNOWN = 0, 1
+BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# Penn Treebank frees a full stop only at the end of its input; reviews hold many sentences, and many without the blank
+FULL_STOP = re.compile(r"""(?<=[^\s.])\.(?=\s|$|["')\]])|(?<=[a-z]{2})\.(?=[a-z]{2})""")
+CHUNK = 1_000  # reviews a worker takes at once
+
+
+@dataclass(frozen=True)
+class TokenisedFile:
+    """The reviews of one file: the words of review i are `words[tokens[offsets[i]:offsets[i + 1]]]`."""
+
+    ids: list[str]
+    labels: np.ndarray | None
+    words: list[str]
+    tokens: np.ndarray
+    """int32 (tokens,), indices into `words`"""
+    offsets: np.ndarray
+    """int64 (reviews + 1,)"""
+
+    def sentences(self) -> list[list[str]]:
+        """Each review as its list of words."""
+        words = np.array(self.words, dtype=object)
+        return [words[review].tolist() for review in np.split(self.tokens, self.offsets[1:-1])]
+
+
+def clean(text: str) -> str:
+    """Removes line breaks of HTML, control characters (C1 included) and capitals."""
+    return CONTROL.sub(" ", BREAK.sub(" ", text)).lower()
+
+
+@cache
+def _tokeniser():
+    from nltk.tokenize import NLTKWordTokenizer  # takes over a second to import and is not needed with a warm cache
+
+    return NLTKWordTokenizer()
+
+
+def tokenise(text: str) -> list[str]:
+    """Words and punctuation after the Penn Treebank's conventions: "don't." becomes "do", "n't", "."."""
+    return _tokeniser().tokenize(FULL_STOP.sub(" . ", clean(text)))
+
+
+def _tokenise_chunk(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Words of the chunk, ids into them (tokens,), and lengths (reviews,): far less to send back than the strings."""
+    index: dict[str, int] = {}
+    reviews = [[index.setdefault(word, len(index)) for word in tokenise(text)] for text in texts]
+    tokens = np.fromiter((token for review in reviews for token in review), dtype=np.int32)
+    return list(index), tokens, np.array([len(review) for review in reviews], dtype=np.int64)
+
+
+def tokenise_all(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Tokenises on all processors. Returns words, tokens int32 (tokens,) and offsets int64 (reviews + 1,)."""
+    from tqdm import tqdm
+
+    chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+    index: dict[str, int] = {}
+    tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks) or 1)) as pool:
+        for words, chunk_tokens, chunk_lengths in tqdm(
+            pool.map(_tokenise_chunk, chunks), "Tokenising", len(chunks), unit="k reviews"
+        ):
+            renumber = np.array([index.setdefault(word, len(index)) for word in words], dtype=np.int32)
+            tokens.append(renumber[chunk_tokens] if len(words) else chunk_tokens)
+            lengths.append(chunk_lengths)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return list(index), np.concatenate(tokens), offsets
+
+
+def read_tokens(competition: Competition, name: str) -> TokenisedFile:
+    """The tokens of one of the competition's files, from the cache where that file was tokenised before."""
+
+    def make() -> dict[str, np.ndarray]:
+        reviews = competition.read(name)
+        say(f"Tokenising {len(reviews.texts):,} reviews of {name}")
+        words, tokens, offsets = tokenise_all(reviews.texts)
+        labels = np.zeros(0, np.int64) if reviews.labels is None else reviews.labels
+        return {
+            "ids": pack(reviews.ids),
+            "labels": labels,
+            "words": pack(words),
+            "tokens": tokens,
+            "offsets": offsets,
+        }
+
+    path = competition.path(name)
+    if path is None:
+        competition.read(name)  # says in a sentence what is missing
+    key = fingerprint(path, name, TOKENISER)[:24]
+    arrays = cached(user_cache_path("popcorn") / f"tokens-{key}.npz", make)
+    labels = arrays["labels"] if name == TRAIN else None
+    return TokenisedFile(unpack(arrays["ids"]), labels, unpack(arrays["words"]), arrays["tokens"], arrays["offsets"])
+
+
+def pack(strings: list[str]) -> np.ndarray:
+    """Strings without line breaks as one array of bytes: numpy's own string arrays give each the longest one's room."""
+    return np.frombuffer("\n".join(strings).encode(), dtype=np.uint8)
+
+
+def unpack(array: np.ndarray) -> list[str]:
+    """The strings that `pack` took."""
+    return array.tobytes().decode().split("\n") if array.size else []
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The three files of the competition, tokenised; `unlabelled` is empty where there is no such file."""
+
+    train: TokenisedFile
+    test: TokenisedFile
+    unlabelled: TokenisedFile
+
+    @property
+    def training_files(self) -> tuple[TokenisedFile, TokenisedFile]:
+        """What a vocabulary or word vectors may be made from."""
+        return self.train, self.unlabelled
+
+
+def read_corpus(competition: Competition) -> Corpus:
+    """All files' tokens."""
+    nothing = TokenisedFile([], None, [], np.zeros(0, np.int32), np.zeros(1, np.int64))
+    unlabelled = read_tokens(competition, UNLABELLED) if competition.path(UNLABELLED) else nothing
+    return Corpus(read_tokens(competition, TRAIN), read_tokens(competition, TEST), unlabelled)
+
+
+def word_counts(files: tuple[TokenisedFile, ...]) -> dict[str, int]:
+    """How often each word stands in the files."""
+    counts: dict[str, int] = {}
+    for file in files:
+        for word, count in zip(file.words, np.bincount(file.tokens, minlength=len(file.words)).tolist(), strict=True):
+            counts[word] = counts.get(word, 0) + count
+    return counts
+
+
+def encode(file: TokenisedFile, index: dict[str, int]) -> np.ndarray:
+    """The file's tokens as ids of a vocabulary, int32 (tokens,); words that it lacks become `UNKNOWN`."""
+    renumber = np.array([index.get(word, UNKNOWN) for word in file.words], dtype=np.int32)
+    return renumber[file.tokens] if len(file.words) else file.tokens

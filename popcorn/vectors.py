@@ -1,0 +1,137 @@
+"""Word vectors for the models' first layer: GloVe from a file, or word2vec trained on the competition's own reviews."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from popcorn.data import TRAIN, UNLABELLED, Competition
+from popcorn.errors import UserError, say
+from popcorn.files import cached, fingerprint
+from popcorn.glove import read_blocks
+from popcorn.text import PAD, TOKENISER, UNKNOWN, Corpus, pack, unpack, word_counts
+
+WORD2VEC = {"vector_size": 200, "window": 8, "min_count": 5, "epochs": 6, "negative": 5, "sg": 0, "seed": 1}
+"""the tutorial's model (Mikolov et al. 2013, CBOW with negative sampling)"""
+NORM = 5.0
+"""length that all vectors are given: word2vec's own tells a word's frequency, and an adversary's step needs a scale"""
+MIN_COUNT = 2  # a word of one training review alone teaches nothing of others
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words with their ids and their vectors."""
+
+    index: dict[str, int]
+    """word to id; 0 is padding and 1 the unknown word, and no word has them"""
+    vectors: np.ndarray
+    """float32 (len(index) + 2, width); the padding's row is zero"""
+    source: str
+    """where the vectors come from, for the results"""
+
+
+def build_vocabulary(competition: Competition, corpus: Corpus, path: Path | None, width: int | None) -> Vocabulary:
+    """The vocabulary of the training files, with vectors from `path` or, without one, from word2vec.
+
+    Words of the test enter only where the vectors know them: they were never trained on, and have a meaning all the same.
+    Raises `UserError` where the vectors' width is not `width` (None takes any).
+    """
+    counts = word_counts(corpus.training_files)
+    if path is None:
+        words, vectors = _word2vec(competition, corpus)
+        source = f"word2vec {vectors.shape[1]}d on {len(corpus.train.ids) + len(corpus.unlabelled.ids):,} training reviews"
+    else:
+        words, vectors = read_vectors(path, set(counts) | set(corpus.test.words))
+        source = f"{path.name} {vectors.shape[1]}d"
+    if width is not None and vectors.shape[1] != width:
+        raise UserError(
+            f"the vectors of {source} are {vectors.shape[1]} wide where --vector-width asks for {width}: change one of the two"
+        )
+    vectors = vectors * (NORM / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-6))
+    known = dict(zip(words, vectors, strict=True))
+    kept = sorted({word for word, count in counts.items() if count >= MIN_COUNT} | set(known)) if path else sorted(known)
+    index = {word: id for id, word in enumerate(kept, start=max(PAD, UNKNOWN) + 1)}
+    # a word without a vector starts as a random one of the same spread, and is learnt like the others
+    matrix = np.random.default_rng(0).normal(0, vectors.std(), (len(index) + 2, vectors.shape[1])).astype(np.float32)
+    matrix[PAD] = 0
+    for word, vector in known.items():
+        matrix[index[word]] = vector
+    say(f"Vectors: {source}; {len(index):,} words, {len(known):,} of them with a vector")
+    return Vocabulary(index, matrix, source)
+
+
+def read_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    """Those of the `wanted` words that a GloVe text, its zip or a file of `glove-gensim.py` has: words, float32 (n, width)."""
+    path = Path(path)
+    if path.suffix == ".kv":
+        return _read_converted(path, wanted)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give a GloVe text file, its zip, or a .kv file that glove-gensim.py made")
+
+    def make() -> dict[str, np.ndarray]:
+        say(f"Reading the vectors of {path}")
+        words, rows = [], []
+        for block_words, block in read_blocks(path):
+            chosen = [row for row, word in enumerate(block_words) if word in wanted]
+            words += [block_words[row] for row in chosen]
+            rows.append(block[chosen])
+        return {"words": pack(words), "vectors": np.concatenate(rows)}
+
+    key = fingerprint(path, sorted(wanted))[:24]
+    arrays = cached(user_cache_path("popcorn") / f"vectors-{key}.npz", make)
+    return _first_of_each(unpack(arrays["words"]), arrays["vectors"], path)
+
+
+def _read_converted(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    """Reads the arrays beside a `.kv` file; the file itself is a pickle, which could run code, and stays closed."""
+    array, words_file = Path(f"{path}.vectors.npy"), Path(f"{path}.words.txt")
+    for part in (array, words_file):
+        if not part.is_file():
+            raise UserError(f"{path} lacks its part {part.name}: make it with python glove-gensim.py, which writes all parts")
+    words = words_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        vectors = np.load(array, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as problem:
+        raise UserError(f"{array} is damaged ({problem}): make it again with python glove-gensim.py") from problem
+    if vectors.ndim != 2 or len(vectors) != len(words):
+        raise UserError(
+            f"{array} {vectors.shape} and {words_file} ({len(words)} words) differ: make them again with glove-gensim.py"
+        )
+    rows = [row for row, word in enumerate(words) if word in wanted]
+    return _first_of_each([words[row] for row in rows], np.asarray(vectors[rows]), path)
+
+
+def _first_of_each(words: list[str], vectors: np.ndarray, path: Path) -> tuple[list[str], np.ndarray]:
+    """Undecodable words of a GloVe file may fall together: the first, more frequent one stays."""
+    rows = list({word: row for row, word in reversed(list(enumerate(words)))}.values())[::-1]
+    if not rows:
+        raise UserError(f"{path} knows none of the words of the reviews: is it a file of English word vectors?")
+    return [words[row] for row in rows], vectors[rows]
+
+
+def _word2vec(competition: Competition, corpus: Corpus) -> tuple[list[str], np.ndarray]:
+    """Trains word2vec on the training files, or takes the vectors that an earlier run trained on the same files."""
+
+    def make() -> dict[str, np.ndarray]:
+        import os
+
+        from gensim.models import Word2Vec
+        from gensim.models.callbacks import CallbackAny2Vec
+        from tqdm import tqdm
+
+        class Progress(CallbackAny2Vec):
+            def __init__(self):
+                self.bar = tqdm(desc="Training word2vec", total=WORD2VEC["epochs"], unit="epoch")
+
+            def on_epoch_end(self, _):
+                self.bar.update()
+
+        sentences = [review for file in corpus.training_files for review in file.sentences()]
+        model = Word2Vec(sentences, workers=os.cpu_count() or 1, callbacks=[Progress()], **WORD2VEC).wv
+        return {"words": pack(model.index_to_key), "vectors": model.vectors}
+
+    files = [path for name in (TRAIN, UNLABELLED) if (path := competition.path(name))]
+    key = fingerprint(*files, TOKENISER, sorted(WORD2VEC.items()))[:24]
+    arrays = cached(user_cache_path("popcorn") / f"word2vec-{key}.npz", make)
+    return unpack(arrays["words"]), arrays["vectors"]

@@ -1,0 +1,88 @@
+"""A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabelled reviews."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from popcorn import prepare
+
+# the models here are tiny: a second thread only waits for the first
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parent.parent
+PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
+BLAME = "dull awful tedious clumsy pointless boring wretched lifeless".split()
+FILLER = "the a film story it was and with actor scene plot of in this that one script camera music end".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests neither read nor fill the user's cache, and find no competition files of this machine."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    patch.delenv("POPCORN_DATA", raising=False)
+    yield
+    patch.undo()
+
+
+def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
+    """`count` reviews, half of them positive, in which words of praise or of blame are two to one."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for number in range(count // 2):
+        for label in (0, 1):
+            words = list(generator.choice(FILLER, generator.integers(5, 40)))
+            mine, other = (PRAISE, BLAME) if label else (BLAME, PRAISE)
+            words += [*generator.choice(mine, 4), *generator.choice(other, 2)]
+            generator.shuffle(words)
+            words[0] = f'"{words[0]}"'
+            rating = (9 if label else 2) if labelled else label
+            # ids spread over the range that Stanford's have, so that there are many blocks of films
+            rows.append((f"{number * 12_500 // (count // 2)}_{rating}", label, " ".join(words) + ".<br />"))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory) -> Path:
+    """A folder with the four files: 400 training, 100 test and 60 unlabelled reviews."""
+    folder = tmp_path_factory.mktemp("competition")
+    prepare.write_competition(folder, reviews(400, 1), reviews(100, 2), reviews(60, 3, labelled=False))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def glove(tmp_path_factory) -> Path:
+    """A GloVe file, 16 wide, of the small competition's words and of words that hold blanks."""
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("glove") / "glove.small.16d.txt"
+    with path.open("w") as file:
+        for word in [*FILLER, *PRAISE, *BLAME, ". . .", ".", '"', "``", "''", "at name@domain.com", "unseen"]:
+            file.write(word + "".join(f" {number:.5f}" for number in generator.normal(size=16)) + "\n")
+    return path
+
+
+def zipped(path: Path) -> Path:
+    """The file as the only member of `<path>.zip`."""
+    archive = path.with_name(path.name + ".zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(path, path.name)
+    return archive
+
+
+def run(*command: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess:
+    """Runs `python <command>` in the repository, and expects an exit code and, where that is not 0, a sentence."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+SMALL = ("--hidden", "8", "--epochs", "2", "--batch-size", "32", "--learning-rate", "0.02", "--checkpoint-every", "3")
+"""options that make a run of lstm.py take seconds"""

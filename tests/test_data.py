@@ -1,0 +1,120 @@
+import zipfile
+
+import pytest
+from conftest import zipped
+
+from popcorn import data
+from popcorn.errors import UserError
+
+ROWS = 'id\tsentiment\treview\n"1_9"\t1\t"It\'s ""\\"good\\"""<br />"\n"2_2"\t0\t""\n"3_1"\t0\tunquoted\\ text\x85\n"4_8"\t1\n'
+
+
+def written(folder, text, name=data.TRAIN):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_quoting_is_undone_and_ids_are_kept(tmp_path):
+    path = written(tmp_path, ROWS)
+    found = data.read_reviews(path, data.COLUMNS[data.TRAIN])
+    assert found.ids == ['"1_9"', '"2_2"', '"3_1"', '"4_8"']
+    assert found.labels.tolist() == [1, 0, 0, 1]
+    assert found.texts == ['It\'s """good""" <br />'.replace(" <", "<"), "", "unquoted\\ text\x85", ""]
+
+
+def test_zip_and_plain_file_are_the_same(tmp_path):
+    path = written(tmp_path, ROWS)
+    archive = zipped(path)
+    plain, packed = (data.read_reviews(each, data.COLUMNS[data.TRAIN]) for each in (path, archive))
+    assert (plain.ids, plain.texts) == (packed.ids, packed.texts)
+
+
+HEAD = "id\tsentiment\treview\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,sentiment,review\n1_9,1,good\n", "row 1: the columns must be separated by '\\t'"),
+        ("id\treview\n1_9\tgood\n", "row 1: the column 'sentiment' is missing"),
+        (HEAD + "1_9\t1\tgood\n2_1\t2\tbad\n", "row 3: the sentiment is '2' where 0 or 1 is expected"),
+        (HEAD + "1_9\t1\tgood\n2_1\t\tbad\n", "row 3: the sentiment is ''"),
+        (HEAD + "1_9\t1\tgood\n1_9\t1\tgood\n", "row 3: the id 1_9 was there before"),
+        (HEAD + "1_9\t1\tgood\n2_1\t0\tbad\tvery\n", "line 3, saw 4"),
+        ("", "cannot be read as a table"),
+    ],
+)
+def test_bad_files_are_refused_by_row(tmp_path, text, said):
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as refusal:
+        data.read_reviews(path, data.COLUMNS[data.TRAIN])
+    assert said in str(refusal.value) and str(path) in str(refusal.value)
+
+
+def test_truncated_zip_is_refused(tmp_path):
+    archive = zipped(written(tmp_path, ROWS * 500))
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged or truncated"):
+        data.read_reviews(archive, data.COLUMNS[data.TRAIN])
+
+
+def test_damaged_zip_is_refused(tmp_path):
+    archive = zipped(written(tmp_path, ROWS * 500))
+    with zipfile.ZipFile(archive) as file:
+        start = file.infolist()[0].header_offset + 60
+    content = bytearray(archive.read_bytes())
+    content[start : start + 20] = bytes(20)
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or truncated"):
+        data.read_reviews(archive, data.COLUMNS[data.TRAIN])
+
+
+def test_order_of_the_places(tmp_path, monkeypatch, competition):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path / "kaggle")
+    monkeypatch.setattr(data.default, "folder", lambda: competition)
+    places = {
+        "embedded default": None,
+        "data/": tmp_path / "data",
+        "Kaggle input": tmp_path / "kaggle" / "competitions" / "word2vec-nlp-tutorial",
+        "POPCORN_DATA": tmp_path / "variable",
+        "--data-dir": tmp_path / "option",
+    }
+    for source, folder in places.items():  # each later place goes before all the earlier ones
+        if folder is not None:
+            folder.mkdir(parents=True)
+            written(folder, ROWS)
+        if source == "POPCORN_DATA":
+            monkeypatch.setenv("POPCORN_DATA", str(folder))
+        found = data.find(folder if source == "--data-dir" else None)
+        assert found.source == source
+        assert found.folder.resolve() == (folder or competition).resolve()
+
+
+def test_the_default_is_announced(tmp_path, monkeypatch, competition, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setattr(data.default, "folder", lambda: competition)
+    data.find(None)
+    assert "NOT comparable with Kaggle's score" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_asked_for_is_used_or_refused(tmp_path, made):
+    folder = tmp_path / "there"
+    if made:
+        folder.mkdir()
+    with pytest.raises(UserError, match=str(folder)):
+        data.find(folder)
+
+
+def test_embedded_default_holds_out_other_reviews():
+    competition = data.Competition(data.default.folder(), "embedded default")
+    train, test = competition.read(data.TRAIN), competition.read(data.TEST)
+    assert len(test.texts) == 5_000 and len(train.texts) > 19_000
+    assert abs(train.labels.mean() - 0.5) < 0.01
+    assert not set(train.texts) & set(test.texts)
+    assert not set(train.ids) & set(test.ids)
+    assert competition.sample_ids() == test.ids

@@ -1,0 +1,156 @@
+"""The loop itself, in this process, on the small competition's reviews as ids of words."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
+from torch import nn
+
+from lstm import LSTM, Config
+from popcorn.batches import Reviews
+from popcorn.errors import Diverged
+from popcorn.experiment import Part
+from popcorn.loop import Fit
+
+WORDS, REVIEWS = 30, 120
+
+
+@pytest.fixture
+def reviews():
+    """Reviews of 3 to 20 words; the label is whether word 5 stands there more often than word 6."""
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(2, WORDS, generator.integers(3, 20)).astype(np.int32) for _ in range(REVIEWS)]
+    labels = np.arange(REVIEWS) % 2
+    for text, label in zip(texts, labels, strict=True):
+        text[generator.choice(len(text), 2, replace=False)] = 5 if label else 6
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
+    return Reviews(np.concatenate(texts), offsets, 50), labels
+
+
+@pytest.fixture
+def fit_of(reviews, tmp_path):
+    def build(change=lambda model: model, deadline=float("inf"), folder="fit", validation=range(100, 120), **options):
+        options = {
+            "hidden": 8,
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 0.02,
+            "checkpoint_every": 2,
+            "name": "test",
+        } | options
+        config = Config(**options)
+        set_seed(3)
+        model = change(LSTM(config, torch.randn(WORDS, 12)))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        texts, labels = reviews
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+        part = Part("validated", np.arange(100), np.array(validation, dtype=int))
+        return Fit(model, texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline)
+
+    return build
+
+
+def test_it_learns_and_keeps_the_best_epoch(fit_of):
+    fit = fit_of(epochs=6, patience=6)
+    outcome = fit.run()
+    accuracy = [epoch["validation_accuracy"] for epoch in outcome.history]
+    assert outcome.complete and len(accuracy) == 6
+    assert outcome.epoch == int(np.argmax(accuracy)) + 1
+    found = ((outcome.validation > 0.5) == fit.labels[100:]).mean()
+    assert found == pytest.approx(max(accuracy)) and found > 0.85
+
+
+def test_patience_ends_it_early(fit_of):
+    fit = fit_of(epochs=20, patience=1, learning_rate=1e-9)  # no epoch is better than the first
+    assert len(fit.run().history) == 2
+
+
+def test_the_learning_rate_rises_and_falls(fit_of):
+    fit = fit_of(epochs=2, warmup=0.5)
+    rates, step = [], fit.schedule.step
+    fit.schedule.step = lambda: (rates.append(fit.optimiser.param_groups[0]["lr"]), step())
+    fit.run()
+    steps = 2 * 7
+    assert len(rates) == steps and abs(rates.index(max(rates)) - steps // 2) <= 1
+    assert 0.018 < max(rates) <= 0.02 and rates[-1] < 0.2 * max(rates)
+    assert np.allclose(np.diff(rates[: steps // 2]), np.diff(rates)[0])
+
+
+class NoMemory(nn.Module):
+    """Raises what torch raises without memory, for batches of more than `room` reviews."""
+
+    def __init__(self, inner: nn.Module, room: int):
+        super().__init__()
+        self.inner, self.room = inner, room
+
+    def forward(self, tokens, lengths):
+        if self.training and len(tokens) > self.room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return self.inner(tokens, lengths)
+
+
+def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, capsys):
+    without_dropout = {"dropout": 0.0, "embedding_dropout": 0.0}
+    plenty = fit_of(folder="plenty", **without_dropout).run()
+    scarce = fit_of(lambda model: NoMemory(model, 5), folder="scarce", **without_dropout)
+    outcome = scarce.run()
+    assert scarce.micro_batch == 4 and "micro-batches of 4" in capsys.readouterr().out
+    assert np.allclose(plenty.test, outcome.test, atol=1e-4)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit_of(lambda model: NoMemory(model, 0), folder="none").run()
+
+
+class Poisoned(nn.Module):
+    """Turns to NaN after so many training batches."""
+
+    def __init__(self, inner: nn.Module, batches: int):
+        super().__init__()
+        self.inner, self.batches = inner, batches
+
+    def forward(self, tokens, lengths):
+        logit = self.inner(tokens, lengths)
+        self.batches -= self.training
+        return logit if self.batches >= 0 else logit * float("nan")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_good_weights(fit_of):
+    fit = fit_of(lambda model: Poisoned(model, 9))
+    with pytest.raises(Diverged, match="epoch 2, step 3"):
+        fit.run()
+    from safetensors.torch import load_file
+
+    assert all(weights.isfinite().all() for weights in load_file(fit.folder / "best.safetensors").values())
+    (checkpoint,) = fit.folder.glob("step-*")
+    assert json.loads((checkpoint / "position.json").read_text())["step"] == 2
+
+
+def test_time_runs_out_and_the_fit_goes_on_later(fit_of):
+    whole = fit_of(folder="whole").run()
+    first = fit_of(folder="parts")
+    steps, step = 0, first._step
+
+    def count(rows):
+        nonlocal steps
+        steps += 1
+        if steps == 10:
+            first.deadline = time.monotonic()
+        step(rows)
+
+    first._step = count
+    outcome = first.run()
+    assert not outcome.complete and steps == 10 and len(outcome.test) == REVIEWS and len(outcome.history) == 1
+    again = fit_of(folder="parts").run()
+    assert again.complete and np.array_equal(again.test, whole.test) and np.array_equal(again.validation, whole.validation)
+    assert [epoch["loss"] for epoch in again.history] == [epoch["loss"] for epoch in whole.history]
+
+
+def test_a_refit_takes_the_last_of_a_known_number_of_epochs(fit_of):
+    fit = fit_of(validation=[], epochs=5)
+    fit.part = Part("refit", np.arange(120), np.array([], dtype=int), epochs=2)
+    fit.epochs = 2
+    outcome = fit.run()
+    assert outcome.epoch == 2 and len(outcome.history) == 2 and len(outcome.validation) == 0

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+from conftest import ROOT
+
+from popcorn.errors import UserError
+from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
+from popcorn.results import rows
+
+
+def test_the_readme_shows_what_the_results_say():
+    """Fails when a figure changed in one of the two: run `python -m popcorn leaderboard`."""
+    assert read_between_markers(ROOT / "README.md")[1] == markdown(list(rows(ROOT / "results")))
+
+
+def entry(seed, accuracy):
+    history = [{"validation_accuracy": 0.9}, {"validation_accuracy": accuracy - 0.01}]
+    return {
+        "seed": seed, "accuracy": accuracy, "auc": 0.97, "test_reviews": 25_000, "seconds": 60.0 * seed, "peak_memory": 2**30,
+        "parameters": 5, "machine": "m", "command": "c",
+        "fits": {
+            "validated": {"epoch": 2, "history": history, "reviews_per_second": 100},
+            "refit": {"epoch": 2, "history": [{}, {}], "reviews_per_second": 90},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(name, source, *runs):
+        content = {"name": name, "config": {}, "data": {"source": source, "sha256": "0"}, "runs": runs}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+    write("low", "competition", entry(1, 0.8))
+    write("high", "competition", entry(1, 0.90), entry(2, 0.92), entry(3, 0.91))
+    write("toy", "embedded default", entry(1, 0.99))
+    return tmp_path
+
+
+def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
+    high, low = rows(folder)
+    assert (high.name, low.name) == ("high", "low")
+    assert high.accuracy == pytest.approx(0.91) and high.spread == pytest.approx(0.01) and high.seeds == 3
+    assert high.validation == pytest.approx(0.90) and high.seconds == 120 and low.spread is None
+
+
+def test_update_writes_between_the_markers_only(folder, capsys):
+    readme = folder / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update(folder, readme)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert "| high | 0.9100 ± 0.0100 |" in text and "toy" not in text
+    assert (folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+    assert "high" in capsys.readouterr().out
+    update(folder, readme)
+    assert readme.read_text() == text
+
+
+def test_what_is_no_result_is_refused(folder):
+    (folder / "broken.json").write_text('{"name": "x"}')
+    with pytest.raises(UserError, match=r"broken\.json"):
+        rows(folder)
+    (folder / "broken.json").unlink()
+    (folder / "README.md").write_text("no markers")
+    with pytest.raises(UserError, match="lacks the two lines"):
+        update(folder, folder / "README.md")

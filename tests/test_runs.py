@@ -1,0 +1,186 @@
+"""Whole commands, as a user types them, on the small competition."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import ROOT, SMALL, run
+
+LINEAR = ["tfidf.py", "nbsvm.py"]
+STEPS = 12  # of 32 reviews in one epoch of the 360 that are not held out
+
+
+def submissions(folder, name="lstm"):
+    return [(folder / "submissions" / f"{name}{kind}.csv").read_bytes() for kind in ("", ".proba")]
+
+
+@pytest.fixture(scope="module")
+def options(competition, glove):
+    return ("--data-dir", competition, "--vectors", glove, *SMALL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, options):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run("lstm.py", *options, "--output-dir", folder, "--record")
+    return folder, done
+
+
+def test_a_run_leaves_all_that_it_promises(undisturbed):
+    folder, done = undisturbed
+    assert "Test: accuracy" in done.stdout and "submissions/lstm.csv" in done.stdout
+    result = json.loads((folder / "results" / "lstm.json").read_text())
+    (entry,) = result["runs"]
+    assert entry["accuracy"] > 0.8 and entry["auc"] > 0.9  # words of praise are two to one
+    assert entry["seed"] == 1 and entry["parameters"] > 0 and entry["peak_memory"] > 0 and entry["vectors"].endswith("16d")
+    assert set(entry["fits"]) == {"validated", "refit"}
+    assert entry["fits"]["refit"]["epoch"] == entry["fits"]["validated"]["epoch"]
+    run_folder = folder / "runs" / "lstm" / "seed-1"
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert any("validated/validation_accuracy" in line for line in lines) and any("refit/loss" in line for line in lines)
+    assert list(run_folder.glob("tensorboard/**/events*"))
+    assert (run_folder / "refit" / "best.safetensors").is_file()
+
+
+def test_the_same_command_gives_the_same_bytes(undisturbed, options, tmp_path):
+    run("lstm.py", *options, "--output-dir", tmp_path)
+    assert submissions(tmp_path) == submissions(undisturbed[0])
+
+
+def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
+    command = [sys.executable, "lstm.py", *map(str, options), "--output-dir", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "lstm" / "seed-1" / "validated"
+    while process.poll() is None and not list(folder.glob("step-*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (checkpoint, *_) = sorted(folder.glob("step-*"))
+    assert int(checkpoint.name.removeprefix("step-")) % STEPS  # in the middle of an epoch
+    assert not (tmp_path / "submissions" / "lstm.csv").exists()
+    assert "Going on with the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume").stdout
+    assert submissions(tmp_path) == submissions(undisturbed[0])
+
+
+def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options, tmp_path):
+    # too short for any training: the submission is valid all the same
+    done = run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s", "--record")
+    assert "The time budget is spent" in done.stdout and "Not recorded" in done.stdout
+    ids = pd.read_csv(tmp_path / "submissions" / "lstm.csv")["id"]
+    assert len(ids) == 100 and not (tmp_path / "results").exists()
+    run("lstm.py", *options, "--output-dir", tmp_path, "--resume")
+    assert submissions(tmp_path) == submissions(undisturbed[0])
+
+
+def test_a_finished_run_is_resumed_without_training(undisturbed, options):
+    folder = undisturbed[0]
+    before = submissions(folder)
+    done = run("lstm.py", *options, "--output-dir", folder, "--resume")
+    assert "batch/s" not in done.stderr and submissions(folder) == before
+
+
+@pytest.mark.parametrize("other", [("--hidden", "9"), ("--learning-rate", "0.01"), ("--limit", "300")])
+def test_a_checkpoint_of_other_options_is_refused(undisturbed, options, other):
+    done = run("lstm.py", *options, "--output-dir", undisturbed[0], "--resume", *other, code=2)
+    assert "is of another run" in done.stderr and "settings.json" in done.stderr
+
+
+def test_two_processes_give_one_complete_submission(undisturbed, options, tmp_path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = run(*launch, "lstm.py", *options, "--output-dir", tmp_path, "--precision", "fp32", "--record", OMP_NUM_THREADS="1")
+    assert done.stdout.count("Test: accuracy") == 1
+    alone = pd.read_csv(undisturbed[0] / "submissions" / "lstm.proba.csv")
+    together = pd.read_csv(tmp_path / "submissions" / "lstm.proba.csv")
+    assert alone["id"].equals(together["id"])
+    (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]
+    assert entry["processes"] == 2 and entry["accuracy"] > 0.8
+
+
+def test_folds_save_out_of_fold_probabilities(competition, tmp_path):
+    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--folds", "4", "--record")
+    table = pd.read_csv(tmp_path / "submissions" / "tfidf.oof.csv")
+    assert sorted(table["fold"].unique()) == [1, 2, 3, 4] and len(table) == 400 and table["id"].is_unique
+    labels = table["id"].str.split("_").str[1].astype(int) >= 5
+    assert ((table["sentiment"] > 0.5) == labels).mean() > 0.8
+    assert "out-of-fold" in done.stdout
+    assert set(json.loads((tmp_path / "results" / "tfidf.json").read_text())["runs"][0]["fits"]) == {
+        f"fold-{k}" for k in range(1, 5)
+    }
+
+
+@pytest.mark.parametrize("script", LINEAR)
+def test_linear_models_learn_and_repeat(competition, tmp_path, script):
+    name = script.removesuffix(".py")
+    run(script, "--data-dir", competition, "--output-dir", tmp_path, "--record")
+    first = submissions(tmp_path, name)
+    assert json.loads((tmp_path / "results" / f"{name}.json").read_text())["runs"][0]["accuracy"] > 0.9
+    run(script, "--data-dir", competition, "--output-dir", tmp_path)
+    assert submissions(tmp_path, name) == first
+
+
+def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_path):
+    def seeds(*extra):
+        run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--record", *extra)
+        return [entry["seed"] for entry in json.loads((tmp_path / "results" / "tfidf.json").read_text())["runs"]]
+
+    assert seeds() == [1]
+    assert seeds("--seed", "2") == [1, 2]
+    assert seeds("--seed", "1") == [1, 2]
+    assert seeds("--seed", "3", "--c", "5") == [3]
+
+
+@pytest.mark.parametrize("script", ["lstm.py", *LINEAR])
+def test_help_explains_every_field(script):
+    shown = run(script, "--help").stdout
+    assert "--data-dir" in shown and "folder with the competition's files" in shown
+    options = [line for line in shown.splitlines() if line.startswith("│ --")]
+    assert len(options) > 8
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--limit", "0"), "--limit is 0"),
+        (("--epochs", "0"), "--epochs is 0"),
+        (("--folds", "1"), "--folds is 1"),
+        (("--time-budget", "soon"), "--time-budget is 'soon'"),
+        (("--vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),
+        (("--vector-width", "300"), "16 wide where --vector-width asks for 300"),
+        (("--data-dir", "/nowhere"), "there is no folder /nowhere"),
+        (("--output-dir", "/proc/nowhere"), "cannot be written"),
+        (("--limit", "3"), "use more reviews"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
+    done = run("lstm.py", *options, "--output-dir", tmp_path, *extra, code=2)
+    assert said in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "submissions").glob("*")) if (tmp_path / "submissions").exists() else True
+
+
+def test_ids_that_the_sample_lacks(competition, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in competition.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    sample = folder / "sampleSubmission.csv"
+    sample.write_text("\n".join(sample.read_text().split("\n")[:-2]) + "\n")
+    done = run("tfidf.py", "--data-dir", folder, "--output-dir", tmp_path, code=2)
+    assert "the sample submission lacks 1 ids" in done.stderr
+    assert not list((tmp_path / "submissions").iterdir())
+
+
+def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
+    command = [sys.executable, "tfidf.py", "--data-dir", str(competition), "--output-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ, capture_output=True, text=True,
+        # no file may grow past 500 bytes, which the submission's does
+        preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))),
+    )  # fmt: skip
+    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "submissions").iterdir())

@@ -1,0 +1,42 @@
+"""Logistic regression over TF-IDF of words and pairs of words: the baseline that every neural model must beat.
+
+Term weights after Sparck Jones 1972 and Salton & Buckley 1988, with the logarithm of the counts.
+"""
+
+from dataclasses import dataclass
+
+from popcorn.config import RunConfig, parse
+
+
+@dataclass
+class Config(RunConfig):
+    """What this model adds to the options of all scripts."""
+
+    ngrams: int = 2
+    """longest run of words that counts as a term"""
+    min_reviews: int = 2
+    """terms of fewer reviews are left out"""
+    c: float = 20.0
+    """inverse strength of the L2 penalty"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from popcorn.linear import run
+
+
+def model(config: Config) -> Pipeline:
+    """Texts to probabilities. Punctuation that carries a mood counts as a word."""
+    terms = TfidfVectorizer(
+        token_pattern=r"\w+(?:'\w+)?|[!?]", ngram_range=(1, config.ngrams), min_df=config.min_reviews, sublinear_tf=True
+    )
+    return make_pipeline(terms, LogisticRegression(C=config.c, max_iter=1_000, random_state=config.seed))
+
+
+if __name__ == "__main__":
+    run(model, config)
