@@ -27,7 +27,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
-from popcorn.layers import masked_pooling, reverse_within_length, word_embedding
+from popcorn.layers import masked_max, masked_mean, reverse_within_length, word_embedding
 from popcorn.word_model import run
 
 
@@ -50,7 +50,7 @@ class LSTM(nn.Module):
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))
         states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
-        pooled = masked_pooling(states, lengths)  # (batch, 4 * hidden)
+        pooled = torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)  # (batch, 4 * hidden)
         return self.classifier(self.dropout(pooled)).squeeze(-1)
 
 

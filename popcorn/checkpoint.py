@@ -6,10 +6,16 @@ Accelerate, and the position beside them.
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from popcorn.errors import UserError
 
 
 @dataclass
@@ -49,10 +55,11 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one fit; only the newest is kept, and it is there before the older one goes."""
+    """What one fit keeps in its folder: its newest checkpoint, which is there before the older one goes, and its best weights."""
 
     def __init__(self, folder: Path, accelerator: Accelerator):
         self.folder, self.accelerator = folder, accelerator
+        self.best = folder / "best.safetensors"
 
     def save(self, position: Position, step: int) -> None:
         """Writes `step-<step>`; every process must call this."""
@@ -60,15 +67,30 @@ class Checkpoints:
         if target.is_dir():
             return
         unfinished = self.folder / "unfinished"
-        self.accelerator.save_state(str(unfinished))
+        with self._writing():
+            self.accelerator.save_state(str(unfinished))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                (unfinished / "position.json").write_text(json.dumps(asdict(position)))
+                earlier = self._finished()
+                unfinished.rename(target)
+                for folder in earlier:
+                    shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
+
+    def save_best(self, model: nn.Module) -> None:
+        """Keeps the weights as they are now."""
         if self.accelerator.is_main_process:
-            (unfinished / "position.json").write_text(json.dumps(asdict(position)))
-            earlier = self._finished()
-            unfinished.rename(target)
-            for folder in earlier:
-                shutil.rmtree(folder)
+            with self._writing():
+                unfinished = self.best.with_suffix(".unfinished")
+                save_model(self.accelerator.unwrap_model(model), str(unfinished))
+                unfinished.replace(self.best)
+
+    def load_best(self, model: nn.Module) -> None:
+        """Gives the model the kept weights, where there are any."""
         self.accelerator.wait_for_everyone()
+        if self.best.is_file():
+            load_model(self.accelerator.unwrap_model(model), self.best)
 
     def load(self) -> Position:
         """Restores the newest checkpoint; a new position where there is none."""
@@ -78,8 +100,26 @@ class Checkpoints:
         finished = self._finished()
         if not finished:
             return Position()
-        self.accelerator.load_state(str(finished[-1]))
-        return Position(**json.loads((finished[-1] / "position.json").read_text()))
+        try:
+            self.accelerator.load_state(str(finished[-1]))
+            return Position(**json.loads((finished[-1] / "position.json").read_text()))
+        except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as problem:
+            raise UserError(
+                f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to begin anew"
+            ) from problem
+
+    @contextmanager
+    def _writing(self):
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as problem:
+            # torch.save tells a full disk by a RuntimeError of its writer; any other is none of the disk's
+            if isinstance(problem, RuntimeError) and "Writer" not in str(problem) and "inline_container" not in str(problem):
+                raise
+            raise UserError(
+                f"the checkpoint in {self.folder} cannot be written ({problem}): free some space, "
+                "and go on from the one before with --resume"
+            ) from problem
 
     def _finished(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

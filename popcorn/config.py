@@ -4,6 +4,7 @@ Nothing here loads torch: `--help` and a mistyped option are answered at once.
 """
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,6 +13,8 @@ import tyro
 
 from popcorn.errors import UserError, one_sentence
 
+STARTED = time.monotonic()
+"""when this process began, near enough: every script imports this module first"""
 Config = TypeVar("Config")
 
 
@@ -56,18 +59,16 @@ class WordVectorConfig(RunConfig):
     """refuse vectors of another width; any width where it is not given"""
     max_tokens: int = 400
     """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
-    epochs: int = 5
+    epochs: int = 6
     """at most so many passes over the training reviews"""
     patience: int = 2
     """stop after so many epochs without a better validation accuracy"""
     batch_size: int = 64
     """reviews a step, over all processes"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
     embedding_rate: float = 0.1
     """the word vectors' learning rate as a share of the others'"""
-    adversarial: float = 1.0
-    """norm of the adversarial step on a review's word vectors (Miyato et al. 2017); 0 leaves it out and halves the time"""
     warmup: float = 0.1
     """share of the steps that the learning rate takes to rise"""
     weight_decay: float = 0.01

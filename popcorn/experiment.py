@@ -113,10 +113,11 @@ def begin(folder: Path, config: RunConfig, **content: str) -> None:
 def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool = True) -> Outcome:
     """The outcome of a part, from the run's folder where it was finished before; else fitted, and kept there by `write`."""
     path = folder / part.name / "outcome.npz"
-    if path.is_file():
+    try:
         with np.load(path, allow_pickle=False) as stored:
             return Outcome(validation=stored["validation"], test=stored["test"], **json.loads(str(stored["rest"])))
-    outcome = fit(part)
+    except FileNotFoundError:
+        outcome = fit(part)
     if outcome.complete and write:
         rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
         with whole(path) as file:

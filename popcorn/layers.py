@@ -29,9 +29,13 @@ def reverse_within_length(sequence: Tensor, lengths: Tensor) -> Tensor:
     return sequence.gather(1, source.unsqueeze(-1).expand_as(sequence))
 
 
-def masked_pooling(states: Tensor, lengths: Tensor) -> Tensor:
-    """Maximum and mean over the words, without the padding: (batch, time, hidden), (batch,) -> (batch, 2 * hidden)."""
-    mask = mask_of(lengths, states.shape[1]).unsqueeze(-1)
-    # in float32: the mean of hundreds of bf16 numbers would lose most of their digits
-    mean = (states * mask).sum(1, dtype=torch.float32) / lengths.unsqueeze(1)
-    return torch.cat([states.masked_fill(~mask, float("-inf")).amax(1).float(), mean], dim=-1)
+def masked_max(states: Tensor, lengths: Tensor) -> Tensor:
+    """Each number's maximum over the words, without the padding: (batch, time, hidden), (batch,) -> (batch, hidden)."""
+    return states.masked_fill(~mask_of(lengths, states.shape[1]).unsqueeze(-1), float("-inf")).amax(1)
+
+
+def masked_mean(states: Tensor, lengths: Tensor) -> Tensor:
+    """Each number's mean over the words, without the padding: (batch, time, hidden), (batch,) -> float32 (batch, hidden)."""
+    words = states.masked_fill(~mask_of(lengths, states.shape[1]).unsqueeze(-1), 0)
+    # in float32: the sum of hundreds of bf16 numbers would lose most of their digits
+    return words.sum(1, dtype=torch.float32) / lengths.unsqueeze(1)

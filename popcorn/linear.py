@@ -11,6 +11,7 @@ from popcorn.config import RunConfig
 from popcorn.errors import one_sentence, say
 from popcorn.experiment import Outcome, Part, conclude, fit_all
 from popcorn.files import require_writable
+from popcorn.submission import require_same_ids
 from popcorn.text import clean
 
 
@@ -20,6 +21,7 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
         require_writable(config.output_dir / "submissions")
         competition = data.find(config.data_dir)
         train, test = competition.read(data.TRAIN), competition.read(data.TEST)
+        require_same_ids(competition.sample_ids(), test.ids)  # now, not after the training
         texts = np.array([clean(text) for text in train.texts], dtype=object)
         test_texts = [clean(text) for text in test.texts]
         parameters = 0

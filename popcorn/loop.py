@@ -12,13 +12,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from popcorn.adversarial import Adversary
 from popcorn.batches import Reviews, by_length, shuffled
 from popcorn.checkpoint import Checkpoints
 from popcorn.config import WordVectorConfig
@@ -40,7 +38,6 @@ class Fit:
         self.epochs = part.epochs or config.epochs
         self.steps = -(-len(part.train) // config.batch_size)
         self.micro_batch = config.batch_size
-        self.adversary = Adversary(model.embedding, config.adversarial) if config.adversarial else None
         optimiser = torch.optim.AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay, fused=True)
         # the schedule is that of all epochs: a refit that ends sooner follows the very rates that validation has seen
         schedule = OneCycleLR(
@@ -55,7 +52,7 @@ class Fit:
         set_seed(self.config.seed)
         self.position = self.checkpoints.load()
         complete = self._train()
-        self._use_best_weights()
+        self.checkpoints.load_best(self.model)
         outcome = Outcome(
             validation=self.predict(self.train, self.part.validation),
             test=self.predict(self.test, np.arange(len(self.test))),
@@ -123,28 +120,20 @@ class Fit:
     def _gradient(self, rows: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
         """Adds up the gradient of the batch's mean loss; returns the sums of loss and correct answers over `rows`."""
         self.model.train()
-        sums = []
+        losses, correct = [], []
         parts = np.array_split(rows, -(-len(rows) // self.micro_batch))
         for number, part in enumerate(parts, start=1):
             inputs = self._inputs(self.train, part)
             label = torch.from_numpy(self.labels[part]).to(self.accelerator.device)
-            last = number == len(parts)
-            sums.append(self._backward(inputs, label, batch_size, meet=last and not self.adversary))
-            if self.adversary:
-                self.adversary.attack()
-                self._backward(inputs, label, batch_size, meet=last)
-                self.adversary.rest()
-        loss, correct = zip(*sums, strict=True)
-        return torch.stack(loss).sum(), torch.stack(correct).sum()
-
-    def _backward(self, inputs: tuple[Tensor, ...], label: Tensor, batch_size: int, meet: bool) -> tuple[Tensor, Tensor]:
-        """Forward and backward of one micro-batch; the processes' gradients `meet` in the last pass of a step only."""
-        with nullcontext() if meet else self.accelerator.no_sync(self.model):
-            logit = self.model(*inputs)
-            loss = binary_cross_entropy_with_logits(logit, label.to(logit), reduction="sum")
-            # the processes' gradients are averaged, so that each scales its sum by their number
-            self.accelerator.backward(loss * self.accelerator.num_processes / batch_size)
-        return loss.detach(), ((logit.detach() > 0) == (label > 0)).sum()
+            # the processes' gradients meet once a step, in its last pass
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
+                logit = self.model(*inputs)
+                loss = binary_cross_entropy_with_logits(logit, label.to(logit), reduction="sum")
+                # they are averaged there, so that each process scales its sum by their number
+                self.accelerator.backward(loss * self.accelerator.num_processes / batch_size)
+            losses.append(loss.detach())
+            correct.append(((logit.detach() > 0) == (label > 0)).sum())
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
 
     def _inputs(self, reviews: Reviews, rows: np.ndarray) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.accelerator.device, non_blocking=True) for tensor in reviews.batch(rows))
@@ -173,16 +162,9 @@ class Fit:
         self._log(entry)
         if self.accelerator.is_main_process:
             tqdm.write(f"{self.part.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in entry.items()))
-            if position.best is entry:
-                save_file(self.accelerator.get_state_dict(self.model), self.folder / "best.unfinished")
-                (self.folder / "best.unfinished").replace(self.folder / "best.safetensors")
+        if position.best is entry:
+            self.checkpoints.save_best(self.model)
         self.checkpoints.save(position, self._steps_done())
-
-    def _use_best_weights(self) -> None:
-        self.accelerator.wait_for_everyone()
-        best = self.folder / "best.safetensors"
-        if best.is_file():
-            self.accelerator.unwrap_model(self.model).load_state_dict(load_file(best))
 
     def _log(self, values: dict) -> None:
         self.accelerator.log({f"{self.part.name}/{name}": value for name, value in values.items()}, step=self._steps_done())
@@ -210,7 +192,7 @@ class Fit:
 def _parameter_groups(model: nn.Module, config: WordVectorConfig) -> list[dict]:
     """The embedding and the rest: a rare word's vector meets few reviews, and would learn them by heart at the full rate."""
     embedding = list(model.embedding.parameters())
-    rest = [weights for name, weights in model.named_parameters() if not name.startswith("embedding.")]
+    rest = [weights for weights in model.parameters() if not any(weights is vectors for vectors in embedding)]
     return [
         {"params": embedding, "lr": config.learning_rate * config.embedding_rate},
         {"params": rest, "lr": config.learning_rate},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from popcorn.config import RunConfig
+from popcorn.config import STARTED, RunConfig
 from popcorn.data import Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Run
@@ -19,8 +19,6 @@ from popcorn.files import whole
 from popcorn.score import Score, half_width
 
 PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate")
-STARTED = time.monotonic()
-"""when this process began, near enough: plumbing is imported first"""
 NOT_THE_RECIPE = ("seed", "record", "resume", "time_budget", "output_dir", "data_dir")
 
 

@@ -15,16 +15,8 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
     probability (test,) in the order of `test_ids`. Raises `UserError`, before any file appears, where the ids are not the
     sample's or a probability is not a number between 0 and 1.
     """
-    by_id = pd.Series(probability, index=test_ids)
-    sample = pd.Index(sample_ids)
-    lacking, surplus = sample.difference(by_id.index), by_id.index.difference(sample)
-    if len(lacking) or len(surplus) or len(by_id) != len(sample):
-        where, which = ("sample submission", surplus) if len(surplus) else ("test file", lacking)
-        raise UserError(
-            f"the {where} lacks {len(which)} ids of the other, for example {', '.join(map(str, which[:3]))}: "
-            "take testData.tsv and sampleSubmission.csv from the same download"
-        )
-    values = by_id.reindex(sample)
+    require_same_ids(sample_ids, test_ids)
+    values = pd.Series(probability, index=test_ids).reindex(sample_ids)
     if not values.between(0, 1).all():
         bad = values.index[~values.between(0, 1)][0]
         raise UserError(f"the model's probability for the test review {bad} is {values[bad]}: no submission was written")
@@ -33,6 +25,19 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
     _write(probabilities, sample_ids, [f"{value:.6f}" for value in values])
     say(f"{labels}: labels; the score that Kaggle shows for it is the accuracy")
     say(f"{probabilities}: probabilities; the score is the ROC AUC, this is the one to win with")
+
+
+def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
+    """Raises `UserError` where one of the two files has ids that the other lacks, or has one of them twice."""
+    sample, test = pd.Index(sample_ids), pd.Index(test_ids)
+    for name, which in (("sample submission", test.difference(sample)), ("test file", sample.difference(test))):
+        if len(which):
+            raise UserError(
+                f"the {name} lacks {len(which)} ids of the other, for example {', '.join(which[:3])}: "
+                "take testData.tsv and sampleSubmission.csv from the same download"
+            )
+    if sample.has_duplicates:
+        raise UserError(f"the sample submission has the id {sample[sample.duplicated()][0]} twice: fetch the file again")
 
 
 def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.ndarray, fold: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from popcorn.text import PAD, TOKENISER, UNKNOWN, Corpus, pack, unpack, word_cou
 WORD2VEC = {"vector_size": 200, "window": 8, "min_count": 5, "epochs": 6, "negative": 5, "sg": 0, "seed": 1}
 """the tutorial's model (Mikolov et al. 2013, CBOW with negative sampling)"""
 NORM = 5.0
-"""length that all vectors are given: word2vec's own tells a word's frequency, and an adversary's step needs a scale"""
+"""length that all vectors are given: word2vec's own grows with a word's frequency, which drowns the rare words that judge"""
 MIN_COUNT = 2  # a word of one training review alone teaches nothing of others
 
 

@@ -10,13 +10,14 @@ from accelerate.tracking import GeneralTracker, on_main_process
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from popcorn import data, device, results
+from popcorn import data, device
 from popcorn.batches import Reviews
-from popcorn.config import WordVectorConfig
+from popcorn.config import STARTED, WordVectorConfig
 from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, kept
 from popcorn.files import fingerprint, require_writable
 from popcorn.loop import Fit
+from popcorn.submission import require_same_ids
 from popcorn.text import encode, read_corpus
 from popcorn.vectors import build_vocabulary
 
@@ -58,7 +59,7 @@ def run(build: Build, config: WordVectorConfig) -> None:
 
 
 def _run(build: Build, config: WordVectorConfig) -> None:
-    deadline = results.STARTED + _seconds(config.time_budget)
+    deadline = STARTED + _seconds(config.time_budget)
     device.keep_freed_memory()
     require_writable(config.output_dir / "submissions")
     folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
@@ -72,17 +73,18 @@ def _run(build: Build, config: WordVectorConfig) -> None:
     with accelerator.main_process_first():  # the others find the cache filled
         competition = data.find(config.data_dir)
         corpus = read_corpus(competition)
+        require_same_ids(competition.sample_ids(), corpus.test.ids)  # now, not after the training
         vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width)
     train, test = (
         Reviews(encode(file, vocabulary.index), file.offsets, config.max_tokens) for file in (corpus.train, corpus.test)
     )
-    vectors = torch.from_numpy(vocabulary.vectors)
+    vectors, checksum = torch.from_numpy(vocabulary.vectors), fingerprint(vocabulary.vectors.tobytes())
     set_seed(config.seed)
     model = build(config, vectors)
     parameters = sum(weights.numel() for weights in model.parameters())
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            begin(folder, config, data=competition.checksum, vectors=fingerprint(vocabulary.vectors.tobytes()), model=str(model))
+            begin(folder, config, data=competition.checksum, vectors=checksum, model=str(model))
     accelerator.init_trackers("tensorboard")
 
     def fit(part: Part) -> Outcome:
@@ -99,7 +101,7 @@ def _run(build: Build, config: WordVectorConfig) -> None:
     if accelerator.is_main_process:
         conclude(
             config, competition, corpus.train.ids, corpus.test.ids, done,
-            vectors=vocabulary.source, machine=device.processor(), precision=accelerator.mixed_precision,
+            vectors=vocabulary.source, vectors_sha256=checksum, machine=device.processor(), precision=accelerator.mixed_precision,
             processes=accelerator.num_processes, peak_memory=device.peak_memory(), parameters=parameters,
         )  # fmt: skip
 

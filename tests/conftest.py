@@ -31,14 +31,14 @@ def own_cache(tmp_path_factory):
 
 
 def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
-    """`count` reviews, half of them positive, in which words of praise or of blame are two to one."""
+    """`count` reviews, half of them positive, in which words of praise or of blame are five to one."""
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(count // 2):
         for label in (0, 1):
             words = list(generator.choice(FILLER, generator.integers(5, 40)))
             mine, other = (PRAISE, BLAME) if label else (BLAME, PRAISE)
-            words += [*generator.choice(mine, 4), *generator.choice(other, 2)]
+            words += [*generator.choice(mine, 5), *generator.choice(other, 1)]
             generator.shuffle(words)
             words[0] = f'"{words[0]}"'
             rating = (9 if label else 2) if labelled else label
@@ -84,5 +84,8 @@ def run(*command: object, code: int = 0, **variables: str) -> subprocess.Complet
     return done
 
 
-SMALL = ("--hidden", "8", "--epochs", "2", "--batch-size", "32", "--learning-rate", "0.02", "--checkpoint-every", "3")
+SMALL = (
+    "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-rate", "1",
+    "--dropout", "0.1", "--embedding-dropout", "0.1", "--checkpoint-every", "3",
+)  # fmt: skip
 """options that make a run of lstm.py take seconds"""

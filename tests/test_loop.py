@@ -35,13 +35,9 @@ def reviews():
 def fit_of(reviews, tmp_path):
     def build(change=lambda model: model, deadline=float("inf"), folder="fit", validation=range(100, 120), **options):
         options = {
-            "hidden": 8,
-            "epochs": 3,
-            "batch_size": 16,
-            "learning_rate": 0.02,
-            "checkpoint_every": 2,
-            "name": "test",
-        } | options
+            "hidden": 8, "epochs": 3, "batch_size": 16, "learning_rate": 0.02, "checkpoint_every": 2, "name": "test",
+            "embedding_rate": 1.0,
+        } | options  # fmt: skip
         config = Config(**options)
         set_seed(3)
         model = change(LSTM(config, torch.randn(WORDS, 12)))
@@ -83,9 +79,9 @@ def test_the_learning_rate_rises_and_falls(fit_of):
 class NoMemory(nn.Module):
     """Raises what torch raises without memory, for batches of more than `room` reviews."""
 
-    def __init__(self, inner: nn.Module, room: int):
+    def __init__(self, inner: LSTM, room: int):
         super().__init__()
-        self.inner, self.room = inner, room
+        self.inner, self.embedding, self.room = inner, inner.embedding, room
 
     def forward(self, tokens, lengths):
         if self.training and len(tokens) > self.room:
@@ -107,9 +103,9 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, caps
 class Poisoned(nn.Module):
     """Turns to NaN after so many training batches."""
 
-    def __init__(self, inner: nn.Module, batches: int):
+    def __init__(self, inner: LSTM, batches: int):
         super().__init__()
-        self.inner, self.batches = inner, batches
+        self.inner, self.embedding, self.batches = inner, inner.embedding, batches
 
     def forward(self, tokens, lengths):
         logit = self.inner(tokens, lengths)
@@ -154,3 +150,10 @@ def test_a_refit_takes_the_last_of_a_known_number_of_epochs(fit_of):
     fit.epochs = 2
     outcome = fit.run()
     assert outcome.epoch == 2 and len(outcome.history) == 2 and len(outcome.validation) == 0
+
+
+def test_word_vectors_learn_at_their_own_rate(fit_of):
+    fit = fit_of(embedding_rate=0.25)
+    embedding, rest = fit.optimiser.param_groups
+    assert embedding["lr"] == pytest.approx(0.25 * rest["lr"]) and len(embedding["params"]) == 1
+    assert len(rest["params"]) + 1 == len(list(fit.model.parameters()))

@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm import LSTM, Config
 from popcorn.batches import Reviews, by_length, shuffled
-from popcorn.layers import masked_pooling, reverse_within_length
+from popcorn.layers import masked_max, masked_mean, reverse_within_length
 from popcorn.text import PAD, UNKNOWN
 
 LENGTHS = torch.tensor([7, 1, 4])
@@ -38,8 +38,8 @@ def test_pooling_is_that_of_the_words_alone():
     states = torch.randn(3, 7, 4)
     for row, length in enumerate(LENGTHS.tolist()):
         words = states[row, :length]
-        plain = torch.cat([words.max(0).values, words.sum(0) / length])
-        assert torch.allclose(masked_pooling(states, LENGTHS)[row], plain)
+        assert torch.equal(masked_max(states, LENGTHS)[row], words.max(0).values)
+        assert torch.allclose(masked_mean(states, LENGTHS)[row], words.sum(0) / length)
 
 
 def test_states_are_those_of_torchs_packed_bidirectional_lstm(model):
@@ -52,7 +52,10 @@ def test_states_are_those_of_torchs_packed_bidirectional_lstm(model):
             getattr(reference, f"{name}_reverse").copy_(weights)
         packed = pack_padded_sequence(model.embedding(tokens()), LENGTHS, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
-        logits = model.classifier(masked_pooling(states, LENGTHS)).squeeze(-1)
+        pooled = [
+            torch.cat([row[:length].max(0).values, row[:length].mean(0)]) for row, length in zip(states, LENGTHS, strict=True)
+        ]
+        logits = model.classifier(torch.stack(pooled)).squeeze(-1)
         assert torch.allclose(model(tokens(), LENGTHS), logits, atol=1e-5)
 
 
