@@ -32,20 +32,24 @@ def whole(path: Path, mode: str = "wb"):
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as problem:
-        raise UserError(
-            f"{path} cannot be written ({problem.strerror}): free some space or choose another folder with --output-dir"
-        ) from problem
+        raise _unwritable(path, problem) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+def _unwritable(path: Path, problem: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({problem.strerror}): free some space or choose another folder with --output-dir")
+
+
 def require_writable(folder: Path) -> None:
     """Finds out before hours of training, not after, that `folder` cannot be written. Raises `UserError`."""
-    probe = Path(folder) / ".popcorn-probe"
-    with whole(probe) as file:
-        file.write(b"can this folder be written?")
-    probe.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"can this folder be written?")
+    except OSError as problem:
+        raise _unwritable(folder, problem) from problem
 
 
 def fingerprint(*parts: object) -> str:

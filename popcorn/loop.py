@@ -67,26 +67,24 @@ class Fit:
     def _train(self) -> bool:
         """Trains to the end, or until validation stops improving; False where the time ran out before."""
         position, config = self.position, self.config
-        bar = tqdm(
+        with tqdm(
             total=self.epochs * self.steps, initial=self._steps_done(), unit="batch", desc=self.part.name,
             disable=not self.accelerator.is_main_process,
-        )  # fmt: skip
-        while position.epoch < self.epochs and not self._is_patience_over():
-            batches = shuffled(self.part.train, self.train.lengths, config.batch_size, config.seed * 1_000 + position.epoch)
-            for rows in batches[position.step :]:
-                if self._is_time_over():
-                    self.checkpoints.save(position, self._steps_done())
-                    bar.close()
-                    return False
-                self._step(rows)
-                bar.update()
-                bar.set_description(f"{self.part.name} epoch {position.epoch + 1}/{self.epochs}", refresh=False)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in position.progress.items()}, refresh=False)
-                if position.step % config.checkpoint_every == 0 and position.step < self.steps:
-                    self._log(position.progress)
-                    self.checkpoints.save(position, self._steps_done())
-            self._end_epoch()
-        bar.close()
+        ) as bar:  # fmt: skip
+            while position.epoch < self.epochs and not self._is_patience_over():
+                batches = shuffled(self.part.train, self.train.lengths, config.batch_size, config.seed * 1_000 + position.epoch)
+                for rows in batches[position.step :]:
+                    if self._is_time_over():
+                        self.checkpoints.save(position, self._steps_done())
+                        return False
+                    self._step(rows)
+                    bar.update()
+                    bar.set_description(f"{self.part.name} epoch {position.epoch + 1}/{self.epochs}", refresh=False)
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in position.progress.items()}, refresh=False)
+                    if position.step % config.checkpoint_every == 0 and position.step < self.steps:
+                        self._log(position.progress)
+                        self.checkpoints.save(position, self._steps_done())
+                self._end_epoch()
         return True
 
     def _step(self, rows: np.ndarray) -> None:

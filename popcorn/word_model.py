@@ -64,6 +64,7 @@ def _run(build: Build, config: WordVectorConfig) -> None:
     require_writable(config.output_dir / "submissions")
     folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without this word Accelerate does not join torchrun's processes on a CPU
         mixed_precision=device.mixed_precision(config.precision),
         # the loop divides every batch between the processes itself, so a step is a step of the schedule
         dataloader_config=DataLoaderConfiguration(split_batches=True),
