@@ -115,6 +115,6 @@ def _seconds(budget: str | None) -> float:
         seconds = pd.Timedelta(budget).total_seconds()
     except ValueError:
         seconds = 0
-    if not seconds > 0:
+    if not seconds >= 1:  # a number without a unit would be nanoseconds
         raise UserError(f"--time-budget is {budget!r}: give a length of time such as 8h30m, 45m or 90s")
     return seconds

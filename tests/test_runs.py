@@ -164,6 +164,7 @@ def test_help_explains_every_field(script):
         (("--epochs", "0"), "--epochs is 0"),
         (("--folds", "1"), "--folds is 1"),
         (("--time-budget", "soon"), "--time-budget is 'soon'"),
+        (("--time-budget", "90"), "--time-budget is '90'"),
         (("--vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),
         (("--vector-width", "300"), "16 wide where --vector-width asks for 300"),
         (("--data-dir", "/nowhere"), "there is no folder /nowhere"),
