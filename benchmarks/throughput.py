@@ -37,7 +37,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -69,17 +68,22 @@ class CommonLSTM(nn.Module):
 
 def trainer(model: nn.Module, precision: str, labels: np.ndarray) -> Callable[[tuple[Tensor, Tensor], np.ndarray], None]:
     """A function that trains one step on a batch."""
-    accelerator = Accelerator(mixed_precision=precision)
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(where)
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    model, optimiser = accelerator.prepare(model, optimiser)
+    scaler = torch.amp.GradScaler(where, enabled=precision == "fp16")
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
 
     def step(batch: tuple[Tensor, Tensor], rows: np.ndarray) -> None:
-        tokens, lengths = (tensor.to(accelerator.device) for tensor in batch)
-        logit = model(tokens, lengths)
-        loss = binary_cross_entropy_with_logits(logit, torch.from_numpy(labels[rows]).to(logit))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        tokens, lengths = (tensor.to(where) for tensor in batch)
+        with torch.autocast(where, half, enabled=precision != "no"):
+            logit = model(tokens, lengths)
+        loss = binary_cross_entropy_with_logits(logit.float(), torch.from_numpy(labels[rows]).to(where).float())
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimiser)
+        scaler.update()
         optimiser.zero_grad()
         loss.item()
 

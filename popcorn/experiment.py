@@ -68,13 +68,14 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
         if not outcome.complete:
             break
     complete = outcome.complete
-    # a fold that was cut short counts only where nothing better is there
-    finished = [outcome.test for outcome in outcomes.values() if outcome.complete] or [outcome.test]
-    test = np.mean(finished, axis=0)
     if config.refit and not config.folds and complete:
         refit = outcomes["refit"] = fit(Part("refit", rows, rows[:0], epochs=outcome.epoch))
-        complete = refit.complete
-        test = refit.test if complete else test
+        if refit.complete:
+            return Run(refit.test, outcomes, None, complete=True)
+        complete = False
+    # a fold that was cut short counts only where nothing better is there
+    whole_ones = [each.test for each in outcomes.values() if each.complete]
+    test = np.mean(whole_ones or [outcome.test], axis=0)
     out_of_fold = None
     if config.folds and complete:
         out_of_fold = np.full(len(labels), np.nan), np.zeros(len(labels), int)

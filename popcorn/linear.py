@@ -32,12 +32,14 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
             model = build(config).fit(texts[part.train], train.labels[part.train])
             seconds = time.monotonic() - start
             parameters = sum(weights.size for weights in (model[-1].coef_, model[-1].intercept_))
-            history, held = [{"epoch": 1}], np.zeros(0)
+            history, held, positive = [{"epoch": 1}], np.zeros(0), np.zeros(0)
             if len(part.validation):
                 held = model.predict_proba(texts[part.validation])[:, 1]
                 history[0] |= figures.validation_figures(train.labels[part.validation], held)
             say(f"{part.name}: {seconds:.0f} s, " + ", ".join(f"{name} {value:.4f}" for name, value in history[0].items()))
-            return Outcome(held, model.predict_proba(test_texts)[:, 1], 1, history, len(part.train) / seconds)
+            if not (len(part.validation) and config.refit) or config.folds:  # else the refit predicts
+                positive = model.predict_proba(test_texts)[:, 1]
+            return Outcome(held, positive, 1, history, len(part.train) / seconds)
 
         done = fit_all(config, train.ids, train.labels, fit)
         conclude(
