@@ -146,7 +146,7 @@ def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_pa
     assert seeds() == [1]
     assert seeds("--seed", "2") == [1, 2]
     assert seeds("--seed", "1") == [1, 2]
-    assert seeds("--seed", "3", "--c", "5") == [3]
+    assert seeds("--seed", "3", "--c", "0.5") == [3]
 
 
 @pytest.mark.parametrize("script", ["lstm.py", *LINEAR])
