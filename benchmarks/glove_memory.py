@@ -21,7 +21,7 @@ import numpy as np
 from popcorn.config import parse
 from popcorn.errors import say
 from popcorn.figures import processor
-from popcorn.files import whole
+from popcorn.files import write_json
 
 WIDTH = 300
 
@@ -61,9 +61,7 @@ def main(config: Config) -> None:
             "rows_written": len(rows), "seconds": round(seconds, 1), "peak_bytes": peak, "measured": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
     say(json.dumps(figures, indent=1))
-    with whole(config.output, "w") as file:
-        json.dump(figures, file, indent=1)
-        file.write("\n")
+    write_json(config.output, figures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from popcorn.config import parse
 from popcorn.errors import say
 from popcorn.figures import processor
-from popcorn.files import whole
+from popcorn.files import write_json
 
 READ = """
 import resource, sys, time
@@ -66,9 +66,7 @@ def main(config: Config) -> None:
         "warm_seconds": [round(seconds, 2) for seconds in warm], "measured": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     say(json.dumps(figures, indent=1))
-    with whole(config.output, "w") as file:
-        json.dump(figures, file, indent=1)
-        file.write("\n")
+    write_json(config.output, figures)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ to 512 words, batches in random order, fp32. Same library, threads, vocabulary a
 medians of the rounds are compared. Writes results/benchmarks/throughput.json.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -45,7 +44,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, pad
 import lstm
 from popcorn import data, device
 from popcorn.batches import Reviews, shuffled
-from popcorn.files import whole
+from popcorn.files import write_json
 from popcorn.text import PAD, encode, read_corpus
 from popcorn.vectors import build_vocabulary
 
@@ -164,9 +163,7 @@ def report(output: Path, speeds: dict[str, list[float]], before: float, shares: 
         "times_common_practice": {name: value / median["common practice"] for name, value in median.items()},
         "share_of_cpu_time": shares,
     }  # fmt: skip
-    with whole(output, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    write_json(output, content)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class RunConfig:
             value = getattr(self, field, None)
             if value is not None and value < least:
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
+        if self.record and self.limit is not None:
+            raise UserError("--record with --limit would replace the results of the whole data: leave one of the two out")
 
 
 @dataclass

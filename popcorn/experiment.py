@@ -11,7 +11,7 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.data import Competition
 from popcorn.errors import UserError, say
-from popcorn.files import whole
+from popcorn.files import whole, write_json
 from popcorn.split import limited, validation_parts
 
 NOT_PART_OF_A_RUN = ("resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "folds", "refit")
@@ -107,8 +107,7 @@ def begin(folder: Path, config: RunConfig, **content: str) -> None:
         earlier = folder.with_name(folder.name + ".earlier")
         shutil.rmtree(earlier, ignore_errors=True)
         folder.rename(earlier)
-    with whole(begun, "w") as file:
-        json.dump(settings, file, indent=1)
+    write_json(begun, settings)
 
 
 def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool = True) -> Outcome:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and arrays cached under a key of what they were made from."""
 
 import hashlib
+import json
 import os
 import tempfile
 import zipfile
@@ -36,6 +37,13 @@ def whole(path: Path, mode: str = "wb"):
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes the content as readable JSON, whole or not at all."""
+    with whole(path, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
 
 
 def _unwritable(path: Path, problem: OSError) -> UserError:

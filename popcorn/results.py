@@ -15,7 +15,7 @@ from popcorn.config import STARTED, RunConfig
 from popcorn.data import Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Run
-from popcorn.files import whole
+from popcorn.files import write_json
 from popcorn.score import Score, half_width
 
 PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate")
@@ -57,9 +57,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
         if {name: before.get(name) for name in head} == head:
             runs = [other for other in before["runs"] if other["seed"] != config.seed]
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
-    with whole(path, "w") as file:
-        json.dump(head | {"runs": runs}, file, indent=1)
-        file.write("\n")
+    write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
 
 

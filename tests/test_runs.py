@@ -161,6 +161,7 @@ def test_help_explains_every_field(script):
     ("extra", "said"),
     [
         (("--limit", "0"), "--limit is 0"),
+        (("--limit", "100", "--record"), "--record with --limit"),
         (("--epochs", "0"), "--epochs is 0"),
         (("--folds", "1"), "--folds is 1"),
         (("--time-budget", "soon"), "--time-budget is 'soon'"),
