@@ -15,9 +15,9 @@ class Config(WordVectorConfig):
 
     hidden: int = 128
     """units of each direction"""
-    embedding_dropout: float = 0.4
-    """share of the word vectors' numbers that are zeroed in training"""
-    dropout: float = 0.4
+    word_dropout: float = 0.2
+    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    dropout: float = 0.3
     """share of the pooled numbers that are zeroed in training"""
 
 
@@ -38,14 +38,14 @@ class LSTM(nn.Module):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
         self.embedding = word_embedding(vectors)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(4 * config.hidden, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        words = self.embedding_dropout(self.embedding(tokens))  # (batch, time, width)
+        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
         # Padding stands behind each review in both directions, where an LSTM comes to it only after all words
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))

@@ -99,10 +99,10 @@ def main(config: Config) -> None:
     competition = data.find(config.data_dir)
     corpus = read_corpus(competition)
     vocabulary = build_vocabulary(competition, corpus, None, None)
-    tokens, vectors = encode(corpus.train, vocabulary.index), torch.from_numpy(vocabulary.vectors)
+    reviews, vectors = encode(corpus.train, vocabulary.index), torch.from_numpy(vocabulary.vectors)
     labels, rows = corpus.train.labels, np.arange(len(corpus.train.ids))
-    ours, common = lstm.Config(), Reviews(tokens, corpus.train.offsets, COMMON_LENGTH)
-    reviews = Reviews(tokens, corpus.train.offsets, ours.max_tokens)
+    ours, common = lstm.Config(), Reviews(reviews, COMMON_LENGTH)
+    reviews = Reviews(reviews, ours.max_tokens)
     generator = np.random.default_rng(0)
     at_random = [generator.choice(rows, BATCH, replace=False) for _ in range(config.steps * config.rounds)]
     by_length = shuffled(rows, reviews.lengths, BATCH, seed=0)

@@ -13,9 +13,9 @@ POOL = 50  # batches that are sorted by length together: enough to waste little,
 class Reviews:
     """Word ids of many reviews, each at most `max_tokens` long and at least one (an empty text is one unknown word)."""
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, max_tokens: int):
-        """tokens int32 (tokens,), offsets int64 (reviews + 1,)."""
-        self.reviews = [_cut(review, max_tokens) for review in np.split(tokens, offsets[1:-1])]
+    def __init__(self, reviews: list[np.ndarray], max_tokens: int):
+        """reviews: int32 (tokens,) each."""
+        self.reviews = [_cut(review, max_tokens) for review in reviews]
         self.lengths = np.array([len(review) for review in self.reviews])
 
     def __len__(self) -> int:

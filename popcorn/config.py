@@ -38,6 +38,8 @@ class RunConfig:
     """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
     refit: bool = True
     """once validation has chosen, fit on all training reviews for the submission (not with --folds)"""
+    final: bool = False
+    """fit on all training reviews at once, unvalidated: for more seeds of a recipe that validation has chosen"""
     record: bool = False
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
@@ -47,6 +49,8 @@ class RunConfig:
             value = getattr(self, field, None)
             if value is not None and value < least:
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
+        if self.final and (self.folds or not self.refit):
+            raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
         if self.record and self.limit is not None:
             raise UserError("--record with --limit would replace the results of the whole data: leave one of the two out")
 
@@ -59,9 +63,11 @@ class WordVectorConfig(RunConfig):
     """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
     vector_width: int | None = None
     """refuse vectors of another width; any width where it is not given"""
+    unlabelled: bool = False
+    """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
     max_tokens: int = 400
     """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
-    epochs: int = 6
+    epochs: int = 3
     """at most so many passes over the training reviews"""
     patience: int = 2
     """stop after so many epochs without a better validation accuracy"""
@@ -93,5 +99,5 @@ def parse(config: type[Config]) -> Config:
     with one_sentence():
         options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
     if isinstance(options, RunConfig):
-        options.name = options.name or script.stem
+        options.name = options.name or script.stem + ("-unlabelled" if getattr(options, "unlabelled", False) else "")
     return options

@@ -60,8 +60,11 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
     A fit that the time budget ended still predicts; the parts after it are left for `--resume`.
     """
     rows = limited(labels, config.limit)
-    held_out = validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)
     outcomes: dict[str, Outcome] = {}
+    if config.final:
+        outcome = outcomes["refit"] = fit(Part("refit", rows, rows[:0], epochs=getattr(config, "epochs", None)))
+        return Run(outcome.test, outcomes, None, outcome.complete)
+    held_out = validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)
     for number, held in enumerate(held_out, start=1):
         part = Part(f"fold-{number}" if config.folds else "validated", np.delete(rows, held), rows[held])
         outcome = outcomes[part.name] = fit(part)

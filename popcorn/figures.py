@@ -1,6 +1,5 @@
 """Figures of merit that every engine reports, and figures of the machine that a record needs."""
 
-import os
 import platform
 import resource
 
@@ -20,13 +19,16 @@ def validation_figures(labels: np.ndarray, probability: np.ndarray) -> dict[str,
 
 def processor() -> str:
     """The processor's name and the number of its cores that this process may use."""
+    from joblib import cpu_count  # knows of affinities and containers
+
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux, or a processor that does not tell its name
-    return f"{name}, {os.cpu_count()} cores"
+    cores = cpu_count()
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def peak_memory() -> int:

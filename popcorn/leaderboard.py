@@ -65,7 +65,7 @@ def cells(row: Row) -> list[str]:
         f"{row.accuracy:.4f}{spread}",
         f"{row.accuracy - row.interval:.4f} to {row.accuracy + row.interval:.4f}",
         f"{row.auc:.4f}",
-        f"{row.validation:.4f}",
+        f"{row.validation:.4f}" if row.validation is not None else "-",
         str(row.seeds),
         f"{row.seconds / 60:.1f} min",
         f"{row.reviews_per_second:,.0f}",

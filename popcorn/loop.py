@@ -32,7 +32,7 @@ class Fit:
         self, model: nn.Module, train: Reviews, test: Reviews, labels: np.ndarray, part: Part,
         config: WordVectorConfig, accelerator: Accelerator, folder: Path, deadline: float,
     ):  # fmt: skip
-        """labels (len(train),) of 0 and 1; `folder` is this fit's own; `deadline` is a `time.monotonic()`."""
+        """labels (len(train),): 0, 1, or a probability; `folder` is this fit's own; `deadline` is a `time.monotonic()`."""
         self.train, self.test, self.labels, self.part = train, test, labels, part
         self.config, self.accelerator, self.folder, self.deadline = config, accelerator, folder, deadline
         self.epochs = part.epochs or config.epochs
@@ -130,7 +130,7 @@ class Fit:
                 # they are averaged there, so that each process scales its sum by their number
                 self.accelerator.backward(loss * self.accelerator.num_processes / batch_size)
             losses.append(loss.detach())
-            correct.append(((logit.detach() > 0) == (label > 0)).sum())
+            correct.append(((logit.detach() > 0) == (label > 0.5)).sum())
         return torch.stack(losses).sum(), torch.stack(correct).sum()
 
     def _inputs(self, reviews: Reviews, rows: np.ndarray) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from popcorn.files import write_json
 from popcorn.score import Score, half_width
 
 PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate")
-NOT_THE_RECIPE = ("seed", "record", "resume", "time_budget", "output_dir", "data_dir")
+NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir")
 
 
 def record(config: RunConfig, competition: Competition, run: Run, score: Score, **figures) -> None:
@@ -70,7 +70,8 @@ class Row:
     spread: float | None
     interval: float
     auc: float
-    validation: float
+    validation: float | None
+    """None where all runs were with --final"""
     seconds: float
     reviews_per_second: float
     peak_memory: int
@@ -101,10 +102,12 @@ def _row(content: dict) -> Row:
     def mean(figure) -> float:
         return float(np.mean([figure(run) for run in runs]))
 
-    def validation(run: dict) -> float:
-        return float(np.mean([fit["history"][fit["epoch"] - 1]["validation_accuracy"]
-                              for name, fit in run["fits"].items() if name != "refit"]))  # fmt: skip
-
+    # a run with --final has no validation, and takes half the time
+    validated = [run for run in runs if run["fits"].keys() - {"refit"}]
+    validation = [
+        np.mean([fit["history"][fit["epoch"] - 1]["validation_accuracy"] for name, fit in run["fits"].items() if name != "refit"])
+        for run in validated
+    ]
     accuracy = mean(lambda run: run["accuracy"])
     return Row(
         name=content["name"],
@@ -112,8 +115,8 @@ def _row(content: dict) -> Row:
         spread=float(np.std([run["accuracy"] for run in runs], ddof=1)) if len(runs) > 1 else None,
         interval=half_width(accuracy, runs[0]["test_reviews"]),
         auc=mean(lambda run: run["auc"]),
-        validation=mean(validation),
-        seconds=float(np.median([run["seconds"] for run in runs])),
+        validation=float(np.mean(validation)) if validation else None,
+        seconds=float(np.median([run["seconds"] for run in validated or runs])),
         reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in runs])),
         peak_memory=max(run["peak_memory"] for run in runs),
         parameters=runs[0]["parameters"],

@@ -152,7 +152,8 @@ def word_counts(files: tuple[TokenisedFile, ...]) -> dict[str, int]:
     return counts
 
 
-def encode(file: TokenisedFile, index: dict[str, int]) -> np.ndarray:
-    """The file's tokens as ids of a vocabulary, int32 (tokens,); words that it lacks become `UNKNOWN`."""
+def encode(file: TokenisedFile, index: dict[str, int]) -> list[np.ndarray]:
+    """Each review as ids of a vocabulary, int32 (tokens,); words that it lacks become `UNKNOWN`."""
     renumber = np.array([index.get(word, UNKNOWN) for word in file.words], dtype=np.int32)
-    return renumber[file.tokens] if len(file.words) else file.tokens
+    tokens = renumber[file.tokens] if len(file.words) else file.tokens
+    return np.split(tokens, file.offsets[1:-1]) if file.ids else []

@@ -17,6 +17,7 @@ from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, kept
 from popcorn.files import fingerprint, require_writable
 from popcorn.loop import Fit
+from popcorn.pseudo_labels import Teacher
 from popcorn.submission import require_same_ids
 from popcorn.text import encode, read_corpus
 from popcorn.vectors import build_vocabulary
@@ -76,9 +77,9 @@ def _run(build: Build, config: WordVectorConfig) -> None:
         corpus = read_corpus(competition)
         require_same_ids(competition.sample_ids(), corpus.test.ids)  # now, not after the training
         vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width)
-    train, test = (
-        Reviews(encode(file, vocabulary.index), file.offsets, config.max_tokens) for file in (corpus.train, corpus.test)
-    )
+    train, test, unlabelled = (encode(file, vocabulary.index) for file in (corpus.train, corpus.test, corpus.unlabelled))
+    train, test = Reviews(train + unlabelled, config.max_tokens), Reviews(test, config.max_tokens)
+    teacher = Teacher(competition, config.limit) if config.unlabelled else None
     vectors, checksum = torch.from_numpy(vocabulary.vectors), fingerprint(vocabulary.vectors.tobytes())
     set_seed(config.seed)
     model = build(config, vectors)
@@ -91,9 +92,10 @@ def _run(build: Build, config: WordVectorConfig) -> None:
     def fit(part: Part) -> Outcome:
         own = folder / part.name
         own.mkdir(exist_ok=True)
+        part, targets = teacher.teach(part) if teacher else (part, corpus.train.labels)
         set_seed(config.seed)
         model = build(config, vectors)
-        return Fit(model, train, test, corpus.train.labels, part, config, accelerator, own, deadline).run()
+        return Fit(model, train, test, targets, part, config, accelerator, own, deadline).run()
 
     done = fit_all(
         config, corpus.train.ids, corpus.train.labels, lambda part: kept(folder, part, fit, accelerator.is_main_process)

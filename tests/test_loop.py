@@ -27,8 +27,7 @@ def reviews():
     labels = np.arange(REVIEWS) % 2
     for text, label in zip(texts, labels, strict=True):
         text[generator.choice(len(text), 2, replace=False)] = 5 if label else 6
-    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
-    return Reviews(np.concatenate(texts), offsets, 50), labels
+    return Reviews(texts, 50), labels
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ class NoMemory(nn.Module):
 
 
 def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, capsys):
-    without_dropout = {"dropout": 0.0, "embedding_dropout": 0.0}
+    without_dropout = {"dropout": 0.0, "word_dropout": 0.0}
     plenty = fit_of(folder="plenty", **without_dropout).run()
     scarce = fit_of(lambda model: NoMemory(model, 5), folder="scarce", **without_dropout)
     outcome = scarce.run()

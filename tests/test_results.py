@@ -44,6 +44,19 @@ def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
     assert high.validation == pytest.approx(0.90) and high.seconds == 120 and low.spread is None
 
 
+def test_runs_without_validation_count_for_the_test_alone(folder):
+    final = entry(2, 0.94)
+    del final["fits"]["validated"]
+    final["seconds"] = 5.0
+    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("final", [final], None, 5)):
+        content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": runs}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+        (row,) = (row for row in rows(folder) if row.name == name)
+        assert row.seconds == seconds and row.validation == (validation and pytest.approx(validation))
+    update_row = markdown([row])
+    assert "| - | 1 | 0.1 min |" in update_row
+
+
 def test_update_writes_between_the_markers_only(folder, capsys):
     readme = folder / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

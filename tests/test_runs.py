@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, SMALL, run
 
 LINEAR = ["tfidf.py", "nbsvm.py"]
+WORD_MODELS = ["gru", "cnn", "cnn_lstm", "attention_lstm", "capsule_lstm", "transformer"]  # and lstm, which the rest is about
 
 
 def submissions(folder, name="lstm"):
@@ -75,6 +76,29 @@ def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options,
     assert len(ids) == 100 and not (tmp_path / "results").exists()
     run("lstm.py", *options, "--output-dir", tmp_path, "--resume")
     assert submissions(tmp_path) == submissions(undisturbed[0])
+
+
+@pytest.mark.parametrize("script", WORD_MODELS)
+def test_every_other_script_runs_and_learns(script, competition, glove, tmp_path):
+    """Without validation, on fewer steps than any user takes."""
+    recipe = "--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-rate", 1, "--word-dropout", 0
+    done = run(
+        f"{script}.py", "--data-dir", competition, "--vectors", glove, *recipe, "--output-dir", tmp_path, "--final", "--record"
+    )
+    assert len(submissions(tmp_path, script)) == 2 and "refit" in done.stderr and "validated" not in done.stderr
+    (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
+    assert entry["accuracy"] > 0.8 and set(entry["fits"]) == {"refit"}
+
+
+def test_final_is_the_refit_of_a_whole_run(options, tmp_path):
+    """Where validation takes the last epoch, what comes after it is what --final does at once; and the two are one recipe."""
+    recipe = (*options, "--output-dir", tmp_path, "--patience", "9", "--epochs", "1", "--record")
+    run("lstm.py", *recipe)
+    whole = submissions(tmp_path)
+    run("lstm.py", *recipe, "--final")
+    assert submissions(tmp_path) == whole
+    run("lstm.py", *recipe, "--final", "--seed", 2)
+    assert len(json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]) == 2
 
 
 def test_a_finished_run_is_resumed_without_training(undisturbed, options):
@@ -149,7 +173,7 @@ def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_pa
     assert seeds("--seed", "3", "--c", "0.5") == [3]
 
 
-@pytest.mark.parametrize("script", ["lstm.py", *LINEAR])
+@pytest.mark.parametrize("script", ["lstm.py", *LINEAR, *(f"{name}.py" for name in WORD_MODELS)])
 def test_help_explains_every_field(script):
     shown = run(script, "--help").stdout
     assert "--data-dir" in shown and "folder with the competition's files" in shown
@@ -164,6 +188,8 @@ def test_help_explains_every_field(script):
         (("--limit", "100", "--record"), "--record with --limit"),
         (("--epochs", "0"), "--epochs is 0"),
         (("--folds", "1"), "--folds is 1"),
+        (("--final", "--folds", "2"), "leave --folds out"),
+        (("--final", "--no-refit"), "leave --no-refit out"),
         (("--time-budget", "soon"), "--time-budget is 'soon'"),
         (("--time-budget", "90"), "--time-budget is '90'"),
         (("--vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),

@@ -73,4 +73,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_counts_and_ids_of_a_vocabulary(small):
     tokens = text.read_tokens(small, data.TEST)
     assert text.word_counts((tokens,)) == {"one": 1, "two": 3, "three": 1}
-    assert text.encode(tokens, {"two": 2, "three": 3}).tolist() == [text.UNKNOWN, 2, 2, 3, 2]
+    ids = text.encode(tokens, {"two": 2, "three": 3})
+    assert [len(review) for review in ids] == np.diff(tokens.offsets).tolist()
+    assert np.concatenate(ids).tolist() == [text.UNKNOWN, 2, 2, 3, 2]

@@ -1,0 +1,93 @@
+"""Bidirectional LSTM with capsules routed by agreement (Sabour, Frosst & Hinton 2017).
+
+Every word's state becomes a primary capsule, which predicts the capsules of the two classes. Routing sends each word to the
+class whose capsule its prediction agrees with, and the longer of the two is the verdict. The loss is the cross-entropy of the
+two lengths and not the paper's margin loss: that one gives no probabilities, which the ROC AUC and an ensemble live on.
+"""
+
+from dataclasses import dataclass
+
+from popcorn.config import WordVectorConfig, parse
+
+
+@dataclass
+class Config(WordVectorConfig):
+    """What this model adds to the options of all models over word vectors."""
+
+    hidden: int = 128
+    """units of each direction"""
+    primary: int = 32
+    """numbers of a word's capsule"""
+    capsule: int = 16
+    """numbers of a class's capsule"""
+    routing: int = 3
+    """rounds of routing (the paper's r)"""
+    word_dropout: float = 0.2
+    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    dropout: float = 0.3
+    """share of the LSTM's states that are zeroed in training"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+import torch
+from torch import Tensor, nn
+
+from popcorn.layers import mask_of, reverse_within_length, word_embedding
+from popcorn.word_model import run
+
+CLASSES = 2  # negative, positive
+
+
+def squash(vectors: Tensor) -> Tensor:
+    """Shortens each vector (..., size) to a length below one and keeps its direction (equation 1)."""
+    square = vectors.square().sum(-1, keepdim=True)
+    return vectors * (square / (1 + square)) * (square + 1e-9).rsqrt()
+
+
+def route(predictions: Tensor, lengths: Tensor, rounds: int) -> Tensor:
+    """Routing by agreement (procedure 1): predictions (batch, time, classes, size), lengths (batch,) -> (batch, classes, size).
+
+    The words' share is divided by their number, so that the capsules of a long review are not longer than those of a short one.
+    """
+    mask = mask_of(lengths, predictions.shape[1])[:, :, None]
+    logits = torch.zeros(predictions.shape[:3], device=predictions.device)  # (batch, time, classes), of agreement
+    for number in range(rounds):
+        coupling = logits.softmax(dim=2) * mask / lengths[:, None, None]
+        # as in the authors' own code, only the last round is differentiated
+        seen = predictions if number == rounds - 1 else predictions.detach()
+        capsules = squash((coupling.unsqueeze(-1) * seen).sum(1))  # (batch, classes, size)
+        logits = logits + (seen * capsules.unsqueeze(1)).sum(-1).detach()
+    return capsules
+
+
+class CapsuleLSTM(nn.Module):
+    """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
+
+    def __init__(self, config: Config, vectors: Tensor):
+        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
+        super().__init__()
+        self.rounds = config.routing
+        self.embedding = word_embedding(vectors)
+        self.word_dropout = nn.Dropout1d(config.word_dropout)
+        self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
+        self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.primary = nn.Linear(2 * config.hidden, config.primary)
+        self.predict = nn.Linear(config.primary, CLASSES * config.capsule, bias=False)  # W of equation 2, for all words the same
+        self.scale = nn.Parameter(torch.tensor(10.0))  # lengths are below one, logits are not
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
+        forwards, _ = self.forwards(words)  # (batch, time, hidden)
+        backwards, _ = self.backwards(reverse_within_length(words, lengths))
+        states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
+        primary = squash(self.primary(self.dropout(states)).float())  # (batch, time, primary)
+        predictions = self.predict(primary).float().unflatten(-1, (CLASSES, -1))  # (batch, time, classes, capsule)
+        negative, positive = route(predictions, lengths, self.rounds).norm(dim=-1).unbind(-1)  # each (batch,)
+        return self.scale * (positive - negative)
+
+
+if __name__ == "__main__":
+    run(CapsuleLSTM, config)

@@ -1,0 +1,59 @@
+"""Bidirectional GRU over word vectors (Cho et al. 2014, section 2.3), in the reset-after form that the fused kernels compute.
+
+As in the paper a review is summed up by the state at which its reader ends: here of two readers, one that ends at the last
+word and one that ends at the first, joined with the largest value that each unit took on the way.
+"""
+
+from dataclasses import dataclass
+
+from popcorn.config import WordVectorConfig, parse
+
+
+@dataclass
+class Config(WordVectorConfig):
+    """What this model adds to the options of all models over word vectors."""
+
+    hidden: int = 128
+    """units of each direction"""
+    word_dropout: float = 0.2
+    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    dropout: float = 0.3
+    """share of the summary that is zeroed in training"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+import torch
+from torch import Tensor, nn
+
+from popcorn.layers import masked_max, reverse_within_length, word_embedding
+from popcorn.word_model import run
+
+
+class GRU(nn.Module):
+    """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
+
+    def __init__(self, config: Config, vectors: Tensor):
+        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
+        super().__init__()
+        self.embedding = word_embedding(vectors)
+        self.word_dropout = nn.Dropout1d(config.word_dropout)
+        self.readers = nn.ModuleList(nn.GRU(vectors.shape[1], config.hidden, batch_first=True) for _ in range(2))
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(4 * config.hidden, 1)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
+        last = (lengths - 1).view(-1, 1, 1)
+        summaries = []
+        for reader, sequence in zip(self.readers, (words, reverse_within_length(words, lengths)), strict=True):
+            states, _ = reader(sequence)  # (batch, time, hidden)
+            # Behind the last word a reader would go on over the padding: its state is taken where the review ends
+            summaries.append(states.gather(1, last.expand(-1, -1, states.shape[-1])).squeeze(1))
+            summaries.append(masked_max(states, lengths))
+        return self.classifier(self.dropout(torch.cat(summaries, dim=-1))).squeeze(-1)
+
+
+if __name__ == "__main__":
+    run(GRU, config)

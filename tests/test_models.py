@@ -1,0 +1,225 @@
+"""What holds for every model over word vectors, and each model against a reference that was written in another way."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import attention_lstm
+import capsule_lstm
+import cnn
+import cnn_lstm
+import gru
+import lstm
+import transformer
+from popcorn.text import PAD
+
+LENGTHS = torch.tensor([7, 1, 4])
+MODELS = {
+    "lstm": (lstm.LSTM, lstm.Config(hidden=6)),
+    "gru": (gru.GRU, gru.Config(hidden=6)),
+    "cnn": (cnn.CNN, cnn.Config(filters=6)),
+    "cnn_lstm": (cnn_lstm.CNNLSTM, cnn_lstm.Config(filters=6, hidden=6)),
+    "attention_lstm": (attention_lstm.AttentionLSTM, attention_lstm.Config(hidden=6, attention=4)),
+    "capsule_lstm": (capsule_lstm.CapsuleLSTM, capsule_lstm.Config(hidden=6, primary=8, capsule=4)),
+    "transformer": (transformer.Transformer, transformer.Config(model=8, heads=2, inner=12)),
+}
+
+
+def tokens() -> torch.Tensor:
+    """Three reviews of the lengths above, padded to 7."""
+    words = torch.randint(2, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+    return words.masked_fill(torch.arange(7) >= LENGTHS.unsqueeze(1), PAD)
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    build, config = MODELS[name]
+    model = build(config, torch.randn(30, 5)).eval()
+    with torch.no_grad():  # logits as far apart as a trained model's
+        last = model.predict.weight if name == "capsule_lstm" else model.classifier.weight
+        last *= 20
+    return model
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_and_company_change_nothing(name, precision, tolerance):
+    """Rounding may differ with the shape of a product; what stands behind a review, and beside it, may not show."""
+    model = made(name)
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        together = model(tokens(), LENGTHS)
+        padded = model(pad(tokens(), (0, 13), value=PAD), LENGTHS)
+        noise = model(torch.where(tokens() == PAD, 9, tokens()), LENGTHS)  # even words in place of the padding
+        alone = torch.cat([model(tokens()[row : row + 1, :length], LENGTHS[row : row + 1]) for row, length in enumerate(LENGTHS)])
+    for other in (padded, noise, alone):
+        assert torch.allclose(together.float(), other.float(), rtol=tolerance, atol=tolerance)
+    assert together.std() > 5 * tolerance  # a model that says the same of all reviews would pass the above
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_reach_every_parameter_and_no_padding(name):
+    model = made(name).train()
+    model(tokens(), LENGTHS).sum().backward()
+    for parameter, weights in model.named_parameters():
+        # a softmax does not change when all scores do: a bias of the keys alone has no gradient
+        assert weights.grad is not None and weights.grad.abs().sum() > 0, parameter
+    assert not model.embedding.weight.grad[PAD].any()
+
+
+def test_lstm_states_are_those_of_torchs_packed_bidirectional_lstm():
+    """The reference never sees padding: it is given packed sequences."""
+    model, reference = made("lstm"), nn.LSTM(5, 6, batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        for name, weights in model.forwards.named_parameters():
+            getattr(reference, name).copy_(weights)
+        for name, weights in model.backwards.named_parameters():
+            getattr(reference, f"{name}_reverse").copy_(weights)
+        packed = pack_padded_sequence(model.embedding(tokens()), LENGTHS, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+        pooled = [
+            torch.cat([row[:length].max(0).values, row[:length].mean(0)]) for row, length in zip(states, LENGTHS, strict=True)
+        ]
+        logits = model.classifier(torch.stack(pooled)).squeeze(-1)
+        assert torch.allclose(model(tokens(), LENGTHS), logits, atol=1e-5)
+
+
+def test_a_model_that_reads_padding_is_found_out():
+    """The check of padding, on the common mistake: a bidirectional LSTM over right-padded reviews."""
+    model, wrong = made("lstm"), nn.LSTM(5, 6, batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        short = wrong(model.embedding(tokens()))[0][2, 0]
+        padded = wrong(model.embedding(pad(tokens(), (0, 13), value=PAD)))[0][2, 0]
+    assert not torch.allclose(short, padded, atol=1e-3)
+
+
+def test_cnn_is_the_papers_equations():
+    """Kim 2014, equations 2 to 4, window by window; the windows at the end are filled up with zeros."""
+    model = made("cnn").double()
+    for row, length in enumerate(LENGTHS.tolist()):
+        words = model.embedding(tokens()[row, :length])
+        answers = []
+        for convolution in model.convolutions:
+            h = convolution.kernel_size[0]
+            filled = torch.cat([words, torch.zeros(h - 1, 5)])
+            windows = [filled[i : i + h].T for i in range(length)]  # (width, h)
+            c = [torch.relu((convolution.weight * window).sum((1, 2)) + convolution.bias) for window in windows]
+            answers.append(torch.stack(c).max(0).values)
+        logit = model.classifier(torch.cat(answers)).squeeze()
+        assert torch.allclose(model(tokens(), LENGTHS)[row], logit)
+
+
+def test_gru_is_the_recurrence_written_out():
+    """Cho et al. 2014, equations 5 to 8, with the reset gate behind the product as in torch.nn.GRU."""
+    model = made("gru").double()
+    for row, length in enumerate(LENGTHS.tolist()):
+        summary = []
+        for reader, order in zip(model.readers, (range(length), reversed(range(length))), strict=True):
+            state, states = torch.zeros(6).double(), []
+            for t in order:
+                x = reader.weight_ih_l0 @ model.embedding(tokens()[row, t]) + reader.bias_ih_l0
+                h = reader.weight_hh_l0 @ state + reader.bias_hh_l0
+                reset, update = torch.sigmoid(x[:6] + h[:6]), torch.sigmoid(x[6:12] + h[6:12])
+                state = update * state + (1 - update) * torch.tanh(x[12:] + reset * h[12:])
+                states.append(state)
+            summary += [state, torch.stack(states).max(0).values]
+        assert torch.allclose(model(tokens(), LENGTHS)[row], model.classifier(torch.cat(summary)).squeeze())
+
+
+def test_attention_weights_are_a_distribution_over_the_words():
+    model = made("attention_lstm").double()
+    model(tokens(), LENGTHS)
+    weights = model.attention.weights
+    assert torch.allclose(weights.sum(1), torch.ones(3)) and not weights[tokens() == PAD].any()
+    states = torch.randn(3, 7, 12).double()
+    attended = model.attention(states, LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):  # Yang et al. 2016, equations 5 to 7
+        u = [torch.tanh(model.attention.projection(state)) for state in states[row, :length]]
+        e = torch.stack([torch.exp(each @ model.attention.context.weight[0]) for each in u])
+        plain = sum(a * state for a, state in zip(e / e.sum(), states[row], strict=False))
+        assert torch.allclose(attended[row], plain)
+
+
+def test_a_softmax_over_padding_is_found_out():
+    """The mistake that the mask prevents: with it left out, padding takes part of the weight."""
+    model = made("attention_lstm")
+    scores = model.attention.context(torch.tanh(model.attention.projection(torch.randn(3, 7, 12)))).squeeze(-1)
+    assert scores.softmax(1)[tokens() == PAD].sum() > 0.1
+
+
+def test_cnn_lstm_convolves_over_time_and_then_reads_it():
+    """Zhou et al. 2015: phrase by phrase, then torch's own cell step by step."""
+    model = made("cnn_lstm")
+    cell = nn.LSTMCell(6, 6)
+    cell.load_state_dict({name.removesuffix("_l0"): weights for name, weights in model.lstm.state_dict().items()})
+    for row, length in enumerate(LENGTHS.tolist()):
+        words = torch.cat([torch.zeros(2, 5), model.embedding(tokens()[row, :length])])
+        state, states = (torch.zeros(6), torch.zeros(6)), []
+        for t in range(length):
+            window = words[t : t + 3].T
+            phrase = torch.relu((model.convolution.weight * window).sum((1, 2)) + model.convolution.bias)
+            state = cell(phrase, state)
+            states.append(state[0])
+        logit = model.classifier(torch.cat([state[0], torch.stack(states).max(0).values])).squeeze()
+        assert torch.allclose(model(tokens(), LENGTHS)[row], logit, atol=1e-5)
+
+
+def test_a_transformer_block_is_torchs():
+    model = made("transformer")
+    block = model.blocks[0]
+    reference = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True, norm_first=True).eval()
+    attention = reference.self_attn
+    pairs = {
+        attention.in_proj_weight: block.attention.query_key_value.weight,
+        attention.in_proj_bias: block.attention.query_key_value.bias,
+        attention.out_proj.weight: block.attention.output.weight, attention.out_proj.bias: block.attention.output.bias,
+        reference.linear1.weight: block.feed_forward[0].weight, reference.linear1.bias: block.feed_forward[0].bias,
+        reference.linear2.weight: block.feed_forward[2].weight, reference.linear2.bias: block.feed_forward[2].bias,
+    }  # fmt: skip
+    words, mask = torch.randn(3, 7, 8), torch.arange(7) < LENGTHS.unsqueeze(1)
+    with torch.no_grad():
+        for theirs, ours in pairs.items():
+            theirs.copy_(ours)
+        assert torch.allclose(block(words, mask)[mask], reference(words, src_key_padding_mask=~mask)[mask], atol=1e-5)
+
+
+def test_positions_are_the_papers():
+    table = transformer.sinusoids(9, 6, torch.device("cpu"))
+    for place in range(9):
+        for i in range(3):
+            angle = place / 10_000 ** (2 * i / 6)
+            assert table[place, 2 * i] == pytest.approx(math.sin(angle), abs=1e-5)
+            assert table[place, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_squash_shortens_and_keeps_the_direction():
+    vectors = torch.randn(5, 4).double() * torch.tensor([0.01, 0.5, 1, 5, 100]).unsqueeze(1)
+    length = vectors.norm(dim=-1)
+    assert torch.allclose(capsule_lstm.squash(vectors).norm(dim=-1), length**2 / (1 + length**2), atol=1e-4)
+    assert torch.allclose(nn.functional.cosine_similarity(capsule_lstm.squash(vectors), vectors), torch.ones(5).double())
+
+
+def test_routing_is_the_papers_procedure():
+    """Sabour et al. 2017, procedure 1, capsule by capsule."""
+    predictions = torch.randn(3, 7, 2, 4)
+    for row, length in enumerate(LENGTHS.tolist()):
+        b = [[0.0, 0.0] for _ in range(length)]
+        for _ in range(3):
+            c = [torch.tensor(logits).softmax(0) for logits in b]
+            s = [sum(c[i][j] * predictions[row, i, j] for i in range(length)) / length for j in range(2)]
+            v = [vector * vector.norm() / (1 + vector.norm() ** 2) for vector in s]
+            b = [[b[i][j] + float(predictions[row, i, j] @ v[j]) for j in range(2)] for i in range(length)]
+        assert torch.allclose(capsule_lstm.route(predictions, LENGTHS, 3)[row], torch.stack(v), atol=1e-5)
+
+
+def test_agreement_wins_the_routing():
+    """All words foretell the same of the second class and contradict each other of the first."""
+    predictions = torch.zeros(1, 6, 2, 4)
+    predictions[0, :, 1, 0] = 1.0
+    predictions[0, ::2, 0, 0], predictions[0, 1::2, 0, 0] = 1.0, -1.0
+    lengths = torch.tensor([6])
+    once, thrice = (capsule_lstm.route(predictions, lengths, rounds).norm(dim=-1)[0] for rounds in (1, 3))
+    assert once[0] < 1e-3 < once[1] < thrice[1]
