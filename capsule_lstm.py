@@ -49,12 +49,13 @@ def squash(vectors: Tensor) -> Tensor:
 def route(predictions: Tensor, lengths: Tensor, rounds: int) -> Tensor:
     """Routing by agreement (procedure 1): predictions (batch, time, classes, size), lengths (batch,) -> (batch, classes, size).
 
-    The words' share is divided by their number, so that the capsules of a long review are not longer than those of a short one.
+    What is summed is divided by the root of the number of words, as the spread of a sum grows: without it every long review's
+    capsules reach length one, and divided by the number itself they stay too short to agree with anything.
     """
     mask = mask_of(lengths, predictions.shape[1])[:, :, None]
     logits = torch.zeros(predictions.shape[:3], device=predictions.device)  # (batch, time, classes), of agreement
     for number in range(rounds):
-        coupling = logits.softmax(dim=2) * mask / lengths[:, None, None]
+        coupling = logits.softmax(dim=2) * mask / lengths[:, None, None].sqrt()
         # as in the authors' own code, only the last round is differentiated
         seen = predictions if number == rounds - 1 else predictions.detach()
         capsules = squash((coupling.unsqueeze(-1) * seen).sum(1))  # (batch, classes, size)

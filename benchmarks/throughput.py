@@ -1,20 +1,29 @@
-"""Training reviews/s of the LSTM's recipe against the common practice, side by side in one run, and what each step brings.
+"""Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
 
-The common practice, as public notebooks have it: a bidirectional LSTM of 2 layers of 120 units, every review padded or cut
-to 512 words, batches in random order, fp32. Same library, threads, vocabulary and batch size. Rounds take turns, and the
-medians of the rounds are compared. Writes results/benchmarks/throughput.json.
+The common practice, as public notebooks have it: every review padded or cut to 512 words, batches in random order, fp32, memory
+handed back to the system after every step. The model, its sizes, the vocabulary and the number of threads are the same. Each
+of the two works in a process of its own, they take turns, and the medians of the rounds are compared. FLOP are those of the
+products that the step computes, padding included. Writes results/benchmarks/throughput.json.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from popcorn.config import parse
+
+MODELS = {
+    "lstm": "LSTM", "gru": "GRU", "cnn": "CNN", "cnn_lstm": "CNNLSTM", "attention_lstm": "AttentionLSTM",
+    "capsule_lstm": "CapsuleLSTM", "transformer": "Transformer",
+}  # fmt: skip
+COMMON_LENGTH = 512
 
 
 @dataclass
@@ -23,7 +32,7 @@ class Config:
 
     data_dir: Path | None = None
     """folder with the competition's files"""
-    steps: int = 12
+    steps: int = 8
     """training steps a round"""
     rounds: int = 5
     """rounds of each variant"""
@@ -38,132 +47,172 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-import lstm
 from popcorn import data, device
 from popcorn.batches import Reviews, shuffled
 from popcorn.files import write_json
 from popcorn.text import PAD, encode, read_corpus
 from popcorn.vectors import build_vocabulary
 
-BATCH, COMMON_LENGTH = 64, 512
 
+class Variant:
+    """One model with all that a training step needs."""
 
-class CommonLSTM(nn.Module):
-    """tokens (batch, 512), lengths unread -> logit (batch,): reads the padding, joins the first and the last state."""
+    def __init__(self, script: str, common: bool, data_dir: Path | None):
+        if not common:
+            device.keep_freed_memory()
+        module = import_module(script)
+        recipe = module.Config()
+        competition = data.find(data_dir)
+        corpus = read_corpus(competition)
+        vocabulary = build_vocabulary(competition, corpus, None, None)
+        self.labels, self.common = corpus.train.labels, common
+        self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_tokens)
+        rows, size = np.arange(len(self.reviews)), recipe.batch_size
+        if common:
+            self.batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
+        else:
+            self.batches = shuffled(rows, self.reviews.lengths, size, seed=0)
+        self.where = "cuda" if torch.cuda.is_available() else "cpu"
+        self.precision = "no" if common else device.mixed_precision("auto")
+        torch.manual_seed(1)
+        self.model = getattr(module, MODELS[script])(recipe, torch.from_numpy(vocabulary.vectors)).to(self.where).train()
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
+        self.scaler = torch.amp.GradScaler(self.where, enabled=self.precision == "fp16")
 
-    def __init__(self, vectors: Tensor):
-        super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
-        self.encoder = nn.LSTM(vectors.shape[1], 120, num_layers=2, bidirectional=True, batch_first=True)
-        self.classifier = nn.Linear(4 * 120, 1)
+    def round(self, first: int, steps: int) -> tuple[int, float]:
+        """Trains on so many batches from the first on: reviews and seconds."""
+        start, seen = time.monotonic(), 0
+        for number in range(first, first + steps):
+            rows = self.batches[number % len(self.batches)]
+            self.step(rows)
+            seen += len(rows)
+        return seen, time.monotonic() - start
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        states, _ = self.encoder(self.embedding(tokens))
-        return self.classifier(torch.cat([states[:, 0], states[:, -1]], dim=-1)).squeeze(-1)
-
-
-def trainer(model: nn.Module, precision: str, labels: np.ndarray) -> Callable[[tuple[Tensor, Tensor], np.ndarray], None]:
-    """A function that trains one step on a batch."""
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(where)
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    scaler = torch.amp.GradScaler(where, enabled=precision == "fp16")
-    half = torch.float16 if precision == "fp16" else torch.bfloat16
-
-    def step(batch: tuple[Tensor, Tensor], rows: np.ndarray) -> None:
-        tokens, lengths = (tensor.to(where) for tensor in batch)
-        with torch.autocast(where, half, enabled=precision != "no"):
-            logit = model(tokens, lengths)
-        loss = binary_cross_entropy_with_logits(logit.float(), torch.from_numpy(labels[rows]).to(where).float())
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimiser)
-        scaler.update()
-        optimiser.zero_grad()
+    def step(self, rows: np.ndarray) -> None:
+        """One update of the weights."""
+        tokens, lengths = self.reviews.batch(rows)
+        if self.common:
+            tokens = pad(tokens, (0, COMMON_LENGTH - tokens.shape[1]), value=PAD)
+        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.where, half, enabled=self.precision != "no"):
+            logit = self.model(tokens.to(self.where), lengths.to(self.where))
+        loss = binary_cross_entropy_with_logits(logit.float(), torch.from_numpy(self.labels[rows]).to(self.where).float())
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
         loss.item()
 
-    return step
+    def flop(self, first: int, steps: int) -> float:
+        """Multiplications and additions of all products in the batches of a round."""
+        with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+            self.round(first, steps)
+        return float(counter.get_total_flops())
+
+    def shares(self) -> dict[str, float]:
+        """Share of the CPU time by operator, the five largest first."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            self.round(0, 3)
+        events = profile.key_averages()
+        total = sum(event.self_cpu_time_total for event in events)
+        largest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
+        return {event.key: round(event.self_cpu_time_total / total, 3) for event in largest}
 
 
-def padded(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Every review padded to 512."""
-    tokens, lengths = batch
-    return pad(tokens, (0, COMMON_LENGTH - tokens.shape[1]), value=PAD), lengths
+def _lstm(sequence, input_weights, hidden_weights, *_, out_shape=None, **__) -> int:
+    """Of oneDNN's fused layer: sequence (time, batch, width), weights (4 hidden, width) and (4 hidden, hidden)."""
+    time, batch, _ = sequence
+    return 2 * time * batch * (input_weights[0] * input_weights[1] + hidden_weights[0] * hidden_weights[1])
+
+
+UNCOUNTED = {
+    torch.ops.aten.mkldnn_rnn_layer: _lstm,
+    torch.ops.aten.mkldnn_rnn_layer_backward: lambda *shapes, **rest: 2 * _lstm(*shapes),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda query, key, value, *_, out_shape=None, **__: sdpa_flop_count(query, key, value),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda gradient, query, key, value, *_, out_shape=None, **__: sdpa_backward_flop_count(gradient, query, key, value),
+}  # fmt: skip
+"""what torch's own counter leaves out on a CPU"""
+
+variant: Variant  # of this process
+
+
+def begin(*arguments) -> None:
+    """Makes the process's variant."""
+    global variant
+    variant = Variant(*arguments)
+
+
+def ask(method: str, *arguments):
+    """Calls a method of the process's variant."""
+    return getattr(variant, method)(*arguments)
+
+
+def matmul_rate(precision: str) -> float:
+    """FLOP/s of a product of two matrices of 2,048 x 2,048, the median of ten."""
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    one, other = (torch.randn(2048, 2048, device=where, dtype=kind) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        start = time.monotonic()
+        (one @ other)[0, 0].item()
+        seconds.append(time.monotonic() - start)
+    return 2 * 2048**3 / statistics.median(seconds[2:])
+
+
+def compare(script: str, config: Config) -> dict:
+    """The two variants of one model, round by round."""
+    pools = {
+        name: ProcessPoolExecutor(1, get_context("spawn"), begin, (script, name == "common practice", config.data_dir))
+        for name in ("common practice", "ours")
+    }
+    speeds = {name: [] for name in pools}
+    for turn in range(-1, config.rounds):
+        for name, pool in pools.items():
+            seen, seconds = pool.submit(ask, "round", max(turn, 0) * config.steps, config.steps).result()
+            if turn >= 0:  # the first turn only warms up
+                speeds[name].append(seen / seconds)
+    median = {name: statistics.median(values) for name, values in speeds.items()}
+    seen = pools["ours"].submit(ask, "round", 0, config.steps).result()[0]
+    flop = pools["ours"].submit(ask, "flop", 0, config.steps).result() / seen
+    shares = pools["ours"].submit(ask, "shares").result()
+    for pool in pools.values():
+        pool.shutdown()
+    return {
+        "reviews_per_second": speeds, "median": median, "times_common_practice": median["ours"] / median["common practice"],
+        "flop_per_review": flop, "flop_per_second": flop * median["ours"], "share_of_cpu_time": shares,
+    }  # fmt: skip
 
 
 def main(config: Config) -> None:
-    competition = data.find(config.data_dir)
-    corpus = read_corpus(competition)
-    vocabulary = build_vocabulary(competition, corpus, None, None)
-    reviews, vectors = encode(corpus.train, vocabulary.index), torch.from_numpy(vocabulary.vectors)
-    labels, rows = corpus.train.labels, np.arange(len(corpus.train.ids))
-    ours, common = lstm.Config(), Reviews(reviews, COMMON_LENGTH)
-    reviews = Reviews(reviews, ours.max_tokens)
-    generator = np.random.default_rng(0)
-    at_random = [generator.choice(rows, BATCH, replace=False) for _ in range(config.steps * config.rounds)]
-    by_length = shuffled(rows, reviews.lengths, BATCH, seed=0)
-    fast = device.mixed_precision("auto")
-    variants = {
-        "common practice": (CommonLSTM(vectors), "no", lambda chosen: padded(common.batch(chosen)), at_random),
-        "our model, padded to 512": (lstm.LSTM(ours, vectors), "no", lambda chosen: padded(common.batch(chosen)), at_random),
-        f"+ cut to {ours.max_tokens}, grouped by length": (lstm.LSTM(ours, vectors), "no", reviews.batch, by_length),
-        f"+ precision by hardware ({fast})": (lstm.LSTM(ours, vectors), fast, reviews.batch, by_length),
-    }
-    steps = {name: trainer(model.train(), precision, labels) for name, (model, precision, _, _) in variants.items()}
-
-    def measure(name: str, turn: int) -> float:
-        _, _, make, batches = variants[name]
-        start, seen = time.monotonic(), 0
-        for number in range(config.steps):
-            chosen = batches[(turn * config.steps + number) % len(batches)]
-            steps[name](make(chosen), chosen)
-            seen += len(chosen)
-        return seen / (time.monotonic() - start)
-
-    before = statistics.median(measure("common practice", turn) for turn in range(2))
-    device.keep_freed_memory()  # for all variants from here on, so that the ratios owe nothing to it
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(-1, config.rounds):
-        for name in variants:
-            speed = measure(name, max(turn, 0))
-            if turn >= 0:  # the first turn only warms up
-                speeds[name].append(speed)
-    report(config.output, speeds, before, where_time_goes(steps, variants))
-
-
-def where_time_goes(steps: dict, variants: dict) -> dict[str, float]:
-    """Share of the CPU time by operator, the largest first, over some steps of the full recipe."""
-    name, (_, _, make, batches) = list(variants.items())[-1]
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        for chosen in batches[:10]:
-            steps[name](make(chosen), chosen)
-    events = profile.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    largest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:8]
-    return {event.key: round(event.self_cpu_time_total / total, 3) for event in largest}
-
-
-def report(output: Path, speeds: dict[str, list[float]], before: float, shares: dict[str, float]) -> None:
-    """Prints the table and writes the figures."""
-    median = {name: statistics.median(values) for name, values in speeds.items()}
-    table = Table("variant", "reviews/s, median", "min to max", "times the common practice")
-    for name, values in speeds.items():
-        ratio = median[name] / median["common practice"]
-        table.add_row(name, f"{median[name]:.0f}", f"{min(values):.0f} to {max(values):.0f}", f"{ratio:.1f}")
-    Console(width=120).print(table)
-    Console(width=120).print(f"common practice before glibc was told to keep freed memory: {before:.0f} reviews/s")
-    Console(width=120).print("where the time goes:", shares)
+    precision = device.mixed_precision("auto")
+    rate = matmul_rate(precision)
+    models = {script: compare(script, config) for script in MODELS}
+    table = Table(
+        "model", "common practice, reviews/s", "ours", "times", "MFLOP a review", "GFLOP/s", "share of a matrix product's"
+    )
+    for script, figures in models.items():
+        figures["share_of_matmul_rate"] = figures["flop_per_second"] / rate
+        table.add_row(
+            script, *(f"{figures['median'][name]:.0f} ({min(values):.0f} to {max(values):.0f})"
+                      for name, values in figures["reviews_per_second"].items()),
+            f"{figures['times_common_practice']:.1f}", f"{figures['flop_per_review'] / 1e6:.0f}",
+            f"{figures['flop_per_second'] / 1e9:.0f}", f"{figures['share_of_matmul_rate']:.0%}",
+        )  # fmt: skip
+    Console(width=130).print(table)
     content = {
-        "machine": device.processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "batch": BATCH,
-        "reviews_per_second": speeds, "median": median, "common_practice_before_keeping_memory": before,
-        "times_common_practice": {name: value / median["common practice"] for name, value in median.items()},
-        "share_of_cpu_time": shares,
+        "machine": device.processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": precision,
+        "matmul_flop_per_second": rate, "models": models,
     }  # fmt: skip
-    write_json(output, content)
+    write_json(config.output, content)
 
 
 if __name__ == "__main__":

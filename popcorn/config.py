@@ -71,9 +71,9 @@ class WordVectorConfig(RunConfig):
     """at most so many passes over the training reviews"""
     patience: int = 2
     """stop after so many epochs without a better validation accuracy"""
-    batch_size: int = 64
+    batch_size: int = 128
     """reviews a step, over all processes"""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
     embedding_rate: float = 0.1
     """the word vectors' learning rate as a share of the others'"""

@@ -209,7 +209,7 @@ def test_routing_is_the_papers_procedure():
         b = [[0.0, 0.0] for _ in range(length)]
         for _ in range(3):
             c = [torch.tensor(logits).softmax(0) for logits in b]
-            s = [sum(c[i][j] * predictions[row, i, j] for i in range(length)) / length for j in range(2)]
+            s = [sum(c[i][j] * predictions[row, i, j] for i in range(length)) / length**0.5 for j in range(2)]
             v = [vector * vector.norm() / (1 + vector.norm() ** 2) for vector in s]
             b = [[b[i][j] + float(predictions[row, i, j] @ v[j]) for j in range(2)] for i in range(length)]
         assert torch.allclose(capsule_lstm.route(predictions, LENGTHS, 3)[row], torch.stack(v), atol=1e-5)
