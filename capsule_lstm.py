@@ -1,7 +1,7 @@
 """Bidirectional LSTM with capsules routed by agreement (Sabour, Frosst & Hinton 2017).
 
-Every word's state becomes a primary capsule, which predicts the capsules of the two classes. Routing sends each word to the
-class whose capsule its prediction agrees with, and the longer of the two is the verdict. The loss is the cross-entropy of the
+Every word's state becomes some primary capsules, which predict the capsules of the two classes. Routing sends each to the class
+whose capsule its prediction agrees with, and the longer of the two is the verdict. The loss is the cross-entropy of the
 two lengths and not the paper's margin loss: that one gives no probabilities, which the ROC AUC and an ensemble live on.
 """
 
@@ -16,15 +16,17 @@ class Config(WordVectorConfig):
 
     hidden: int = 128
     """units of each direction"""
-    primary: int = 32
-    """numbers of a word's capsule"""
+    kinds: int = 4
+    """primary capsules of each word"""
+    primary: int = 16
+    """numbers of a primary capsule"""
     capsule: int = 16
     """numbers of a class's capsule"""
     routing: int = 3
     """rounds of routing (the paper's r)"""
     word_dropout: float = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: float = 0.2
     """share of the LSTM's states that are zeroed in training"""
 
 
@@ -47,19 +49,20 @@ def squash(vectors: Tensor) -> Tensor:
 
 
 def route(predictions: Tensor, lengths: Tensor, rounds: int) -> Tensor:
-    """Routing by agreement (procedure 1): predictions (batch, time, classes, size), lengths (batch,) -> (batch, classes, size).
+    """Routing by agreement (procedure 1): predictions (batch, time, kinds, classes, size) -> capsules (batch, classes, size).
 
-    What is summed is divided by the root of the number of words, as the spread of a sum grows: without it every long review's
+    What is summed is divided by the root of its number, as the spread of a sum grows: without it every long review's
     capsules reach length one, and divided by the number itself they stay too short to agree with anything.
     """
-    mask = mask_of(lengths, predictions.shape[1])[:, :, None]
-    logits = torch.zeros(predictions.shape[:3], device=predictions.device)  # (batch, time, classes), of agreement
+    mask = mask_of(lengths, predictions.shape[1])[:, :, None, None]
+    logits = torch.zeros(predictions.shape[:4], device=predictions.device)  # (batch, time, kinds, classes), of agreement
+    total = lengths[:, None, None, None] * predictions.shape[2]
     for number in range(rounds):
-        coupling = logits.softmax(dim=2) * mask / lengths[:, None, None].sqrt()
+        coupling = logits.softmax(dim=-1) * mask / total.sqrt()
         # as in the authors' own code, only the last round is differentiated
         seen = predictions if number == rounds - 1 else predictions.detach()
-        capsules = squash((coupling.unsqueeze(-1) * seen).sum(1))  # (batch, classes, size)
-        logits = logits + (seen * capsules.unsqueeze(1)).sum(-1).detach()
+        capsules = squash((coupling.unsqueeze(-1) * seen).sum((1, 2)))  # (batch, classes, size)
+        logits = logits + (seen * capsules[:, None, None]).sum(-1).detach()
     return capsules
 
 
@@ -69,14 +72,15 @@ class CapsuleLSTM(nn.Module):
     def __init__(self, config: Config, vectors: Tensor):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
-        self.rounds = config.routing
+        self.rounds, self.kinds = config.routing, config.kinds
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.primary = nn.Linear(2 * config.hidden, config.primary)
-        self.predict = nn.Linear(config.primary, CLASSES * config.capsule, bias=False)  # W of equation 2, for all words the same
+        self.primary = nn.Linear(2 * config.hidden, config.kinds * config.primary)
+        # W of equation 2, one for each kind and class, for all words the same
+        self.predict = nn.Parameter(torch.randn(config.kinds, CLASSES, config.primary, config.capsule) / config.primary**0.5)
         self.scale = nn.Parameter(torch.tensor(10.0))  # lengths are below one, logits are not
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -84,8 +88,9 @@ class CapsuleLSTM(nn.Module):
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))
         states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
-        primary = squash(self.primary(self.dropout(states)).float())  # (batch, time, primary)
-        predictions = self.predict(primary).float().unflatten(-1, (CLASSES, -1))  # (batch, time, classes, capsule)
+        primary = self.primary(self.dropout(states)).float()
+        primary = squash(primary.unflatten(-1, (self.kinds, -1)))  # (batch, time, kinds, primary)
+        predictions = torch.einsum("btkp,kcps->btkcs", primary, self.predict).float()  # (batch, time, kinds, classes, capsule)
         negative, positive = route(predictions, lengths, self.rounds).norm(dim=-1).unbind(-1)  # each (batch,)
         return self.scale * (positive - negative)
 

@@ -11,11 +11,13 @@ POOL = 50  # batches that are sorted by length together: enough to waste little,
 
 
 class Reviews:
-    """Word ids of many reviews, each at most `max_tokens` long and at least one (an empty text is one unknown word)."""
+    """Token ids of many reviews, each at most `max_tokens` long and at least one (an empty text is one unknown word)."""
 
-    def __init__(self, reviews: list[np.ndarray], max_tokens: int):
-        """reviews: int32 (tokens,) each."""
-        self.reviews = [_cut(review, max_tokens) for review in reviews]
+    def __init__(self, reviews: list[np.ndarray], max_tokens: int, padding: int = PAD):
+        """reviews: int32 (tokens,) each; `padding` is the id that fills up a batch."""
+        self.padding = padding
+        empty = np.array([UNKNOWN], dtype=np.int32)
+        self.reviews = [cut(review, max_tokens) if len(review) else empty for review in reviews]
         self.lengths = np.array([len(review) for review in self.reviews])
 
     def __len__(self) -> int:
@@ -24,13 +26,11 @@ class Reviews:
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token ids, int64 (batch, time), padded on the right, and lengths, int64 (batch,)."""
         reviews = [torch.from_numpy(self.reviews[row]) for row in rows]
-        return pad_sequence(reviews, batch_first=True, padding_value=PAD).long(), torch.from_numpy(self.lengths[rows])
+        return pad_sequence(reviews, batch_first=True, padding_value=self.padding).long(), torch.from_numpy(self.lengths[rows])
 
 
-def _cut(review: np.ndarray, max_tokens: int) -> np.ndarray:
+def cut(review: np.ndarray, max_tokens: int) -> np.ndarray:
     """Head and tail of a long review: the verdict stands at the end, the subject at the beginning."""
-    if len(review) == 0:
-        return np.array([UNKNOWN], dtype=np.int32)
     if len(review) <= max_tokens:
         return review
     head = max_tokens // 4

@@ -6,8 +6,9 @@ Nothing here loads torch: `--help` and a mistyped option are answered at once.
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -23,7 +24,7 @@ class RunConfig:
     """Options of every script."""
 
     data_dir: Path | None = None
-    """folder with the competition's files; else $POPCORN_DATA, Kaggle's input folder, ./data, or the embedded default"""
+    """folder with the competition's files; else $POPCORN_DATA, Kaggle's input folder, data/, the embedded default"""
     output_dir: Path = Path(".")
     """folder that receives submissions/, runs/ and results/"""
     name: str = ""
@@ -44,7 +45,7 @@ class RunConfig:
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
     def __post_init__(self):
-        for field in ("limit", "folds", "epochs", "batch_size", "max_tokens"):
+        for field in ("limit", "folds", "epochs", "batch_size", "max_tokens", "pretrain_epochs"):
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
             if value is not None and value < least:
@@ -54,17 +55,15 @@ class RunConfig:
         if self.record and self.limit is not None:
             raise UserError("--record with --limit would replace the results of the whole data: leave one of the two out")
 
+    def prepare(self, script: str) -> None:
+        """What can be done and refused before anything large is imported: `script` gives the run its name."""
+        self.name = self.name or script
+
 
 @dataclass
-class WordVectorConfig(RunConfig):
-    """Options of every model over word vectors, and the recipe they share; a script overrides what its model needs."""
+class TrainingConfig(RunConfig):
+    """Options of everything that is trained by gradients, whichever engine trains it."""
 
-    vectors: Path | None = None
-    """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
-    vector_width: int | None = None
-    """refuse vectors of another width; any width where it is not given"""
-    unlabelled: bool = False
-    """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
     max_tokens: int = 400
     """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
     epochs: int = 3
@@ -75,8 +74,6 @@ class WordVectorConfig(RunConfig):
     """reviews a step, over all processes"""
     learning_rate: float = 3e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    embedding_rate: float = 0.1
-    """the word vectors' learning rate as a share of the others'"""
     warmup: float = 0.1
     """share of the steps that the learning rate takes to rise"""
     weight_decay: float = 0.01
@@ -93,11 +90,69 @@ class WordVectorConfig(RunConfig):
     """stop in time to write a submission within so long, e.g. 8h30m or 20m; --resume goes on later"""
 
 
+@dataclass
+class WordVectorConfig(TrainingConfig):
+    """Options of every model over word vectors, and the recipe they share; a script overrides what its model needs."""
+
+    vectors: Path | None = None
+    """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
+    vector_width: int | None = None
+    """refuse vectors of another width; any width where it is not given"""
+    embedding_rate: float = 0.1
+    """the word vectors' learning rate as a share of the others'"""
+    unlabelled: bool = False
+    """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
+
+    def prepare(self, script: str) -> None:
+        """A run that learns from more has a name of its own."""
+        super().prepare(script + ("-unlabelled" if self.unlabelled else ""))
+
+
+@dataclass
+class FineTuneConfig(TrainingConfig):
+    """Options of every pretrained model, and the recipe of Sun et al. 2019 that they share; a script names its own model."""
+
+    FAMILY: ClassVar[str] = ""
+    """the `model_type` that a checkpoint's config.json must name"""
+
+    model: str = ""
+    """a model's id on the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    max_tokens: int = 512
+    """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
+    batch_size: int = 32
+    """reviews a step, over all processes"""
+    learning_rate: float = 3e-5
+    """AdamW's peak for the topmost layers, reached after the warm-up and followed by a linear decay to zero"""
+    layer_decay: float = 0.95
+    """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
+    rdrop: float = 0.0
+    """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
+    further_pretrain: bool = False
+    """first train the language model on all training reviews, labelled or not (section 5.4); kept and used again"""
+    pretrain_epochs: int = 3
+    """passes over those reviews"""
+    pretrain_rate: float = 5e-5
+    """peak of the learning rate in them"""
+
+    def prepare(self, script: str) -> None:
+        """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
+        own = self.model == type(self).model
+        super().prepare(script if own else f"{script}-{Path(self.model).name}")
+        _ = self.checkpoint
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The local folder of `model`."""
+        from popcorn.hub import fetch
+
+        return fetch(self.model, self.FAMILY)
+
+
 def parse(config: type[Config]) -> Config:
     """The command line as `config`; leaves with exit code 2 and one sentence where it is wrong."""
     script = Path(sys.argv[0])
     with one_sentence():
         options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
-    if isinstance(options, RunConfig):
-        options.name = options.name or script.stem + ("-unlabelled" if getattr(options, "unlabelled", False) else "")
+        if isinstance(options, RunConfig):
+            options.prepare(script.stem)
     return options

@@ -6,6 +6,7 @@ import platform
 import torch
 
 from popcorn import figures
+from popcorn.errors import UserError
 
 GLIBC_TRIM_THRESHOLD, GLIBC_TOP_PAD, GLIBC_MMAP_MAX = -1, -2, -4  # names of mallopt(3), from malloc.h
 
@@ -23,13 +24,21 @@ def keep_freed_memory() -> None:
 
 
 def mixed_precision(asked: str) -> str:
-    """Accelerate's word for `--precision`: bf16 where the hardware computes in it, fp16 on older GPUs, else "no"."""
-    if asked != "auto":
-        return "no" if asked == "fp32" else asked
-    if torch.cuda.is_available():
+    """Accelerate's word for `--precision`: bf16 where the hardware computes in it, fp16 on older GPUs, else "no".
+
+    Raises `UserError` for a precision that this processor has no instructions for, where oneDNN has no LSTM in it.
+    """
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
         # is_bf16_supported counts emulation in by default, and a T4 emulates it at a fraction of its fp16 rate
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+        best = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    else:
+        best = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    if asked == "auto":
+        return best
+    if not has_gpu and asked not in ("fp32", best):
+        raise UserError(f"--precision is {asked}: this processor does not compute in it, leave the option out")
+    return "no" if asked == "fp32" else asked
 
 
 def processor() -> str:

@@ -1,6 +1,6 @@
 """The native training loop, on Accelerate: one model, fitted on some reviews, validated after every epoch on others.
 
-A model is an `nn.Module` with an `embedding` that takes a batch's tensors and returns a logit (batch,).
+A model is an `nn.Module` that takes a batch's tensors and returns a logit (batch,), the log-odds of a positive review.
 """
 
 import time
@@ -14,36 +14,37 @@ from accelerate.utils import set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from popcorn.batches import Reviews, by_length, shuffled
 from popcorn.checkpoint import Checkpoints
-from popcorn.config import WordVectorConfig
+from popcorn.config import TrainingConfig
 from popcorn.errors import Diverged, say
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import validation_figures
+from popcorn.optimiser import optimiser_and_schedule
+from popcorn.pretrained import recompute_activations
+from popcorn.rdrop import divergence, twice
 
 
 class Fit:
     """One model on its way from random weights to probabilities for the validation part and for the test."""
 
     def __init__(
-        self, model: nn.Module, train: Reviews, test: Reviews, labels: np.ndarray, part: Part,
-        config: WordVectorConfig, accelerator: Accelerator, folder: Path, deadline: float,
+        self, model: nn.Module, groups: list[dict], train: Reviews, test: Reviews, labels: np.ndarray, part: Part,
+        config: TrainingConfig, accelerator: Accelerator, folder: Path, deadline: float,
     ):  # fmt: skip
-        """labels (len(train),): 0, 1, or a probability; `folder` is this fit's own; `deadline` is a `time.monotonic()`."""
+        """Takes the model and the groups of its parameters, as torch's optimisers do, each with its `lr`.
+
+        labels (len(train),): 0, 1, or a probability; `folder` is this fit's own; `deadline` is a `time.monotonic()`.
+        """
         self.train, self.test, self.labels, self.part = train, test, labels, part
         self.config, self.accelerator, self.folder, self.deadline = config, accelerator, folder, deadline
         self.epochs = part.epochs or config.epochs
         self.steps = -(-len(part.train) // config.batch_size)
         self.micro_batch = config.batch_size
-        optimiser = torch.optim.AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay, fused=True)
-        # the schedule is that of all epochs: a refit that ends sooner follows the very rates that validation has seen
-        schedule = OneCycleLR(
-            optimiser, [group["lr"] for group in optimiser.param_groups], total_steps=config.epochs * self.steps + 1,
-            pct_start=config.warmup, anneal_strategy="linear", cycle_momentum=False,
-        )  # fmt: skip
+        self.rdrop = getattr(config, "rdrop", 0.0)
+        optimiser, schedule = optimiser_and_schedule(groups, config, self.steps)
         self.model, self.optimiser, self.schedule = accelerator.prepare(model, optimiser, schedule)
         self.checkpoints = Checkpoints(folder, accelerator)
 
@@ -95,10 +96,8 @@ class Fit:
                 loss, correct = self._gradient(rows[self.accelerator.process_index :: self.accelerator.num_processes], len(rows))
                 break
             except RuntimeError as problem:
-                if self.micro_batch == 1 or not should_reduce_batch_size(problem):
+                if not should_reduce_batch_size(problem) or not self._save_memory():
                     raise
-            self.micro_batch = -(-self.micro_batch // 2)
-            say(f"Out of memory: going on with micro-batches of {self.micro_batch} reviews, the same batch and the same gradient")
             self.optimiser.zero_grad()
             clear_device_cache(garbage_collection=True)
         loss, correct = self.accelerator.reduce(torch.stack([loss, correct]), "sum").tolist()
@@ -115,6 +114,14 @@ class Fit:
         position.loss, position.correct = position.loss + loss, position.correct + int(correct)
         position.seconds += time.monotonic() - start
 
+    def _save_memory(self) -> bool:
+        """Halves the micro-batch, and recomputes activations where even one review is too much; False where nothing is left."""
+        if self.micro_batch > 1:
+            self.micro_batch = -(-self.micro_batch // 2)
+            say(f"Out of memory: going on with micro-batches of {self.micro_batch} reviews, the same batch and the same gradient")
+            return True
+        return recompute_activations(self.model)
+
     def _gradient(self, rows: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
         """Adds up the gradient of the batch's mean loss; returns the sums of loss and correct answers over `rows`."""
         self.model.train()
@@ -123,14 +130,18 @@ class Fit:
         for number, part in enumerate(parts, start=1):
             inputs = self._inputs(self.train, part)
             label = torch.from_numpy(self.labels[part]).to(self.accelerator.device)
+            if self.rdrop:
+                inputs, (label,) = twice(*inputs), twice(label)
             # the processes' gradients meet once a step, in its last pass
             with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
                 logit = self.model(*inputs)
-                loss = binary_cross_entropy_with_logits(logit, label.to(logit), reduction="sum")
+                loss = binary_cross_entropy_with_logits(logit, label.to(logit), reduction="sum") * len(part) / len(logit)
+                if self.rdrop:
+                    loss = loss + self.rdrop / 2 * divergence(logit).sum()
                 # they are averaged there, so that each process scales its sum by their number
                 self.accelerator.backward(loss * self.accelerator.num_processes / batch_size)
             losses.append(loss.detach())
-            correct.append(((logit.detach() > 0) == (label > 0.5)).sum())
+            correct.append(((logit.detach() > 0) == (label > 0.5))[: len(part)].sum())
         return torch.stack(losses).sum(), torch.stack(correct).sum()
 
     def _inputs(self, reviews: Reviews, rows: np.ndarray) -> tuple[Tensor, ...]:
@@ -185,13 +196,3 @@ class Fit:
         """Training reviews per second."""
         position = self.position
         return (position.epoch * len(self.part.train) + position.seen) / position.seconds if position.seconds else 0.0
-
-
-def _parameter_groups(model: nn.Module, config: WordVectorConfig) -> list[dict]:
-    """The embedding and the rest: a rare word's vector meets few reviews, and would learn them by heart at the full rate."""
-    embedding = list(model.embedding.parameters())
-    rest = [weights for weights in model.parameters() if not any(weights is vectors for vectors in embedding)]
-    return [
-        {"params": embedding, "lr": config.learning_rate * config.embedding_rate},
-        {"params": rest, "lr": config.learning_rate},
-    ]

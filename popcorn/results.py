@@ -18,7 +18,7 @@ from popcorn.experiment import Run
 from popcorn.files import write_json
 from popcorn.score import Score, half_width
 
-PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate")
+PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate", "transformers")
 NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir")
 
 
@@ -30,7 +30,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     path = config.output_dir / "results" / f"{config.name}.json"
     recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
     # a path of somebody's machine says nothing to others; the vectors' name is among the figures
-    recipe = {name: value.name if isinstance(value, Path) else value for name, value in recipe.items()}
+    recipe = {name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}
     head = {
         "name": config.name,
         "config": recipe,
@@ -59,6 +59,10 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
     write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_dir())
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,14 @@ class TokenisedFile:
         return [words[review].tolist() for review in np.split(self.tokens, self.offsets[1:-1])]
 
 
+def plain(text: str) -> str:
+    """Removes line breaks of HTML and control characters (C1 included)."""
+    return CONTROL.sub(" ", BREAK.sub(" ", text))
+
+
 def clean(text: str) -> str:
-    """Removes line breaks of HTML, control characters (C1 included) and capitals."""
-    return CONTROL.sub(" ", BREAK.sub(" ", text)).lower()
+    """The plain text without capitals."""
+    return plain(text).lower()
 
 
 @cache

@@ -16,6 +16,7 @@ from popcorn.batches import Reviews
 from popcorn.experiment import Part
 from popcorn.loop import Fit
 from popcorn.text import UNKNOWN, tokenise
+from popcorn.word_model import parameter_groups
 
 READ, TRAIN, VALIDATION = 3_000, 600, 400  # reviews that the word vectors are made from, and of them
 MARGIN = 0.62  # of 400 answers by chance, one run in a million has so many right
@@ -66,7 +67,7 @@ def test_it_learns_what_a_broken_copy_does_not(name, task, tmp_path):
         folder.mkdir()
         accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
         model = change(build(config, vectors))
-        outcome = Fit(model, reviews, reviews, labels, part, config, accelerator, folder, float("inf")).run()
+        groups = parameter_groups(model, config)
+        outcome = Fit(model, groups, reviews, reviews, labels, part, config, accelerator, folder, float("inf")).run()
         accuracy.append(outcome.history[-1]["validation_accuracy"])
-    print(accuracy)
     assert accuracy[0] > MARGIN > accuracy[1]

@@ -15,6 +15,7 @@ from popcorn.batches import Reviews
 from popcorn.errors import Diverged
 from popcorn.experiment import Part
 from popcorn.loop import Fit
+from popcorn.word_model import parameter_groups
 
 WORDS, REVIEWS = 30, 120
 
@@ -44,7 +45,9 @@ def fit_of(reviews, tmp_path):
         texts, labels = reviews
         accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
         part = Part("validated", np.arange(100), np.array(validation, dtype=int))
-        return Fit(model, texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline)
+        return Fit(
+            model, parameter_groups(model, config), texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline
+        )
 
     return build
 

@@ -190,6 +190,7 @@ def test_help_explains_every_field(script):
         (("--folds", "1"), "--folds is 1"),
         (("--final", "--folds", "2"), "leave --folds out"),
         (("--final", "--no-refit"), "leave --no-refit out"),
+        (("--precision", "fp16"), "--precision is fp16: this processor"),
         (("--time-budget", "soon"), "--time-budget is 'soon'"),
         (("--time-budget", "90"), "--time-budget is '90'"),
         (("--vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),

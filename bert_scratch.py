@@ -1,0 +1,69 @@
+"""Our own classifier over BERT's encoder, trained with Hugging Face's Trainer (Devlin et al. 2019; Sun et al. 2019, 5.3.2).
+
+A module that the library can load, save and train like its own: pooling, dropout, head and loss are written out. Long reviews
+hold their verdict anywhere, so that it reads [CLS] and the mean over all words, each averaged over the last layers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import FineTuneConfig, parse
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """What this model adds to the options of all pretrained models."""
+
+    FAMILY = "bert"
+    model: str = "bert-base-uncased"
+    """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    last_layers: int = 4
+    """how many of the uppermost layers are averaged"""
+    dropout: float = 0.1
+    """share of the pooled numbers that are zeroed in training"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertModel, BertPreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from popcorn.finetune import run
+
+
+class BertClassifier(BertPreTrainedModel):
+    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+
+    def __init__(self, config: BertConfig):
+        """The recipe's own numbers travel in the library's config, so that a saved model knows how it was made."""
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dense = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()  # new layers as BERT's own began: normal with a deviation of 0.02, biases zero
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
+        layers = self.bert(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        states = torch.stack(layers[-self.config.last_layers :]).mean(0)  # (batch, time, hidden)
+        words = attention_mask.unsqueeze(-1).to(states)
+        mean = (states * words).sum(1) / words.sum(1)  # (batch, hidden), without the padding
+        review = self.dropout(torch.cat([states[:, 0], mean], dim=-1))  # [CLS] beside it
+        logits = self.classifier(self.dropout(torch.tanh(self.dense(review))))
+        loss = None if labels is None else cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def build(config: Config, checkpoint: Path) -> BertClassifier:
+    """The module over the checkpoint's encoder."""
+    recipe = BertConfig.from_pretrained(checkpoint, num_labels=2, classifier_dropout=config.dropout)
+    recipe.last_layers = config.last_layers
+    return BertClassifier.from_pretrained(checkpoint, config=recipe, dtype="float32")
+
+
+if __name__ == "__main__":
+    run(build, config)

@@ -1,0 +1,40 @@
+"""BERT fine-tuned with Hugging Face's Trainer and the library's own classifier (Devlin et al. 2019, section 4; Sun et al. 2019).
+
+The encoder reads [CLS] review [SEP]; the pooler, which next-sentence prediction has trained, sums the review up at [CLS], and a
+new linear layer judges it. Everything learns, the lower layers more slowly than the upper ones.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import FineTuneConfig, parse
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """What this model adds to the options of all pretrained models."""
+
+    FAMILY = "bert"
+    model: str = "bert-base-uncased"
+    """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    dropout: float = 0.1
+    """share of the pooled numbers that are zeroed in training"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # the hub, or the folder, has answered before anything large is loaded
+
+from transformers import BertForSequenceClassification
+
+from popcorn.finetune import run
+
+
+def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
+    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    return BertForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=2, classifier_dropout=config.dropout, dtype="float32"
+    )
+
+
+if __name__ == "__main__":
+    run(build, config)

@@ -1,0 +1,44 @@
+"""DistilBERT fine-tuned with Hugging Face's Trainer and the library's own classifier (Sanh et al. 2019).
+
+Half of BERT's layers, taught to say what BERT says. It has no pooler: a new dense layer with a ReLU reads [CLS] before the
+classifier, and both begin at random, which is why they take a higher rate than BERT's ready head.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import FineTuneConfig, parse
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """What this model adds to the options of all pretrained models."""
+
+    FAMILY = "distilbert"
+    model: str = "distilbert-base-uncased"
+    """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    learning_rate: float = 5e-5
+    """AdamW's peak for the head, reached after the warm-up and followed by a linear decay to zero"""
+    layer_decay: float = 0.9
+    """each layer learns at so many times the rate of the one above it: six layers, so that the lowest has BERT's share"""
+    dropout: float = 0.2
+    """share of the head's numbers that are zeroed in training (seq_classif_dropout)"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from transformers import DistilBertForSequenceClassification
+
+from popcorn.finetune import run
+
+
+def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
+    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    return DistilBertForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=2, seq_classif_dropout=config.dropout, dtype="float32"
+    )
+
+
+if __name__ == "__main__":
+    run(build, config)

@@ -1,0 +1,110 @@
+"""From a script to its submissions: what every engine shares around the training itself."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from torch import nn
+
+from popcorn import device
+from popcorn.batches import Reviews
+from popcorn.config import STARTED, TrainingConfig
+from popcorn.data import Competition
+from popcorn.errors import UserError, one_sentence
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, kept
+from popcorn.files import require_writable
+from popcorn.submission import require_same_ids
+
+
+@dataclass
+class Task:
+    """What a script's model learns from, and the model."""
+
+    competition: Competition
+    train_ids: list[str]
+    test_ids: list[str]
+    labels: np.ndarray
+    """int64 (training file,)"""
+    train: Reviews
+    """the training file's reviews, and behind them any that `teach` adds"""
+    test: Reviews
+    build: Callable[[], nn.Module]
+    """a new model, on the CPU"""
+    groups: Callable[[nn.Module], list[dict]]
+    """its parameters in groups for the optimiser, each with its learning rate"""
+    origin: dict[str, str]
+    """for the record: where the model's first weights come from, and checksums"""
+    teach: Callable[[Part], tuple[Part, np.ndarray]] | None = None
+    """a part with more to learn from, and the targets of `train`; where it is None, the part as it is and the labels"""
+    pretrain: Callable[[float], None] | None = None
+    """what all processes train together before the model is built, until a deadline in `time.monotonic()`"""
+
+
+Fitting = Callable[[Callable[[], nn.Module], np.ndarray, Part, Path], Outcome]
+"""a way to build the model, the same every time, the targets, the part, and a folder of its own, to the outcome"""
+Engine = Callable[[Task, TrainingConfig, Path, float], AbstractContextManager[Fitting]]
+"""task, config, the run's folder, and a deadline in `time.monotonic()`, to a way of fitting"""
+
+
+def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> None:
+    """Everything between the command line and the submissions; leaves with one sentence where the user can mend it.
+
+    `prepare` is called by one process before the others, which find its caches filled.
+    """
+    with one_sentence():
+        deadline = STARTED + _seconds(config.time_budget)
+        device.keep_freed_memory()
+        require_writable(config.output_dir / "submissions")
+        precision = device.mixed_precision(config.precision)
+        folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
+        # without this word Accelerate does not join torchrun's processes on a CPU
+        processes = PartialState(cpu=not torch.accelerator.is_available())
+        with processes.main_process_first():
+            task = prepare()
+            require_same_ids(task.competition.sample_ids(), task.test_ids)  # now, not after the training
+        if task.pretrain:
+            task.pretrain(deadline)
+
+        def build() -> nn.Module:
+            set_seed(config.seed)
+            return task.build()
+
+        model = build()
+        parameters = sum(weights.numel() for weights in model.parameters())
+        with processes.main_process_first():
+            if processes.is_main_process:
+                begin(folder, config, data=task.competition.checksum, model=str(model), **task.origin)
+        with engine(task, config, folder, deadline) as fitting:
+
+            def fit(part: Part) -> Outcome:
+                own = folder / part.name
+                own.mkdir(exist_ok=True)
+                part, targets = task.teach(part) if task.teach else (part, task.labels)
+                return fitting(build, targets, part, own)
+
+            done = fit_all(config, task.train_ids, task.labels, lambda part: kept(folder, part, fit, processes.is_main_process))
+        if processes.is_main_process:
+            conclude(
+                config, task.competition, task.train_ids, task.test_ids, done, **task.origin, machine=device.processor(),
+                precision=precision, processes=processes.num_processes,
+                peak_memory=device.peak_memory(), parameters=parameters,
+            )  # fmt: skip
+
+
+def _seconds(budget: str | None) -> float:
+    """`--time-budget` in seconds, endless where there is none."""
+    if budget is None:
+        return float("inf")
+    try:
+        seconds = pd.Timedelta(budget).total_seconds()
+    except ValueError:
+        seconds = 0
+    if not seconds >= 1:  # a number without a unit would be nanoseconds
+        raise UserError(f"--time-budget is {budget!r}: give a length of time such as 8h30m, 45m or 90s")
+    return seconds

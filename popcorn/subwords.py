@@ -1,0 +1,94 @@
+"""Reviews in a pretrained model's own subwords, and fine-tuning on them as a task for either engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from popcorn import data
+from popcorn.batches import Reviews, cut
+from popcorn.config import FineTuneConfig
+from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
+from popcorn.engine import Task
+from popcorn.errors import UserError, say
+from popcorn.files import cached, fingerprint
+from popcorn.hub import TOKENISERS, WEIGHTS
+from popcorn.pretrained import parameter_groups
+from popcorn.text import plain
+
+Build = Callable[[FineTuneConfig, Path], nn.Module]
+"""config and a checkpoint's folder to the model that starts from it, in float32"""
+
+
+def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
+    """Reads the reviews as subwords, trains the language model further where that is asked for, and gives the rest to do."""
+    logging.set_verbosity_error()  # a new head is what fine-tuning begins with, and needs no warning
+    logging.disable_progress_bar()  # of reading weights, which takes a second
+    competition = data.find(config.data_dir)
+    tokeniser = load_tokeniser(config)
+    train, test = competition.read(TRAIN), competition.read(TEST)
+    reviews = read_subwords(competition, TRAIN, tokeniser, config)
+    further = _further_pretraining(config, competition, reviews, tokeniser) if config.further_pretrain else None
+    checkpoint = further.folder if further else config.checkpoint
+    layers = AutoConfig.from_pretrained(config.checkpoint).num_hidden_layers
+    return Task(
+        competition, train.ids, test.ids, train.labels,
+        train=reviews, test=read_subwords(competition, TEST, tokeniser, config),
+        build=lambda: build(config, checkpoint),
+        groups=lambda model: parameter_groups(model, layers, config),
+        origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
+        pretrain=further.train if further else None,
+    )  # fmt: skip
+
+
+def _further_pretraining(config: FineTuneConfig, competition: Competition, train: Reviews, tokeniser: PreTrainedTokenizerBase):
+    from popcorn.language_model import FurtherPretraining
+
+    has_more = competition.path(UNLABELLED) is not None
+    more = read_subwords(competition, UNLABELLED, tokeniser, config).reviews if has_more else []
+    reviews = Reviews(train.reviews + more, config.max_tokens, tokeniser.pad_token_id)
+    return FurtherPretraining(config, reviews, tokeniser, fingerprint(weights_checksum(config.checkpoint), competition.checksum))
+
+
+def load_tokeniser(config: FineTuneConfig) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokeniser. Raises `UserError` where `--max-tokens` is more than the model can read."""
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(config.checkpoint)
+        positions = AutoConfig.from_pretrained(config.checkpoint).max_position_embeddings
+    except (OSError, ValueError, KeyError, AttributeError) as problem:
+        raise UserError(f"the model in {config.checkpoint} cannot be read ({problem}): fetch or attach it again") from problem
+    most = min(tokeniser.model_max_length, positions)
+    if config.max_tokens > most:
+        raise UserError(f"--max-tokens is {config.max_tokens}: {config.model} reads at most {most}")
+    if config.max_tokens < 3:
+        raise UserError(f"--max-tokens is {config.max_tokens}: two of them are special, give at least 3")
+    return tokeniser
+
+
+def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedTokenizerBase, config: FineTuneConfig) -> Reviews:
+    """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP]."""
+
+    def make() -> dict[str, np.ndarray]:
+        texts = [plain(text) for text in competition.read(name).texts]
+        say(f"Splitting {len(texts):,} reviews of {name} into subwords")
+        ids = tokeniser(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"] if texts else []
+        offsets = np.cumsum([0, *map(len, ids)])
+        return {"tokens": np.fromiter((token for review in ids for token in review), np.int32, offsets[-1]), "offsets": offsets}
+
+    rules = [config.checkpoint / each for each in (*TOKENISERS, "merges.txt", "tokenizer_config.json")]
+    files = [path for path in rules if path.is_file()]
+    key = fingerprint(competition.path(name), name, *files)[:24]
+    arrays = cached(user_cache_path("popcorn") / f"subwords-{key}.npz", make)
+    first, last = np.array([tokeniser.cls_token_id], np.int32), np.array([tokeniser.sep_token_id], np.int32)
+    contents = np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
+    framed = [np.concatenate([first, cut(ids, config.max_tokens - 2), last]) for ids in contents]
+    return Reviews(framed, config.max_tokens, tokeniser.pad_token_id)
+
+
+def weights_checksum(checkpoint: Path) -> str:
+    """SHA-256 over a checkpoint's weights, which tells one fine-tuned copy from another of the same name."""
+    return fingerprint(*sorted(path for name in WEIGHTS for path in [checkpoint / name] if path.is_file()))

@@ -1,0 +1,44 @@
+"""RoBERTa fine-tuned with Hugging Face's Trainer and the library's own classifier (Liu et al. 2019, section 5).
+
+BERT's architecture, pretrained longer on more text, on words as they stand, capitals included, and without next-sentence
+prediction: nothing has trained a summary at <s>, so that the whole head (dense, tanh, projection) is new.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import FineTuneConfig, parse
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """What this model adds to the options of all pretrained models."""
+
+    FAMILY = "roberta"
+    model: str = "roberta-base"
+    """a RoBERTa of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    epochs: int = 4
+    """at most so many passes over the training reviews (the paper takes ten, and the best of them)"""
+    learning_rate: float = 2e-5
+    """AdamW's peak for the head, of the three rates in the paper's table 10"""
+    warmup: float = 0.06
+    """share of the steps that the learning rate takes to rise (table 10)"""
+    weight_decay: float = 0.1
+    """AdamW's decoupled decay (table 10)"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from transformers import RobertaForSequenceClassification
+
+from popcorn.finetune import run
+
+
+def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
+    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    return RobertaForSequenceClassification.from_pretrained(checkpoint, num_labels=2, dtype="float32")
+
+
+if __name__ == "__main__":
+    run(build, config)

@@ -1,0 +1,309 @@
+"""Fine-tuning in this process: what a pretrained model reads, how it is trained, and that both engines train it alike."""
+
+import re
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pretrained
+import pytest
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+from torch.distributions import Bernoulli, kl_divergence
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+import bert_native
+import bert_scratch
+import bert_trainer
+import distilbert_native
+import distilbert_trainer
+import roberta_trainer
+from popcorn import data
+from popcorn.errors import UserError
+from popcorn.experiment import Part
+from popcorn.finetune import hugging_face
+from popcorn.layers import mask_of
+from popcorn.native import native
+from popcorn.pretrained import parameter_groups
+from popcorn.rdrop import divergence, twice
+from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
+from popcorn.trainer import MicroBatches, Rows
+
+SCRIPTS = {
+    "bert_native": (bert_native.BERT, bert_native.Config),
+    "distilbert_native": (distilbert_native.DistilBERT, distilbert_native.Config),
+    "bert_scratch": (bert_scratch.build, bert_scratch.Config),
+    "bert_trainer": (bert_trainer.build, bert_trainer.Config),
+    "distilbert_trainer": (distilbert_trainer.build, distilbert_trainer.Config),
+    "roberta_trainer": (roberta_trainer.build, roberta_trainer.Config),
+}
+# no dropout, and weights so large that a few steps tell one review from another
+STEADY = {"bert": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "initializer_range": 0.4}}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A tiny checkpoint of each family, the BERT without dropout."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    return {family: pretrained.write(folder / family, family, **STEADY.get(family, {})) for family in pretrained.FAMILIES}
+
+
+@pytest.fixture
+def config_of(checkpoints, competition):
+    def make(script: str = "bert_trainer", **options):
+        config = SCRIPTS[script][1]
+        recipe = {
+            "model": str(checkpoints[config.FAMILY]), "data_dir": competition, "epochs": 2, "batch_size": 16,
+            "learning_rate": 2e-3, "precision": "fp32", "dropout": 0.0, "checkpoint_every": 4, "name": "test",
+        }  # fmt: skip
+        return config(**{name: value for name, value in (recipe | options).items() if hasattr(config, name)})
+
+    return make
+
+
+class TwoLogits(nn.Module):
+    """The library's classifier as the native loop takes it: tokens (batch, time), lengths (batch,) -> log-odds (batch,)"""
+
+    def __init__(self, config, checkpoint):
+        super().__init__()
+        self.inner = bert_trainer.build(config, checkpoint)
+
+    def forward(self, tokens, lengths):
+        logits = self.inner(tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long()).logits
+        return logits[:, 1] - logits[:, 0]
+
+
+PART = Part("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
+
+
+def fitted(engine, build, config, folder, part=PART, deadline=float("inf"), change=lambda model: model):
+    """The outcome of one fit, in its own folder."""
+    task = fine_tuning(build, config)
+    (folder / "own").mkdir(parents=True, exist_ok=True)
+
+    def make():
+        set_seed(config.seed)
+        return change(task.build())
+
+    with engine(task, config, folder, deadline) as fitting:
+        return fitting(make, task.labels, part, folder / "own")
+
+
+# what the model reads
+
+
+def test_subwords_are_framed_and_keep_head_and_tail(config_of, competition):
+    config = config_of(max_tokens=20)
+    tokeniser = load_tokeniser(config)
+    texts = data.Competition(competition, "").read(data.TRAIN).texts
+    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, tokeniser, config)
+    for text, ids in zip(texts, reviews.reviews, strict=True):
+        whole = tokeniser(re.sub("<br />", " ", text), add_special_tokens=False)["input_ids"]
+        inside = whole if len(whole) <= 18 else whole[:4] + whole[-14:]
+        assert ids.tolist() == [tokeniser.cls_token_id, *inside, tokeniser.sep_token_id]
+    tokens, lengths = reviews.batch(np.array([0, 1]))
+    assert (tokens[mask_of(lengths, tokens.shape[1]).logical_not()] == tokeniser.pad_token_id).all()
+
+
+def test_more_tokens_than_positions_are_refused(config_of):
+    with pytest.raises(UserError, match=r"--max-tokens is 513: .* reads at most 512"):
+        load_tokeniser(config_of(max_tokens=513))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_padding_and_company_change_nothing(script, config_of):
+    build, config = SCRIPTS[script][0], config_of(script)
+    torch.manual_seed(1)
+    model = build(config, config.checkpoint).eval()
+    lengths = torch.tensor([9, 3, 6])
+    tokens = torch.randint(5, 2_000, (3, 9)).masked_fill(~mask_of(lengths, 9), 0)
+
+    def answer(tokens, lengths):
+        if script.endswith("native"):
+            return model(tokens, lengths)
+        return model(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long()).logits[:, 1]
+
+    with torch.no_grad():
+        together = answer(tokens, lengths)
+        padded = answer(nn.functional.pad(tokens, (0, 7)), lengths)
+        alone = torch.cat([answer(tokens[row : row + 1, :length], lengths[row : row + 1]) for row, length in enumerate(lengths)])
+    assert torch.allclose(together, padded, atol=1e-6) and torch.allclose(together, alone, atol=1e-6)
+    assert together.std() > 1e-4
+
+
+def test_the_classifier_of_our_own_is_what_it_says(config_of):
+    """Review by review, without a mask, from the library's hidden states."""
+    config = config_of("bert_scratch", last_layers=2)
+    torch.manual_seed(1)
+    model = bert_scratch.build(config, config.checkpoint).eval()
+    lengths, labels = [7, 4], torch.tensor([1, 0])
+    tokens = torch.randint(5, 2_000, (2, 7))
+    mask = mask_of(torch.tensor(lengths), 7).long()
+    with torch.no_grad():
+        outputs = model(tokens, mask, labels)
+        logits = []
+        for row, length in enumerate(lengths):
+            layers = model.bert(tokens[row : row + 1, :length], output_hidden_states=True).hidden_states
+            states = ((layers[-1] + layers[-2]) / 2)[0]
+            review = torch.cat([states[0], sum(states) / length])
+            logits.append(model.classifier(torch.tanh(model.dense(review))))
+        logits = torch.stack(logits)
+        loss = -torch.log(logits.softmax(1)[[0, 1], labels]).mean()
+    assert torch.allclose(outputs.logits, logits, atol=1e-6) and torch.allclose(outputs.loss, loss, atol=1e-6)
+
+
+# how it is trained
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_lower_layers_learn_more_slowly_and_biases_do_not_decay(script, config_of):
+    build, config = SCRIPTS[script][0], config_of(script, layer_decay=0.5, learning_rate=1.0, weight_decay=0.1)
+    model = build(config, config.checkpoint)
+    groups = parameter_groups(model, 2, config)
+    group_of = {id(weights): group for group in groups for weights in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(group_of) == len(list(model.parameters()))
+    for name, weights in model.named_parameters():
+        group = group_of[id(weights)]
+        power = 3 if "embeddings" in name else 2 if ".layer.0." in name else 1 if ".layer.1." in name else 0
+        assert group["lr"] == 0.5**power, name
+        assert group["weight_decay"] == (0.0 if "bias" in name or "norm" in name.lower() else 0.1), name
+
+
+def test_both_engines_train_alike(config_of, tmp_path):
+    """The same seed, data and recipe: the same batches, losses and predictions."""
+    config = config_of()
+    of_loop = fitted(native, TwoLogits, config, tmp_path / "native")
+    of_trainer = fitted(hugging_face, bert_trainer.build, config, tmp_path / "trainer")
+    assert of_loop.epoch == of_trainer.epoch
+    for ours, theirs in zip(of_loop.history, of_trainer.history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["validation_accuracy"] == theirs["validation_accuracy"]
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=1e-5)
+    assert np.allclose(of_loop.test, of_trainer.test, atol=1e-5) and of_loop.test.std() > 0.01
+
+
+class NoMemory(nn.Module):
+    """Stands in a model's way: raises what torch raises without memory, for more than `room` reviews."""
+
+    def __init__(self, inner: nn.Module, room: int):
+        super().__init__()
+        self.inner, self.room = inner, room
+
+    def forward(self, tokens, *arguments, **options):
+        if self.training and len(tokens) > self.room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return self.inner(tokens, *arguments, **options)
+
+
+def without_memory(model: BertForSequenceClassification) -> BertForSequenceClassification:
+    model.bert.embeddings.word_embeddings = NoMemory(model.bert.embeddings.word_embeddings, 5)
+    return model
+
+
+def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, tmp_path, capsys):
+    """Fails too where the Trainer takes a mean for a sum, and multiplies the gradient by the number of pieces."""
+    config = config_of(epochs=1)
+    plenty = fitted(hugging_face, bert_trainer.build, config, tmp_path / "plenty")
+    scarce = fitted(hugging_face, bert_trainer.build, config, tmp_path / "scarce", change=without_memory)
+    said = capsys.readouterr().out
+    assert "micro-batches of 8" in said and "micro-batches of 4" in said and "activations are recomputed" in said
+    assert np.allclose(plenty.test, scarce.test, atol=1e-5) and plenty.test.std() > 0.01
+    assert scarce.history[0]["loss"] == pytest.approx(plenty.history[0]["loss"], abs=1e-5)
+
+
+def test_pieces_are_the_batches_of_the_native_loop(config_of, competition):
+    config = config_of()
+    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, load_tokeniser(config), config)
+    rows = np.arange(7, 107)  # seven batches, of fourteen or fifteen
+    whole, pieces = (MicroBatches(Rows(reviews, rows), 16, size, 1) for size in (16, 4))
+    assert len(whole) == 7 and pieces.accumulation == 4 and len(pieces) == 28
+    together = list(pieces)
+    for number, batch in enumerate(whole):
+        assert [*chain(*together[4 * number : 4 * number + 4])] == batch
+    assert sorted(chain(*whole)) == list(range(100))
+    first = list(whole)
+    whole.epoch = 1
+    assert list(whole) != first
+
+
+@pytest.mark.parametrize("script", ["bert_native", "bert_trainer"])
+def test_time_runs_out_and_the_fit_goes_on_later(script, config_of, tmp_path):
+    """Stopped in the middle of the second epoch, with dropout, so that the random states count."""
+    build, engine = SCRIPTS[script][0], native if script == "bert_native" else hugging_face
+    config = config_of(script, dropout=0.5)
+    whole = fitted(engine, build, config, tmp_path / "whole")
+
+    class Late:
+        """A deadline that passes after so many looks at it."""
+
+        looks = 0
+
+        def __le__(self, _):
+            Late.looks += 1
+            return Late.looks == 9
+
+    first = fitted(engine, build, config, tmp_path / "parts", deadline=Late())
+    assert not first.complete and len(first.history) == 1 and len(first.test) == 100
+    again = fitted(engine, build, config, tmp_path / "parts")
+    assert again.complete and np.array_equal(again.test, whole.test) and np.array_equal(again.validation, whole.validation)
+    assert [each["loss"] for each in again.history] == pytest.approx([each["loss"] for each in whole.history], abs=1e-6)
+
+
+def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path, checkpoints):
+    config = config_of(epochs=4, patience=4, learning_rate=5e-3)
+    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, replace(PART, train=np.arange(300)))
+    labels = fine_tuning(bert_trainer.build, config).labels[PART.validation]
+    accuracy = [epoch["validation_accuracy"] for epoch in outcome.history]
+    assert outcome.epoch == int(np.argmax(accuracy)) + 1 and ((outcome.validation > 0.5) == labels).mean() == max(accuracy)
+    kept = tmp_path / "own" / "model"
+    assert not list((tmp_path / "own").glob("checkpoint-*"))
+    model, tokeniser = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
+    text = data.Competition(config.data_dir, "").read(data.TEST).texts[0]
+    with torch.no_grad():
+        logits = model(**tokeniser(text.replace("<br />", " "), return_tensors="pt")).logits[0]
+    assert logits.softmax(0)[1].item() == pytest.approx(outcome.test[0], abs=1e-5)
+
+
+def test_patience_ends_it_early(config_of, tmp_path):
+    config = config_of(epochs=9, patience=1, learning_rate=1e-9)
+    assert len(fitted(hugging_face, bert_trainer.build, config, tmp_path).history) == 2
+
+
+def test_a_refit_follows_the_schedule_of_all_epochs(config_of, tmp_path):
+    config = config_of(epochs=3)
+    part = Part("refit", np.arange(100), np.arange(0), epochs=2)
+    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path / "part", part)
+    whole = fitted(hugging_face, bert_trainer.build, config, tmp_path / "whole", replace(part, epochs=None))
+    assert outcome.epoch == 2 and len(outcome.validation) == 0
+    assert [each["loss"] for each in outcome.history] == [each["loss"] for each in whole.history[:2]]
+
+
+# R-Drop
+
+
+def test_divergence_is_the_papers():
+    log_odds = torch.randn(10, dtype=torch.float64) * 3
+    first, second = (Bernoulli(logits=half) for half in log_odds.chunk(2))
+    both = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+    assert torch.allclose(divergence(log_odds), both) and (both > 0.01).any()
+    assert not divergence(log_odds[:5].repeat(2)).any()
+
+
+def test_twice_goes_together():
+    tokens, lengths = twice(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    assert tokens.tolist() == [[1, 2], [3, 0], [1, 2], [3, 0]] and lengths.tolist() == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("script", ["bert_native", "bert_trainer"])
+def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, config_of, tmp_path):
+    build, engine = SCRIPTS[script][0], native if script == "bert_native" else hugging_face
+    losses = {}
+    for dropout in (0.0, 0.5):
+        for alpha in (0.0, 20.0):
+            config = config_of(script, dropout=dropout, rdrop=alpha, epochs=3, patience=3)
+            outcome = fitted(engine, build, config, tmp_path / f"{dropout}-{alpha}")
+            losses[dropout, alpha] = outcome.history[-1]["validation_loss"]
+    assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 20.0], abs=1e-4)
+    assert abs(losses[0.5, 0.0] - losses[0.5, 20.0]) > 1e-3
