@@ -16,7 +16,9 @@ class Config(WordVectorConfig):
     """words that a filter sees at once (the paper's h)"""
     filters: int = 100
     """filters of each width"""
-    word_dropout: float = 0.2
+    epochs: int = 4
+    """at most so many passes over the training reviews"""
+    word_dropout: float = 0.1
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the filters' answers that are zeroed in training"""

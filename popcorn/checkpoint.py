@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from popcorn.errors import UserError
+from popcorn.figures import BEST
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Position:
 
     @property
     def best(self) -> dict | None:
-        """The epoch with the best validation accuracy, of equals the first; without validation the last."""
-        return max(self.history, key=lambda entry: entry.get("validation_accuracy", entry["epoch"]), default=None)
+        """The epoch with the best `BEST` in validation, of equals the first; without validation the last."""
+        return max(self.history, key=lambda entry: entry.get(BEST, entry["epoch"]), default=None)
 
     @property
     def progress(self) -> dict[str, float]:

@@ -69,7 +69,7 @@ class TrainingConfig(RunConfig):
     epochs: int = 3
     """at most so many passes over the training reviews"""
     patience: int = 2
-    """stop after so many epochs without a better validation accuracy"""
+    """stop after so many epochs without a better ROC AUC in validation"""
     batch_size: int = 128
     """reviews a step, over all processes"""
     learning_rate: float = 3e-3

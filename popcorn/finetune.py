@@ -17,14 +17,12 @@ from popcorn.config import FineTuneConfig
 from popcorn.engine import Fitting, Task
 from popcorn.errors import say
 from popcorn.experiment import Outcome, Part
-from popcorn.figures import validation_figures
+from popcorn.figures import BEST, validation_figures
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import recompute_activations
 from popcorn.rdrop import divergence, twice
 from popcorn.subwords import Build, fine_tuning, load_tokeniser
 from popcorn.trainer import RECOMPUTE, MicroBatches, ReviewTrainer, Rows, Watch, arguments, halvings, last_checkpoint
-
-BEST = "validation_accuracy"
 
 
 def run(build: Build, config: FineTuneConfig) -> None:

@@ -9,6 +9,7 @@ import pretrained
 import pytest
 import torch
 from accelerate.utils import set_seed
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
 from transformers import AutoTokenizer, BertForSequenceClassification
@@ -255,8 +256,9 @@ def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, 
     config = config_of(epochs=4, patience=4, learning_rate=5e-3)
     outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, replace(PART, train=np.arange(300)))
     labels = fine_tuning(bert_trainer.build, config).labels[PART.validation]
-    accuracy = [epoch["validation_accuracy"] for epoch in outcome.history]
-    assert outcome.epoch == int(np.argmax(accuracy)) + 1 and ((outcome.validation > 0.5) == labels).mean() == max(accuracy)
+    areas = [epoch["validation_auc"] for epoch in outcome.history]
+    assert outcome.epoch == int(np.argmax(areas)) + 1
+    assert roc_auc_score(labels, outcome.validation) == pytest.approx(max(areas))
     kept = tmp_path / "own" / "model"
     assert not list((tmp_path / "own").glob("checkpoint-*"))
     model, tokeniser = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
