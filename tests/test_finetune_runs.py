@@ -1,0 +1,124 @@
+"""Whole commands of the fine-tuning scripts, as a user types them, from tiny checkpoints on the small competition."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pretrained
+import pytest
+from conftest import ROOT, run
+from test_runs import submissions
+
+SCRIPTS = {
+    "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
+    "distilbert_trainer": "distilbert", "roberta_trainer": "roberta",
+}  # fmt: skip
+RECIPE = "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.005", "--checkpoint-every", "5"
+
+
+@pytest.fixture(scope="module")
+def options(competition, tmp_path_factory):
+    """The options of a script's run, from the tiny checkpoint of its family, under the script's own name."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def make(script):
+        family = SCRIPTS[script]
+        checkpoint = folder / family
+        if not checkpoint.is_dir():
+            pretrained.write(checkpoint, family)
+        return f"{script}.py", "--model", checkpoint, "--data-dir", competition, *RECIPE, "--name", script
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, options):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(*options("bert_trainer"), "--output-dir", folder, "--record")
+    return folder
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "bert_trainer"])
+def test_every_script_runs_and_learns(script, options, tmp_path):
+    run(*options(script), "--output-dir", tmp_path, "--record", "--final")
+    (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
+    assert entry["auc"] > 0.9 and entry["weights"] == SCRIPTS[script] and len(entry["weights_sha256"]) == 64
+    assert len(submissions(tmp_path, script)) == 2
+
+
+def test_a_run_leaves_all_that_it_promises(undisturbed):
+    result = json.loads((undisturbed / "results" / "bert_trainer.json").read_text())
+    (entry,) = result["runs"]
+    assert entry["auc"] > 0.9 and set(entry["fits"]) == {"validated", "refit"} and "transformers" in entry["versions"]
+    assert result["config"]["model"] == "bert"  # not a path of somebody's machine
+    assert (undisturbed / "runs" / "bert_trainer" / "seed-1" / "refit" / "model" / "model.safetensors").is_file()
+
+
+def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
+    command = [sys.executable, *map(str, options("bert_trainer")), "--output-dir", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "bert_trainer" / "seed-1" / "validated"
+    while process.poll() is None and not list(folder.glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
+    (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
+    assert "Going on with the run" in run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume").stdout
+    assert submissions(tmp_path, "bert_trainer") == submissions(undisturbed, "bert_trainer")
+
+
+def test_two_processes_train_alike(undisturbed, options, tmp_path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--record", OMP_NUM_THREADS="1")
+    assert done.stdout.count("Test: accuracy") == 1
+    (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
+    (alone,) = json.loads((undisturbed / "results" / "bert_trainer.json").read_text())["runs"]
+    assert entry["processes"] == 2 and entry["auc"] > 0.9
+    # dropout differs between the processes, the size of the first steps does not: a loss taken twice would show here
+    losses = [each["fits"]["validated"]["history"][0]["loss"] for each in (entry, alone)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert len(pd.read_csv(tmp_path / "submissions" / "bert_trainer.csv")) == 100
+
+
+def test_the_language_model_is_trained_once_and_used_again(options, tmp_path):
+    further = ("--further-pretrain", "--pretrain-epochs", "1", "--output-dir", tmp_path, "--final")
+    first = run(*options("bert_native"), *further)
+    assert "Further pretraining on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
+    (folder,) = (tmp_path / "runs" / "further-pretrained").iterdir()
+    from safetensors.torch import load_file
+
+    before, after = (load_file(each / "model.safetensors") for each in (options("bert_native")[2], folder))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert "embeddings.word_embeddings.weight" in changed and not any(name.startswith("pooler") for name in changed)
+    again = run(*options("bert_scratch"), *further)
+    assert "is used again" in again.stdout and "Further pretraining on" not in again.stdout
+
+
+def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(options, tmp_path):
+    further = (*options("bert_native"), "--further-pretrain", "--pretrain-epochs", "1", "--output-dir", tmp_path, "--final")
+    done = run(*further, "--time-budget", "1s", code=2)
+    assert "the time budget ended in the further pretraining, after 1 of 29 steps" in done.stderr
+    assert "Test: accuracy" in run(*further).stdout
+
+
+def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):
+    command = [word for word in options("bert_native") if word not in ("--name", "bert_native")]
+    run(*command, "--output-dir", tmp_path, "--final", "--limit", "40")
+    assert (tmp_path / "submissions" / "bert_native-bert.csv").is_file()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_field(script):
+    shown = run(f"{script}.py", "--help").stdout
+    assert "--further-pretrain" in shown and "--rdrop" in shown and "Add Input, Models" in shown
+
+
+def test_mistakes_are_told_in_one_sentence(options, tmp_path):
+    for extra, said in ((("--max-tokens", "900"), "reads at most 512"), (("--pretrain-epochs", "0"), "--pretrain-epochs is 0")):
+        done = run(*options("bert_trainer"), "--output-dir", tmp_path, *extra, code=2)
+        assert said in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
