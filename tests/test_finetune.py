@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from itertools import chain
 
+import layouts
 import numpy as np
 import pretrained
 import pytest
@@ -12,7 +13,7 @@ from accelerate.utils import set_seed
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
-from transformers import AutoTokenizer, BertForSequenceClassification
+from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
 
 import bert_native
 import bert_scratch
@@ -309,3 +310,19 @@ def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, conf
             losses[dropout, alpha] = outcome.history[-1]["validation_loss"]
     assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 20.0], abs=1e-4)
     assert abs(losses[0.5, 0.0] - losses[0.5, 20.0]) > 1e-3
+
+
+# the layouts that stand in for checkpoints that cannot be had
+
+
+@pytest.mark.parametrize("family", ["distilbert", "roberta"])
+def test_a_layout_computes_what_the_original_does(family, tmp_path):
+    tokens = torch.randint(1_000, 20_000, (2, 12))
+    mask = mask_of(torch.tensor([12, 7]), 12).long()
+    tokens = tokens.masked_fill(mask == 0, 0)
+    with torch.no_grad():
+        original, copy = (
+            AutoModel.from_pretrained(folder, dtype="float32").eval()(tokens, attention_mask=mask).last_hidden_state
+            for folder in (pretrained.MINILM, layouts.lay_out(family, tmp_path))
+        )
+    assert torch.allclose(original[mask == 1], copy[mask == 1], atol=1e-4) and original.std() > 0.1

@@ -1,0 +1,172 @@
+"""Our way of fine-tuning against the common one, from the same small checkpoint, on the same reviews, side by side in one run.
+
+The common practice, as public notebooks have it: every review padded or cut to 512 tokens, a constant rate of 5e-5, no warm-up,
+the last epoch, fp32. Ours is the script's own recipe; further pretraining and R-Drop are each tried on top of it. Training and
+validation reviews are of different films, and the test is not touched. A DistilBERT and a RoBERTa are laid out from the same
+weights. Writes results/benchmarks/recipes-<family>.json after every row, so that each family can be a run of its own.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from popcorn.config import parse
+
+SCRIPTS = {"bert": "bert_trainer", "distilbert": "distilbert_trainer", "roberta": "roberta_trainer"}
+COMMON_LENGTH, COMMON_RATE = 512, 5e-5
+
+
+@dataclass
+class Config:
+    """What to measure, and on how much."""
+
+    data_dir: Path | None = None
+    """folder with the competition's files"""
+    families: tuple[str, ...] = ("bert", "distilbert", "roberta")
+    """bert, distilbert, roberta"""
+    reviews: int = 5_000
+    """training reviews, and as many for validation"""
+    epochs: int = 1
+    """passes over them, for both recipes"""
+    max_tokens: int = 256
+    """our length; the common practice has 512"""
+    learning_rate: float = 2e-4
+    """our peak rate: so small a model takes a higher one than the base sizes that the scripts are made for"""
+    output: Path = Path("results/benchmarks")
+    """folder that receives the figures"""
+    work: Path = Path("runs/recipes")
+    """folder for checkpoints"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from importlib import import_module
+
+import numpy as np
+import torch
+from layouts import lay_out
+from rich.console import Console
+from rich.table import Table
+from sklearn.model_selection import StratifiedGroupKFold
+from torch.utils.data import Subset
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+from popcorn import device
+from popcorn.batches import Reviews
+from popcorn.config import FineTuneConfig
+from popcorn.data import TRAIN
+from popcorn.engine import Task
+from popcorn.experiment import Part
+from popcorn.files import write_json
+from popcorn.finetune import figures, hugging_face
+from popcorn.split import film_blocks
+from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
+from popcorn.trainer import Rows
+
+
+def part_of(task: Task, reviews: int) -> Part:
+    """So many reviews to learn from and so many to be measured on, of different films, half of each positive."""
+    splitter = StratifiedGroupKFold(2, shuffle=True, random_state=0)
+    train, validation = next(splitter.split(task.labels, task.labels, film_blocks(task.train_ids)))
+    generator = np.random.default_rng(0)
+    return Part("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
+
+
+def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
+    """The script's own engine and recipe."""
+    task = fine_tuning(import_module(script).build, options)
+    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    start = time.monotonic()
+    if task.pretrain:
+        task.pretrain(float("inf"))
+    pretraining = time.monotonic() - start
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(options.seed)
+        return task.build()
+
+    with hugging_face(task, options, folder, float("inf")) as fitting:
+        outcome = fitting(build, task.labels, part_of(task, reviews), folder)
+    best = outcome.history[outcome.epoch - 1]
+    return {
+        "accuracy": best["validation_accuracy"], "auc": best["validation_auc"], "loss": best["validation_loss"],
+        "reviews_per_second": outcome.reviews_per_second, "epoch": outcome.epoch, "pretraining_seconds": pretraining,
+    }  # fmt: skip
+
+
+def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
+    """The library's Trainer as notebooks use it."""
+    options = replace(options, max_tokens=COMMON_LENGTH)
+    task, tokeniser = fine_tuning(import_module(script).build, options), load_tokeniser(options)
+    part = part_of(task, reviews)
+    subwords = read_subwords(task.competition, TRAIN, tokeniser, options)
+    train, validation = (Rows(subwords, rows, task.labels) for rows in (part.train, part.validation))
+    torch.manual_seed(options.seed)
+    model = task.build()
+    model.accepts_loss_kwargs = False
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            output_dir=str(folder), seed=options.seed, learning_rate=COMMON_RATE, lr_scheduler_type="constant",
+            per_device_train_batch_size=options.batch_size, per_device_eval_batch_size=options.batch_size,
+            num_train_epochs=options.epochs, save_strategy="no", report_to=[], remove_unused_columns=False,
+            use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
+        ),
+        data_collator=DataCollatorWithPadding(tokeniser, padding="max_length", max_length=COMMON_LENGTH),
+        train_dataset=Subset(train, range(len(train))), compute_metrics=figures,
+    )  # fmt: skip
+    trained = trainer.train()
+    measured = trainer.evaluate(validation)
+    return {
+        "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
+        "loss": measured["eval_validation_loss"], "reviews_per_second": trained.metrics["train_samples_per_second"],
+        "epoch": options.epochs, "pretraining_seconds": 0.0,
+    }  # fmt: skip
+
+
+def compare(family: str, config: Config) -> None:
+    """All rows of one family, printed and written as they come."""
+    script, work = SCRIPTS[family], config.work / family
+    checkpoint = lay_out(family, work / "minilm")
+    options = import_module(script).Config(
+        model=str(checkpoint), data_dir=config.data_dir, output_dir=work, max_tokens=config.max_tokens, epochs=config.epochs,
+        learning_rate=config.learning_rate, name=family,
+    )  # fmt: skip
+    variants = {
+        "common practice": (common_practice, options),
+        "ours": (ours, options),
+        "ours, --rdrop 1": (ours, replace(options, rdrop=1.0)),
+        "ours, --further-pretrain": (ours, replace(options, further_pretrain=True, pretrain_epochs=1, limit=config.reviews)),
+    }
+    if family != "bert":
+        variants = dict(list(variants.items())[:2])
+    found = {}
+    for number, (name, (measure, its)) in enumerate(variants.items()):
+        found[name] = measure(script, its, config.reviews, work / f"variant-{number}")
+        content = {
+            "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
+            "machine": device.processor(), "torch": torch.__version__, "precision": device.mixed_precision("auto"),
+            "reviews": config.reviews, "epochs": config.epochs, "max_tokens": config.max_tokens,
+            "learning_rate": config.learning_rate, "rows": found,
+        }  # fmt: skip
+        write_json(config.output / f"recipes-{family}.json", content)
+    table = Table(f"MiniLM as {family}", "accuracy", "ROC AUC", "log loss", "training reviews/s", "times the common practice")
+    for name, row in found.items():
+        times = row["reviews_per_second"] / found["common practice"]["reviews_per_second"]
+        table.add_row(
+            name, f"{row['accuracy']:.4f}", f"{row['auc']:.4f}", f"{row['loss']:.3f}", f"{row['reviews_per_second']:.1f}",
+            f"{times:.1f}",
+        )  # fmt: skip
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    device.keep_freed_memory()
+    for family in config.families:
+        compare(family, config)
