@@ -1,7 +1,5 @@
 """What holds for every model over word vectors, and each model against a reference that was written in another way."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -185,19 +183,20 @@ def test_a_transformer_block_is_torchs():
         reference.linear2.weight: block.feed_forward[2].weight, reference.linear2.bias: block.feed_forward[2].bias,
     }  # fmt: skip
     words, mask = torch.randn(3, 7, 8), torch.arange(7) < LENGTHS.unsqueeze(1)
+    bias = transformer.distances(7, 2, words.device).masked_fill(~mask[:, None, None], float("-inf"))
     with torch.no_grad():
         for theirs, ours in pairs.items():
             theirs.copy_(ours)
-        assert torch.allclose(block(words, mask)[mask], reference(words, src_key_padding_mask=~mask)[mask], atol=1e-5)
+        expected = reference(words, src_mask=bias.flatten(0, 1))  # (batch * heads, time, time)
+        assert torch.allclose(block(words, bias)[mask], expected[mask], atol=1e-5)
 
 
-def test_positions_are_the_papers():
-    table = transformer.sinusoids(9, 6, torch.device("cpu"))
-    for place in range(9):
-        for i in range(3):
-            angle = place / 10_000 ** (2 * i / 6)
-            assert table[place, 2 * i] == pytest.approx(math.sin(angle), abs=1e-5)
-            assert table[place, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-5)
+def test_distances_count_against_far_words_in_each_heads_measure():
+    table = transformer.distances(5, 3, torch.device("cpu"))
+    for head in range(3):
+        for here in range(5):
+            for there in range(5):
+                assert table[head, here, there] == -abs(here - there) / 4**head
 
 
 def test_squash_shortens_and_keeps_the_direction():
