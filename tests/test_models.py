@@ -173,7 +173,7 @@ def test_cnn_lstm_convolves_over_time_and_then_reads_it():
 def test_a_transformer_block_is_torchs():
     model = made("transformer")
     block = model.blocks[0]
-    reference = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True, norm_first=True).eval()
+    reference = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     attention = reference.self_attn
     pairs = {
         attention.in_proj_weight: block.attention.query_key_value.weight,
