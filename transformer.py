@@ -47,7 +47,8 @@ from popcorn.word_model import run
 def distances(time: int, heads: int, device: torch.device) -> Tensor:
     """What is added to the scores (heads, time, time): minus the distance of two words, times 1, 1/4, 1/16, ... by head.
 
-    Press et al. 2022, section 3, to both sides; their slopes of eight heads and more begin at one half.
+    Press et al. 2022, section 3, to both sides, and one step steeper than their slopes for four heads, which begin at 1/4: one
+    head sees little but a word's neighbours.
     """
     place = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
