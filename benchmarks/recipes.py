@@ -6,6 +6,7 @@ validation reviews are of different films, and the test is not touched. A Distil
 weights. Writes results/benchmarks/recipes-<family>.json after every row, so that each family can be a run of its own.
 """
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -93,10 +94,11 @@ def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> di
 
     with hugging_face(task, options, folder, float("inf")) as fitting:
         outcome = fitting(build, task.labels, part_of(task, reviews), folder)
-    best = outcome.history[outcome.epoch - 1]
+    best = outcome.history[-1]  # and not the best one: that was chosen on these very reviews
     return {
         "accuracy": best["validation_accuracy"], "auc": best["validation_auc"], "loss": best["validation_loss"],
-        "reviews_per_second": outcome.reviews_per_second, "epoch": outcome.epoch, "pretraining_seconds": pretraining,
+        "reviews_per_second": outcome.reviews_per_second, "pretraining_seconds": pretraining,
+        "max_tokens": options.max_tokens, "learning_rate": options.learning_rate, "precision": device.mixed_precision("auto"),
     }  # fmt: skip
 
 
@@ -126,13 +128,14 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
     return {
         "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
         "loss": measured["eval_validation_loss"], "reviews_per_second": trained.metrics["train_samples_per_second"],
-        "epoch": options.epochs, "pretraining_seconds": 0.0,
+        "pretraining_seconds": 0.0, "max_tokens": COMMON_LENGTH, "learning_rate": COMMON_RATE, "precision": "no",
     }  # fmt: skip
 
 
 def compare(family: str, config: Config) -> None:
     """All rows of one family, printed and written as they come."""
     script, work = SCRIPTS[family], config.work / family
+    shutil.rmtree(work, ignore_errors=True)  # nothing of an earlier run is taken up
     checkpoint = lay_out(family, work / "minilm")
     options = import_module(script).Config(
         model=str(checkpoint), data_dir=config.data_dir, output_dir=work, max_tokens=config.max_tokens, epochs=config.epochs,
@@ -151,9 +154,8 @@ def compare(family: str, config: Config) -> None:
         found[name] = measure(script, its, config.reviews, work / f"variant-{number}")
         content = {
             "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
-            "machine": device.processor(), "torch": torch.__version__, "precision": device.mixed_precision("auto"),
-            "reviews": config.reviews, "epochs": config.epochs, "max_tokens": config.max_tokens,
-            "learning_rate": config.learning_rate, "rows": found,
+            "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+            "rows": found,
         }  # fmt: skip
         write_json(config.output / f"recipes-{family}.json", content)
     table = Table(f"MiniLM as {family}", "accuracy", "ROC AUC", "log loss", "training reviews/s", "times the common practice")

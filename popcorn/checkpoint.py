@@ -55,6 +55,21 @@ class Position:
         self.loss, self.correct, self.seen = 0.0, 0, 0
 
 
+@contextmanager
+def told_where_unwritable(folder: Path):
+    """Turns the failure to write a checkpoint into a `UserError`."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as problem:
+        # torch.save tells a full disk by a RuntimeError of its writer; any other is none of the disk's
+        if isinstance(problem, RuntimeError) and "Writer" not in str(problem) and "inline_container" not in str(problem):
+            raise
+        raise UserError(
+            f"the checkpoint in {folder} cannot be written ({problem}): free some space, "
+            "and go on from the one before with --resume"
+        ) from problem
+
+
 class Checkpoints:
     """What one fit keeps in its folder: its newest checkpoint, which is there before the older one goes, and its best weights."""
 
@@ -68,7 +83,7 @@ class Checkpoints:
         if target.is_dir():
             return
         unfinished = self.folder / "unfinished"
-        with self._writing():
+        with told_where_unwritable(self.folder):
             self.accelerator.save_state(str(unfinished))
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
@@ -82,7 +97,7 @@ class Checkpoints:
     def save_best(self, model: nn.Module) -> None:
         """Keeps the weights as they are now."""
         if self.accelerator.is_main_process:
-            with self._writing():
+            with told_where_unwritable(self.folder):
                 unfinished = self.best.with_suffix(".unfinished")
                 save_model(self.accelerator.unwrap_model(model), str(unfinished))
                 unfinished.replace(self.best)
@@ -107,19 +122,6 @@ class Checkpoints:
         except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as problem:
             raise UserError(
                 f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to begin anew"
-            ) from problem
-
-    @contextmanager
-    def _writing(self):
-        try:
-            yield
-        except (OSError, SafetensorError, RuntimeError) as problem:
-            # torch.save tells a full disk by a RuntimeError of its writer; any other is none of the disk's
-            if isinstance(problem, RuntimeError) and "Writer" not in str(problem) and "inline_container" not in str(problem):
-                raise
-            raise UserError(
-                f"the checkpoint in {self.folder} cannot be written ({problem}): free some space, "
-                "and go on from the one before with --resume"
             ) from problem
 
     def _finished(self) -> list[Path]:

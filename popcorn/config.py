@@ -136,8 +136,10 @@ class FineTuneConfig(TrainingConfig):
 
     def prepare(self, script: str) -> None:
         """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
-        own = self.model == type(self).model
-        super().prepare(script if own else f"{script}-{Path(self.model).name}")
+        last = Path(self.model).parts[-1:]
+        if last and last[0].isdigit():  # Kaggle's folders end in framework, variation and version
+            last = Path(self.model).parts[-4:]
+        super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
         _ = self.checkpoint
 
     @cached_property

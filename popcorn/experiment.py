@@ -125,6 +125,8 @@ def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool =
         rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
         with whole(path) as file:
             np.savez(file, validation=outcome.validation, test=outcome.test, rest=np.array(json.dumps(rest)))
+        for checkpoint in path.parent.glob("checkpoint-*"):  # the Trainer's, three times the size of the model each
+            shutil.rmtree(checkpoint)
     return outcome
 
 

@@ -1,28 +1,24 @@
 """The engine of the *_trainer scripts and of bert_scratch: Hugging Face's Trainer. The scripts' one call is `run`."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import find_executable_batch_size
 from scipy.special import expit
 from torch import Tensor
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from popcorn import engine
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
 from popcorn.engine import Fitting, Task
-from popcorn.errors import say
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import BEST, validation_figures
 from popcorn.optimiser import optimiser_and_schedule
-from popcorn.pretrained import recompute_activations
 from popcorn.rdrop import divergence, twice
 from popcorn.subwords import Build, fine_tuning, load_tokeniser
-from popcorn.trainer import RECOMPUTE, MicroBatches, ReviewTrainer, Rows, Watch, arguments, halvings, last_checkpoint
+from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint, log_of, within_memory
 
 
 def run(build: Build, config: FineTuneConfig) -> None:
@@ -35,13 +31,12 @@ class FineTuner(ReviewTrainer):
 
     rdrop = 0.0
 
-    def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
-        """The Trainer's, or that of two passes."""
+    def mean_loss(self, model, inputs: dict[str, Tensor]):
+        """The model's loss, or that of two passes."""
         if not (self.rdrop and model.training):
-            return super().compute_loss(model, inputs, return_outputs)
+            return super().mean_loss(model, inputs)
         outputs = model(**dict(zip(inputs, twice(*inputs.values()), strict=True)))
-        loss = outputs.loss + self.rdrop / 2 * divergence(log_odds(outputs.logits.float())).mean()
-        return (loss, outputs) if return_outputs else loss
+        return outputs.loss + self.rdrop / 2 * divergence(log_odds(outputs.logits.float())).mean(), outputs
 
 
 def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -64,32 +59,30 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
         held = by_length(task.train, part.validation)
         predictions = len(task.test) + len(held)
 
-        @find_executable_batch_size(starting_batch_size=config.batch_size, reduce_batch_size_fn=halvings(config.batch_size))
         def train(micro_batch: int) -> tuple[ReviewTrainer, Watch]:
-            model = build()
-            if micro_batch < config.batch_size:
-                say(f"Out of memory: going on with micro-batches of {micro_batch} reviews, the same batch and the same gradient")
-                if micro_batch <= RECOMPUTE:
-                    recompute_activations(model)
             dataset = Rows(task.train, rows, targets)
             batches = MicroBatches(dataset, config.batch_size, micro_batch, config.seed)
-            watch = Watch(batches, config.checkpoint_every, deadline, predictions)
+            checkpoint = last_checkpoint(own)
+            before = epochs_of(log_of(checkpoint), batches.batches)
+            # a fit that patience had ended is not taken up again
+            epochs = len(before) if is_patience_over(before, config.patience) else part.epochs or config.epochs
+            model = build()
             validated = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": BEST}
             trainer = FineTuner(
-                model, batches,
+                model, batches, Watch(batches, config.checkpoint_every, deadline, predictions), micro_batch < config.batch_size,
                 args=arguments(
-                    config, own, batches, micro_batch, num_train_epochs=part.epochs or config.epochs,
-                    greater_is_better=True, **(validated if len(held) else {}),
+                    config, own, batches, micro_batch, num_train_epochs=epochs, greater_is_better=True,
+                    **(validated if len(held) else {}),
                 ),
                 data_collator=collate, train_dataset=dataset, eval_dataset=Rows(task.train, held, targets) if len(held) else None,
                 compute_metrics=figures, optimizers=optimiser_and_schedule(task.groups(model), config, batches.batches),
-                callbacks=[watch, *([EarlyStoppingCallback(config.patience)] if len(held) else [])],
             )  # fmt: skip
+            trainer.watch.is_enough = lambda log: is_patience_over(epochs_of(log, batches.batches), config.patience)
             trainer.rdrop = config.rdrop
-            trainer.train(resume_from_checkpoint=last_checkpoint(own))
-            return trainer, watch
+            trainer.train(resume_from_checkpoint=checkpoint)
+            return trainer, trainer.watch
 
-        trainer, watch = train()
+        trainer, watch = within_memory(train, config.batch_size)
         history = epochs_of(trainer.state.log_history, watch.batches.batches)
         best = max(history, key=lambda entry: entry.get(BEST, entry["epoch"]), default={"epoch": 0})
         outcome = Outcome(
@@ -103,6 +96,12 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
         return outcome
 
     yield fit
+
+
+def is_patience_over(history: list[dict], patience: int) -> bool:
+    """Whether so many epochs have passed without a better one; never where nothing was validated."""
+    best = max(history, key=lambda entry: entry.get(BEST, 0.0), default={})
+    return BEST in best and len(history) - best["epoch"] >= patience
 
 
 def by_length(reviews: Reviews, rows: np.ndarray) -> np.ndarray:
@@ -136,9 +135,7 @@ def epochs_of(log: list[dict], steps: int) -> list[dict]:
 
 
 def keep_model(trainer: ReviewTrainer, own: Path) -> None:
-    """Leaves the weights that predicted, as the library loads them, in place of the checkpoints."""
+    """Leaves the weights that predicted as the library loads them."""
     trainer.save_model(str(own / "model"))
     if trainer.is_world_process_zero():
         trainer.data_collator.tokenizer.save_pretrained(own / "model")
-        for folder in own.glob("*checkpoint-*"):
-            shutil.rmtree(folder)

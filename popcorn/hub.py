@@ -30,7 +30,7 @@ def fetch(model: str, family: str) -> Path:
 def _download(model: str) -> Path:
     """The hub's copy, or that of an earlier fetch where the hub is out of reach; tried again where waiting may help."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_exponential
 
     final = (HFValidationError, RepositoryNotFoundError)
@@ -49,7 +49,7 @@ def _download(model: str) -> Path:
         raise UserError(
             f"--model {model} is neither a folder here nor a model of the hub that may be read: correct the name; or {ATTACH}"
         ) from problem
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
+    except Exception as problem:  # of the network, of its client or of the disk: what helps is the same
         raise UserError(
             f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}"
         ) from problem

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
-from accelerate.utils import find_executable_batch_size
+from accelerate.utils import set_seed
 from transformers import AutoModel, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from popcorn.batches import Reviews
@@ -17,11 +18,17 @@ from popcorn.config import FineTuneConfig
 from popcorn.errors import UserError, say
 from popcorn.files import fingerprint
 from popcorn.optimiser import optimiser_and_schedule
-from popcorn.pretrained import parameter_groups, recompute_activations
-from popcorn.trainer import RECOMPUTE, MicroBatches, ReviewTrainer, Rows, Watch, arguments, halvings, last_checkpoint
+from popcorn.pretrained import parameter_groups
+from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint, within_memory
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
+
+RECIPE = (
+    "limit", "max_tokens", "batch_size", "pretrain_epochs", "pretrain_rate", "warmup", "weight_decay", "clip", "precision",
+    "seed",
+)  # fmt: skip
+"""options that the checkpoint depends on"""
 
 
 class FurtherPretraining:
@@ -34,9 +41,8 @@ class FurtherPretraining:
         )
         self.checkpoint, self.tokeniser = config.checkpoint, tokeniser
         self.dataset = Rows(reviews, np.arange(len(reviews))[: config.limit])
-        key = fingerprint(
-            content, config.limit, config.max_tokens, config.batch_size, config.pretrain_epochs, config.pretrain_rate, config.seed
-        )
+        recipe = [getattr(config, option) for option in RECIPE]
+        key = fingerprint(content, *recipe)
         self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key[:12]}"
         """where the new checkpoint is, once `train` has made it"""
 
@@ -47,9 +53,8 @@ class FurtherPretraining:
             return
         own = self.folder.with_name(self.folder.name + ".training")
         say(f"Further pretraining on {len(self.dataset):,} reviews")
-        size = self.config.batch_size
-        trainer, watch = find_executable_batch_size(self._train, size, reduce_batch_size_fn=halvings(size))(own, deadline)
-        if watch.is_out_of_time:
+        trainer = within_memory(lambda micro_batch: self._train(micro_batch, own, deadline), self.config.batch_size)
+        if trainer.watch.is_out_of_time:
             raise UserError(
                 f"the time budget ended in the further pretraining, after {trainer.state.global_step:,} of "
                 f"{trainer.state.max_steps:,} steps, and there is nothing to submit yet: the same command goes on from there"
@@ -65,18 +70,24 @@ class FurtherPretraining:
         trainer.accelerator.free_memory()
         PartialState().wait_for_everyone()
 
-    def _train(self, micro_batch: int, own: Path, deadline: float) -> tuple[ReviewTrainer, Watch]:
+    def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config
+        set_seed(config.seed)  # a checkpoint without a language model's head is given a new one
         model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32")
-        if micro_batch <= RECOMPUTE and micro_batch < config.batch_size:
-            recompute_activations(model)
         batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
-        watch = Watch(batches, config.checkpoint_every, deadline, predictions=0)
         groups = parameter_groups(model, model.config.num_hidden_layers, config)
+        mask = DataCollatorForLanguageModeling(self.tokeniser, mlm_probability=MASKED)
+
+        def masked(items: list[dict]) -> dict[str, torch.Tensor]:
+            # by the epoch and the review alone: a run that goes on asks for the same, and leaves dropout's numbers as they were
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
+                return mask(items)
+
         trainer = ReviewTrainer(
-            model, batches, args=arguments(config, own, batches, micro_batch, num_train_epochs=config.epochs),
-            data_collator=DataCollatorForLanguageModeling(self.tokeniser, mlm_probability=MASKED), train_dataset=self.dataset,
-            optimizers=optimiser_and_schedule(groups, config, batches.batches), callbacks=[watch],
+            model, batches, Watch(batches, config.checkpoint_every, deadline, predictions=0), micro_batch < config.batch_size,
+            args=arguments(config, own, batches, micro_batch, num_train_epochs=config.epochs),
+            data_collator=masked, train_dataset=self.dataset, optimizers=optimiser_and_schedule(groups, config, batches.batches),
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=last_checkpoint(own))
-        return trainer, watch
+        return trainer

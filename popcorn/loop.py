@@ -19,12 +19,14 @@ from tqdm import tqdm
 from popcorn.batches import Reviews, by_length, shuffled
 from popcorn.checkpoint import Checkpoints
 from popcorn.config import TrainingConfig
-from popcorn.errors import Diverged, say
+from popcorn.errors import Diverged, UserError, say
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import validation_figures
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import recompute_activations
 from popcorn.rdrop import divergence, twice
+
+STEADY = 10  # steps: the first ones load kernels, and tell nothing of the speed
 
 
 class Fit:
@@ -43,6 +45,7 @@ class Fit:
         self.epochs = part.epochs or config.epochs
         self.steps = -(-len(part.train) // config.batch_size)
         self.micro_batch = config.batch_size
+        self.taken = 0  # steps of this process
         self.rdrop = getattr(config, "rdrop", 0.0)
         optimiser, schedule = optimiser_and_schedule(groups, config, self.steps)
         self.model, self.optimiser, self.schedule = accelerator.prepare(model, optimiser, schedule)
@@ -96,8 +99,10 @@ class Fit:
                 loss, correct = self._gradient(rows[self.accelerator.process_index :: self.accelerator.num_processes], len(rows))
                 break
             except RuntimeError as problem:
-                if not should_reduce_batch_size(problem) or not self._save_memory():
+                if not should_reduce_batch_size(problem):
                     raise
+                if self.accelerator.num_processes > 1 or not self._save_memory():  # one process cannot tell the others
+                    raise UserError("memory does not suffice: give a smaller --batch-size or fewer --max-tokens") from problem
             self.optimiser.zero_grad()
             clear_device_cache(garbage_collection=True)
         loss, correct = self.accelerator.reduce(torch.stack([loss, correct]), "sum").tolist()
@@ -113,6 +118,7 @@ class Fit:
         position.step, position.seen = position.step + 1, position.seen + len(rows)
         position.loss, position.correct = position.loss + loss, position.correct + int(correct)
         position.seconds += time.monotonic() - start
+        self.taken += 1
 
     def _save_memory(self) -> bool:
         """Halves the micro-batch, and recomputes activations where even one review is too much; False where nothing is left."""
@@ -156,10 +162,10 @@ class Fit:
             batches = by_length(rows, reviews.lengths, 2 * self.config.batch_size)
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 logit = self.model(*self._inputs(reviews, batch))
-                probability[batch] = torch.sigmoid(logit.double()).cpu()
-        # each row was filled by one process and is zero on the others
-        total = self.accelerator.reduce(probability.to(self.accelerator.device), "sum")
-        return total.cpu().numpy()[rows]
+                probability[batch] = torch.sigmoid(logit.float().cpu().double())
+        if self.accelerator.num_processes > 1:  # each row was filled by one process and is zero on the others
+            probability = self.accelerator.reduce(probability.to(self.accelerator.device), "sum").cpu()
+        return probability.numpy()[rows]
 
     def _end_epoch(self) -> None:
         """Validates, keeps the weights where they are the best so far, and writes the checkpoint."""
@@ -187,7 +193,7 @@ class Fit:
 
     def _is_time_over(self) -> bool:
         """Whether the rest of the time is needed to predict, which takes a third of the time of training as many reviews."""
-        needed = (len(self.test) + len(self.part.validation)) / self._speed() if self._speed() else 0
+        needed = (len(self.test) + len(self.part.validation)) / self._speed() if self.taken >= STEADY else 0
         if time.monotonic() + needed >= self.deadline:
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()

@@ -11,9 +11,11 @@ def optimiser_and_schedule(groups: list[dict], config: TrainingConfig, steps: in
 
     The schedule is that of all epochs: a refit that ends sooner follows the very rates that validation has seen.
     """
+    total = config.epochs * steps + 1
     optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     schedule = OneCycleLR(
-        optimiser, [group["lr"] for group in groups], total_steps=config.epochs * steps + 1,
-        pct_start=config.warmup, anneal_strategy="linear", cycle_momentum=False,
+        optimiser, [group["lr"] for group in groups], total_steps=total,
+        pct_start=max(config.warmup, 2 / total),  # at least one step: torch divides by what the rise takes
+        anneal_strategy="linear", cycle_momentum=False,
     )  # fmt: skip
     return optimiser, schedule

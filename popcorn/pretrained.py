@@ -34,10 +34,10 @@ def recompute_activations(model: nn.Module) -> bool:
     A third more work for a fraction of the memory. False where there is no such model, or where it does so already.
     """
     able = [each for each in model.modules() if getattr(each, "supports_gradient_checkpointing", False)]
-    if not able or able[0].is_gradient_checkpointing:
+    # transformers 5 calls activation checkpointing what was gradient checkpointing in version 4
+    kind = "activation" if able and hasattr(able[0], "activation_checkpointing_enable") else "gradient"
+    if not able or getattr(able[0], f"is_{kind}_checkpointing"):
         return False
-    # transformers 5 has a new name for what version 4 calls gradient checkpointing
-    enable = getattr(able[0], "activation_checkpointing_enable", None) or able[0].gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    getattr(able[0], f"{kind}_checkpointing_enable")({"use_reentrant": False})
     say("Out of memory: activations are recomputed from here on, a third more work for a fraction of the memory")
     return True

@@ -16,7 +16,7 @@ from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
 from popcorn.engine import Task
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
-from popcorn.hub import TOKENISERS, WEIGHTS
+from popcorn.hub import TOKENISERS
 from popcorn.pretrained import parameter_groups
 from popcorn.text import plain
 
@@ -38,7 +38,7 @@ def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
     return Task(
         competition, train.ids, test.ids, train.labels,
         train=reviews, test=read_subwords(competition, TEST, tokeniser, config),
-        build=lambda: build(config, checkpoint),
+        build=lambda: _built(build, config, checkpoint),
         groups=lambda model: parameter_groups(model, layers, config),
         origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
         pretrain=further.train if further else None,
@@ -52,6 +52,16 @@ def _further_pretraining(config: FineTuneConfig, competition: Competition, train
     more = read_subwords(competition, UNLABELLED, tokeniser, config).reviews if has_more else []
     reviews = Reviews(train.reviews + more, config.max_tokens, tokeniser.pad_token_id)
     return FurtherPretraining(config, reviews, tokeniser, fingerprint(weights_checksum(config.checkpoint), competition.checksum))
+
+
+def _built(build: Build, config: FineTuneConfig, checkpoint: Path) -> nn.Module:
+    try:
+        return build(config, checkpoint)
+    except RuntimeError as problem:
+        raise UserError(
+            f"the weights in {checkpoint} do not fit this script's model ({str(problem).splitlines()[0]}): "
+            "take a model with two classes, or one without a classifier"
+        ) from problem
 
 
 def load_tokeniser(config: FineTuneConfig) -> PreTrainedTokenizerBase:
@@ -91,4 +101,4 @@ def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedToke
 
 def weights_checksum(checkpoint: Path) -> str:
     """SHA-256 over a checkpoint's weights, which tells one fine-tuned copy from another of the same name."""
-    return fingerprint(*sorted(path for name in WEIGHTS for path in [checkpoint / name] if path.is_file()))
+    return fingerprint(*sorted(path for ending in ("*.safetensors", "pytorch_model*.bin") for path in checkpoint.glob(ending)))

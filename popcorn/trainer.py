@@ -5,13 +5,17 @@ processes and mixed precision are its own.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -19,10 +23,15 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from popcorn import device
 from popcorn.batches import Reviews, shuffled
+from popcorn.checkpoint import told_where_unwritable
 from popcorn.config import FineTuneConfig
-from popcorn.errors import Diverged, say
+from popcorn.errors import Diverged, UserError, say
+from popcorn.loop import STEADY
+from popcorn.pretrained import recompute_activations
 
+IGNORED = -100  # the label of what is not to be answered, in all of the library's losses
 RECOMPUTE = 4  # reviews: a micro-batch as small as this leaves the hardware idle, and more memory for a third more work pays
+Trained = TypeVar("Trained")
 
 
 class Rows(Dataset):
@@ -64,17 +73,19 @@ class MicroBatches(Sampler):
 
 
 class Watch(TrainerCallback):
-    """Turns the batches over with the epochs, asks for checkpoints, and stops in time."""
+    """Turns the batches over with the epochs, asks for checkpoints, and stops in time or where more epochs are of no use."""
 
     def __init__(self, batches: MicroBatches, checkpoint_every: int, deadline: float, predictions: int):
         """`predictions`: reviews to predict after the training, for which time is kept."""
         self.batches, self.checkpoint_every, self.deadline, self.predictions = batches, checkpoint_every, deadline, predictions
-        self.seconds, self.seen, self.is_out_of_time = 0.0, 0, False
+        self.steps, self.seconds, self.is_out_of_time = 0, 0.0, False
+        self.is_enough: Callable[[list[dict]], bool] = lambda log: False
+        """whether the Trainer's log asks for the end"""
 
     @property
     def speed(self) -> float:
         """Training reviews per second of all processes; zero before the first step."""
-        return self.seen / self.seconds if self.seconds else 0.0
+        return self.steps * len(self.batches.lengths) / self.batches.batches / self.seconds if self.steps else 0.0
 
     def on_epoch_begin(self, args, state, control, **_) -> None:
         """A resumed epoch has its own batches too."""
@@ -87,10 +98,10 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **_) -> None:
         """Saves now and then, and at the end of the time."""
         self.seconds += time.monotonic() - self.start
-        self.seen += len(self.batches.lengths) // self.batches.batches
+        self.steps += 1
         last = state.global_step % self.batches.batches == 0  # the Trainer saves there anyway, after the evaluation
         # to predict takes a third of the time of training on as many reviews; the rest is for loading and writing
-        needed = self.predictions / 2 / self.speed
+        needed = self.predictions / 2 / self.speed if self.steps >= STEADY else 0
         late = torch.tensor(time.monotonic() + needed >= self.deadline, dtype=torch.int, device=args.device)
         if PartialState().num_processes > 1:  # all stop after the same step
             torch.distributed.all_reduce(late)
@@ -104,14 +115,37 @@ class Watch(TrainerCallback):
         if self.is_out_of_time and state.global_step % self.batches.batches:
             control.should_evaluate = control.should_save = False
 
+    def on_evaluate(self, args, state, control, **_) -> None:
+        """Ends the training where it no longer helps."""
+        control.should_training_stop |= self.is_enough(state.log_history)
+
 
 class ReviewTrainer(Trainer):
-    """A Trainer over `MicroBatches`, that never goes on from a loss that is not a number."""
+    """A Trainer over `MicroBatches`, whose loss is the mean over the whole batch, and a number."""
 
-    def __init__(self, model, batches: MicroBatches, **options):
-        self.batches = batches
-        model.accepts_loss_kwargs = False  # else the Trainer takes a mean for a sum, and multiplies it by the micro-batches
-        super().__init__(model, **options)
+    def __init__(self, model, batches: MicroBatches, watch: Watch, is_memory_short: bool, **options):
+        """`is_memory_short`: the micro-batch is smaller than it should be; below a few reviews activations are recomputed."""
+        self.batches, self.watch = batches, watch
+        if is_memory_short and -(-batches.batch_size // batches.accumulation) <= RECOMPUTE:
+            recompute_activations(model)
+        super().__init__(model, callbacks=[watch], **options)
+        # the Trainer counts the answers of a batch then, over all its pieces and processes, and leaves the division to the loss;
+        # else it would take the mean of the pieces' means, or with a model that takes any keyword their sum
+        self.model_accepts_loss_kwargs = True
+
+    def mean_loss(self, model, inputs: dict[str, Tensor]):
+        """The mean loss of a piece, and the model's outputs."""
+        outputs = model(**inputs)
+        return outputs.loss, outputs
+
+    def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
+        """The piece's share of the batch's mean loss in training; its own mean in an evaluation."""
+        loss, outputs = self.mean_loss(model, inputs)
+        if model.training and num_items_in_batch is not None:
+            # gradients of the processes are averaged, so that each scales its own by their number
+            share = (inputs["labels"] != IGNORED).sum() / num_items_in_batch
+            loss = loss * share * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader:
         """Not prepared by Accelerate: each process has its own pieces already."""
@@ -126,6 +160,10 @@ class ReviewTrainer(Trainer):
                 f"{self.args.output_dir}; try a lower --learning-rate or --precision fp32"
             )
         return loss
+
+    def _save_checkpoint(self, *arguments, **options) -> None:
+        with told_where_unwritable(Path(self.args.output_dir)):
+            super()._save_checkpoint(*arguments, **options)
 
 
 def arguments(config: FineTuneConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
@@ -145,17 +183,42 @@ def arguments(config: FineTuneConfig, folder: Path, batches: MicroBatches, micro
     return made
 
 
-def halvings(size: int) -> Callable[[], int]:
-    """Half of `size`, half of that, and so on to 1 and 0, for Accelerate's search for a micro-batch that memory holds."""
-    sizes = iter([size >> times for times in range(1, size.bit_length() + 1)])
-    return lambda: next(sizes, 0)
+def within_memory(train: Callable[[int], Trained], batch_size: int) -> Trained:
+    """Trains with micro-batches as large as memory holds: of the whole batch, half of it, and so on down to one review.
+
+    Raises `UserError` where none fits, and where one of several processes is out of memory: it cannot tell the others.
+    """
+    sizes = iter([batch_size >> times for times in range(1, batch_size.bit_length() + 1)])
+
+    def smaller() -> int:
+        size = next(sizes, 0)
+        if size:
+            say(f"Out of memory: going on with micro-batches of {size} reviews, the same batch and the same gradient")
+        return size
+
+    try:
+        if PartialState().num_processes > 1:
+            return train(batch_size)
+        return find_executable_batch_size(train, batch_size, reduce_batch_size_fn=smaller)()
+    except RuntimeError as problem:
+        if should_reduce_batch_size(problem) or "No executable batch size" in str(problem):
+            raise UserError("memory does not suffice: give a smaller --batch-size or fewer --max-tokens") from problem
+        raise
 
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is whole: the Trainer writes its state last. A kill may leave one that is not."""
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            path.rename(path.with_name(f"unfinished-{path.name}"))
-    return get_last_checkpoint(str(folder))
+    if PartialState().is_main_process:
+        for path in folder.glob("checkpoint-*"):
+            if not log_of(path):
+                shutil.rmtree(path)
+    PartialState().wait_for_everyone()
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def log_of(checkpoint: str | Path | None) -> list[dict]:
+    """What the Trainer had logged when it wrote the checkpoint; nothing where that is not there, or not whole."""
+    try:
+        return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -13,7 +13,7 @@ from torch import nn
 
 from lstm import LSTM, Config
 from popcorn.batches import Reviews
-from popcorn.errors import Diverged
+from popcorn.errors import Diverged, UserError
 from popcorn.experiment import Part
 from popcorn.loop import Fit
 from popcorn.word_model import parameter_groups
@@ -99,7 +99,7 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, caps
     outcome = scarce.run()
     assert scarce.micro_batch == 4 and "micro-batches of 4" in capsys.readouterr().out
     assert np.allclose(plenty.test, outcome.test, atol=1e-4)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(UserError, match="memory does not suffice"):
         fit_of(lambda model: NoMemory(model, 0), folder="none").run()
 
 
