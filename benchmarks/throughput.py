@@ -32,9 +32,9 @@ class Config:
 
     data_dir: Path | None = None
     """folder with the competition's files"""
-    steps: int = 8
+    steps: int = 4
     """training steps a round"""
-    rounds: int = 5
+    rounds: int = 3
     """rounds of each variant"""
     output: Path = Path("results/benchmarks/throughput.json")
     """file that receives the figures"""
