@@ -3,7 +3,8 @@
 The common practice, as public notebooks have it: every review padded or cut to 512 words, batches in random order, fp32, memory
 handed back to the system after every step. The model, its sizes, the vocabulary and the number of threads are the same. Each
 of the two works in a process of its own, they take turns, and the medians of the rounds are compared. FLOP are those of the
-products that the step computes, padding included. What a T4 should take for a run is an estimate from them. Writes results/benchmarks/throughput.json.
+products that the step computes, padding included; what a T4 should take for a run is estimated from them. Writes
+results/benchmarks/throughput.json.
 """
 
 import statistics
@@ -25,7 +26,7 @@ MODELS = {
 }  # fmt: skip
 COMMON_LENGTH = 512
 T4 = 0.02 * 65e12
-"""FLOP/s that a T4 is assumed to reach until one is measured: a fiftieth of its fp16 peak, since steps in time wait for each other"""
+"""FLOP/s that a T4 is assumed to reach until one is measured: a fiftieth of its fp16 peak, as steps in time wait for each other"""
 
 
 @dataclass
