@@ -26,7 +26,7 @@ MODELS = {
 }  # fmt: skip
 COMMON_LENGTH = 512
 T4 = 0.02 * 65e12
-"""FLOP/s that a T4 is assumed to reach until one is measured: a fiftieth of its fp16 peak, as steps in time wait for each other"""
+"""FLOP/s that a T4 is assumed to reach until one is measured: a fiftieth of its fp16 peak, as steps wait for each other"""
 
 
 @dataclass
