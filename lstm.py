@@ -15,9 +15,15 @@ class Config(WordVectorConfig):
 
     hidden: int = 128
     """units of each direction"""
-    word_dropout: float = 0.2
-    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    epochs: int = 6
+    """at most so many passes over the training reviews"""
+    batch_size: int = 64
+    """reviews a step, over all processes"""
+    learning_rate: float = 2e-3
+    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
+    embedding_dropout: float = 0.4
+    """share of the word vectors' numbers that are zeroed in training"""
+    dropout: float = 0.4
     """share of the pooled numbers that are zeroed in training"""
 
 
@@ -38,14 +44,14 @@ class LSTM(nn.Module):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
         self.embedding = word_embedding(vectors)
-        self.word_dropout = nn.Dropout1d(config.word_dropout)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(4 * config.hidden, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
+        words = self.embedding_dropout(self.embedding(tokens))  # (batch, time, width)
         # Padding stands behind each review in both directions, where an LSTM comes to it only after all words
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))
