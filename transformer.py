@@ -2,8 +2,7 @@
 
 Words go through blocks of multi-head self-attention and feed-forward networks; the largest and the mean value of each number
 over the review's words are judged by a linear layer. Where a word stands is told by its distance to the others, which each head
-counts against them in its own measure (ALiBi, Press et al. 2022): from 25,000 reviews alone, sinusoids of the places teach no
-head to look at a word's neighbours.
+counts against them in its own measure (ALiBi, Press et al. 2022), so that some heads look at a word's neighbours from the start.
 """
 
 from dataclasses import dataclass
