@@ -29,17 +29,33 @@ if __name__ == "__main__":
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import embedding, pad, relu
 
-from popcorn.layers import mask_of, masked_max, word_embedding
+from popcorn.layers import mask_of, word_embedding
 from popcorn.word_model import run
+
+
+def strongest(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
+    """Each filter's largest answer: words (batch, time + width - 1, size), mask of the starts (batch, time) -> (batch, filters).
+
+    Only the window that gives the largest answer has a gradient. So all windows are tried without one, and the winners are
+    answered once more with it: the same values and gradients as through the maximum, for a third of the work.
+    """
+    with torch.no_grad():
+        answers = convolution(words.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), float("-inf"))  # (batch, filters, time)
+        start = answers.argmax(-1)  # (batch, filters)
+    batch, time, size = words.shape
+    start = start + time * torch.arange(batch, device=words.device).unsqueeze(1)  # among the words of all reviews
+    places = start.unsqueeze(-1) + torch.arange(convolution.kernel_size[0], device=words.device)
+    windows = embedding(places, words.reshape(-1, size))  # (batch, filters, width, size)
+    return torch.einsum("bfws,fsw->bf", windows, convolution.weight) + convolution.bias
 
 
 class CNN(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, vectors: Tensor):
-        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest (CNN-non-static)."""
+        """vectors (vocabulary, size): the embedding's first values; it is trained with the rest (CNN-non-static)."""
         super().__init__()
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
@@ -48,14 +64,15 @@ class CNN(nn.Module):
         self.classifier = nn.Linear(config.filters * len(config.widths), 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
-        # One window starts at every word; the last ones end in zeros, whatever stands behind the review
-        words = words.masked_fill(~mask_of(lengths, tokens.shape[1]).unsqueeze(-1), 0).transpose(1, 2)
+        mask = mask_of(lengths, tokens.shape[1])
+        words = self.word_dropout(self.embedding(tokens)).masked_fill(~mask.unsqueeze(-1), 0)  # (batch, time, size)
         answers = []
         for convolution in self.convolutions:
-            windows = relu(convolution(pad(words, (0, convolution.kernel_size[0] - 1))))  # (batch, filters, time)
-            answers.append(masked_max(windows.transpose(1, 2), lengths))  # (batch, filters)
-        return self.classifier(self.dropout(torch.cat(answers, dim=-1))).squeeze(-1)
+            # One window starts at every word; the last ones end in zeros, whatever stands behind the review
+            filled = pad(words, (0, 0, 0, convolution.kernel_size[0] - 1))
+            answers.append(strongest(convolution, filled, mask))  # (batch, filters)
+        # after the maximum, which it does not change, the nonlinearity is asked once a filter and not once a window
+        return self.classifier(self.dropout(relu(torch.cat(answers, dim=-1)))).squeeze(-1)
 
 
 if __name__ == "__main__":

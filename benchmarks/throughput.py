@@ -1,8 +1,10 @@
 """Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
 
 The common practice, as public notebooks have it: every review padded or cut to 512 words, batches in random order, fp32, memory
-handed back to the system after every step. The model, its sizes, the vocabulary and the number of threads are the same. Each
-of the two works in a process of its own, they take turns, and the medians of the rounds are compared. FLOP are those of the
+handed back to the system after every step, and in the CNN the gradient taken through the maximum over all windows. The model,
+its sizes, the vocabulary and the number of threads are the same. Each
+of the two works in a process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand
+for an epoch's: they are taken evenly from the shortest to the longest. FLOP are those of the
 products that the step computes, padding included; what a T4 should take for a run is estimated from them. Writes
 results/benchmarks/throughput.json.
 """
@@ -35,8 +37,8 @@ class Config:
 
     data_dir: Path | None = None
     """folder with the competition's files"""
-    steps: int = 4
-    """training steps a round"""
+    steps: int = 8
+    """training steps a round, the same in every round"""
     rounds: int = 3
     """rounds of each variant"""
     output: Path = Path("results/benchmarks/throughput.json")
@@ -64,21 +66,26 @@ from popcorn.vectors import build_vocabulary
 class Variant:
     """One model with all that a training step needs."""
 
-    def __init__(self, script: str, common: bool, data_dir: Path | None):
+    def __init__(self, script: str, common: bool, config: Config):
         if not common:
             device.keep_freed_memory()
         module = import_module(script)
+        if common and script == "cnn":
+            module.strongest = through_the_maximum
         recipe = module.Config()
-        competition = data.find(data_dir)
+        competition = data.find(config.data_dir)
         corpus = read_corpus(competition)
         vocabulary = build_vocabulary(competition, corpus, None, None)
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
         self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_tokens)
         rows, size = np.arange(len(self.reviews)), recipe.batch_size
         if common:
-            self.batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
+            batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
         else:
-            self.batches = shuffled(rows, self.reviews.lengths, size, seed=0)
+            batches = shuffled(rows, self.reviews.lengths, size, seed=0)
+        batches.sort(key=lambda rows: self.reviews.lengths[rows].max())
+        middles = (np.arange(config.steps) + 0.5) * len(batches) / config.steps
+        self.batches = [batches[int(place)] for place in middles]
         self.where = "cuda" if torch.cuda.is_available() else "cpu"
         self.precision = "no" if common else device.mixed_precision("auto")
         torch.manual_seed(1)
@@ -86,14 +93,17 @@ class Variant:
         self.optimiser = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
         self.scaler = torch.amp.GradScaler(self.where, enabled=self.precision == "fp16")
 
-    def round(self, first: int, steps: int) -> tuple[int, float]:
-        """Trains on so many batches from the first on: reviews and seconds."""
-        start, seen = time.monotonic(), 0
-        for number in range(first, first + steps):
-            rows = self.batches[number % len(self.batches)]
+    def round(self) -> float:
+        """Trains on the batches once: reviews per second."""
+        start = time.monotonic()
+        for rows in self.batches:
             self.step(rows)
-            seen += len(rows)
-        return seen, time.monotonic() - start
+        return self.seen / (time.monotonic() - start)
+
+    @property
+    def seen(self) -> int:
+        """Reviews of a round."""
+        return sum(map(len, self.batches))
 
     def step(self, rows: np.ndarray) -> None:
         """One update of the weights."""
@@ -112,11 +122,11 @@ class Variant:
         self.optimiser.zero_grad()
         loss.item()
 
-    def flop(self, first: int, steps: int) -> float:
-        """Multiplications and additions of all products in the batches of a round."""
+    def flop(self) -> float:
+        """Multiplications and additions of all products, for each review."""
         with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
-            self.round(first, steps)
-        return float(counter.get_total_flops())
+            self.round()
+        return counter.get_total_flops() / self.seen
 
     def reviews_of_a_run(self) -> float:
         """Reviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
@@ -125,11 +135,16 @@ class Variant:
     def shares(self) -> dict[str, float]:
         """Share of the CPU time by operator, the five largest first."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            self.round(0, 3)
+            self.round()
         events = profile.key_averages()
         total = sum(event.self_cpu_time_total for event in events)
         largest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
         return {event.key: round(event.self_cpu_time_total / total, 3) for event in largest}
+
+
+def through_the_maximum(convolution: nn.Conv1d, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What `cnn.strongest` gives, as it is written everywhere."""
+    return convolution(words.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), float("-inf")).amax(-1)
 
 
 def _lstm(sequence, input_weights, hidden_weights, *_, out_shape=None, **__) -> int:
@@ -178,20 +193,17 @@ def matmul_rate(precision: str) -> float:
 def compare(script: str, config: Config) -> dict:
     """The two variants of one model, round by round."""
     pools = {
-        name: ProcessPoolExecutor(1, get_context("spawn"), begin, (script, name == "common practice", config.data_dir))
+        name: ProcessPoolExecutor(1, get_context("spawn"), begin, (script, name == "common practice", config))
         for name in ("common practice", "ours")
     }
     speeds = {name: [] for name in pools}
     for turn in range(-1, config.rounds):
         for name, pool in pools.items():
-            seen, seconds = pool.submit(ask, "round", max(turn, 0) * config.steps, config.steps).result()
+            speed = pool.submit(ask, "round").result()
             if turn >= 0:  # the first turn only warms up
-                speeds[name].append(seen / seconds)
+                speeds[name].append(speed)
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    seen = pools["ours"].submit(ask, "round", 0, config.steps).result()[0]
-    flop = pools["ours"].submit(ask, "flop", 0, config.steps).result() / seen
-    shares = pools["ours"].submit(ask, "shares").result()
-    reviews = pools["ours"].submit(ask, "reviews_of_a_run").result()
+    flop, shares, reviews = (pools["ours"].submit(ask, what).result() for what in ("flop", "shares", "reviews_of_a_run"))
     for pool in pools.values():
         pool.shutdown()
     return {

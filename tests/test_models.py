@@ -100,8 +100,9 @@ def test_a_model_that_reads_padding_is_found_out():
 
 
 def test_cnn_is_the_papers_equations():
-    """Kim 2014, equations 2 to 4, window by window; the windows at the end are filled up with zeros."""
+    """Kim 2014, equations 2 to 4, window by window, and the gradients; the windows at the end are filled up with zeros."""
     model = made("cnn").double()
+    logits = []
     for row, length in enumerate(LENGTHS.tolist()):
         words = model.embedding(tokens()[row, :length])
         answers = []
@@ -111,8 +112,13 @@ def test_cnn_is_the_papers_equations():
             windows = [filled[i : i + h].T for i in range(length)]  # (width, h)
             c = [torch.relu((convolution.weight * window).sum((1, 2)) + convolution.bias) for window in windows]
             answers.append(torch.stack(c).max(0).values)
-        logit = model.classifier(torch.cat(answers)).squeeze()
-        assert torch.allclose(model(tokens(), LENGTHS)[row], logit)
+        logits.append(model.classifier(torch.cat(answers)).squeeze())
+    found, expected = model(tokens(), LENGTHS), torch.stack(logits)
+    assert torch.allclose(found, expected)
+    scale = torch.tensor([1.0, -2.0, 3.0])  # not all reviews pull the same way
+    gradients = [torch.autograd.grad((logit * scale).sum(), list(model.parameters())) for logit in (found, expected)]
+    for its, reference in zip(*gradients, strict=True):
+        assert torch.allclose(its, reference)
 
 
 def test_gru_is_the_recurrence_written_out():
