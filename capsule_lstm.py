@@ -1,8 +1,9 @@
 """Bidirectional LSTM with capsules routed by agreement (Sabour, Frosst & Hinton 2017).
 
-Every word's state becomes some primary capsules, which predict the capsules of the two classes. Routing sends each to the class
-whose capsule its prediction agrees with, and the longer of the two is the verdict. The loss is the cross-entropy of the
-two lengths and not the paper's margin loss: that one gives no probabilities, which the ROC AUC and an ensemble live on.
+Each primary capsule looks for one thing and keeps the strongest signs of it in the review; it predicts the capsules of the two
+classes. Routing sends it to the class whose capsule its prediction agrees with, and the longer of the two is the verdict. The
+loss is the cross-entropy of the two lengths and not the paper's margin loss: that one gives no probabilities, which the ROC AUC
+and an ensemble live on.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ class Config(WordVectorConfig):
 
     hidden: int = 128
     """units of each direction"""
-    kinds: int = 4
-    """primary capsules of each word"""
-    primary: int = 16
+    kinds: int = 32
+    """primary capsules, as the paper has kinds of them"""
+    primary: int = 8
     """numbers of a primary capsule"""
     capsule: int = 16
     """numbers of a class's capsule"""
@@ -26,8 +27,8 @@ class Config(WordVectorConfig):
     """rounds of routing (the paper's r)"""
     word_dropout: float = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.2
-    """share of the LSTM's states that are zeroed in training"""
+    dropout: float = 0.3
+    """share of the primary capsules that are zeroed in training, whole vectors at once"""
 
 
 if __name__ == "__main__":
@@ -36,7 +37,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
-from popcorn.layers import mask_of, reverse_within_length, word_embedding
+from popcorn.layers import masked_max, reverse_within_length, word_embedding
 from popcorn.word_model import run
 
 CLASSES = 2  # negative, positive
@@ -48,21 +49,15 @@ def squash(vectors: Tensor) -> Tensor:
     return vectors * (square / (1 + square)) * (square + 1e-9).rsqrt()
 
 
-def route(predictions: Tensor, lengths: Tensor, rounds: int) -> Tensor:
-    """Routing by agreement (procedure 1): predictions (batch, time, kinds, classes, size) -> capsules (batch, classes, size).
-
-    What is summed is divided by the root of its number, as the spread of a sum grows: without it every long review's
-    capsules reach length one, and divided by the number itself they stay too short to agree with anything.
-    """
-    mask = mask_of(lengths, predictions.shape[1])[:, :, None, None]
-    logits = torch.zeros(predictions.shape[:4], device=predictions.device)  # (batch, time, kinds, classes), of agreement
-    total = lengths[:, None, None, None] * predictions.shape[2]
+def route(predictions: Tensor, rounds: int) -> Tensor:
+    """Routing by agreement (procedure 1): predictions (batch, kinds, classes, size) -> capsules (batch, classes, size)."""
+    logits = torch.zeros(predictions.shape[:3], device=predictions.device)  # (batch, kinds, classes), of agreement
     for number in range(rounds):
-        coupling = logits.softmax(dim=-1) * mask / total.sqrt()
+        coupling = logits.softmax(dim=-1).unsqueeze(-1)
         # as in the authors' own code, only the last round is differentiated
         seen = predictions if number == rounds - 1 else predictions.detach()
-        capsules = squash((coupling.unsqueeze(-1) * seen).sum((1, 2)))  # (batch, classes, size)
-        logits = logits + (seen * capsules[:, None, None]).sum(-1).detach()
+        capsules = squash((coupling * seen).sum(1))  # (batch, classes, size)
+        logits = logits + (seen * capsules.unsqueeze(1)).sum(-1).detach()
     return capsules
 
 
@@ -77,10 +72,10 @@ class CapsuleLSTM(nn.Module):
         self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
         self.primary = nn.Linear(2 * config.hidden, config.kinds * config.primary)
-        # W of equation 2, one for each kind and class, for all words the same
-        self.predict = nn.Parameter(torch.randn(config.kinds, CLASSES, config.primary, config.capsule) / config.primary**0.5)
+        self.dropout = nn.Dropout1d(config.dropout)
+        # W of equation 2, one for each kind and class
+        self.predict = nn.Parameter(torch.randn(config.kinds, CLASSES, config.primary, config.capsule) / config.primary)
         self.scale = nn.Parameter(torch.tensor(10.0))  # lengths are below one, logits are not
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -88,10 +83,10 @@ class CapsuleLSTM(nn.Module):
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))
         states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
-        primary = self.primary(self.dropout(states)).float()
-        primary = squash(primary.unflatten(-1, (self.kinds, -1)))  # (batch, time, kinds, primary)
-        predictions = torch.einsum("btkp,kcps->btkcs", primary, self.predict).float()  # (batch, time, kinds, classes, capsule)
-        negative, positive = route(predictions, lengths, self.rounds).norm(dim=-1).unbind(-1)  # each (batch,)
+        signs = masked_max(self.primary(states), lengths).float()  # (batch, kinds * primary)
+        primary = self.dropout(squash(signs.unflatten(-1, (self.kinds, -1))))  # (batch, kinds, primary)
+        predictions = torch.einsum("bkp,kcps->bkcs", primary, self.predict).float()  # (batch, kinds, classes, capsule)
+        negative, positive = route(predictions, self.rounds).norm(dim=-1).unbind(-1)  # each (batch,)
         return self.scale * (positive - negative)
 
 

@@ -213,24 +213,23 @@ def test_squash_shortens_and_keeps_the_direction():
 
 
 def test_routing_is_the_papers_procedure():
-    """Sabour et al. 2017, procedure 1, capsule by capsule; two primary capsules for each word."""
-    predictions = torch.randn(3, 7, 2, 2, 4)
-    for row, length in enumerate(LENGTHS.tolist()):
-        u = [predictions[row, t, kind] for t in range(length) for kind in range(2)]
+    """Sabour et al. 2017, procedure 1, capsule by capsule."""
+    predictions = torch.randn(3, 7, 2, 4)
+    for row in range(3):
+        u = predictions[row]
         b = [[0.0, 0.0] for _ in u]
         for _ in range(3):
             c = [torch.tensor(logits).softmax(0) for logits in b]
-            s = [sum(c[i][j] * u[i][j] for i in range(len(u))) / len(u) ** 0.5 for j in range(2)]
+            s = [sum(c[i][j] * u[i][j] for i in range(len(u))) for j in range(2)]
             v = [vector * vector.norm() / (1 + vector.norm() ** 2) for vector in s]
             b = [[b[i][j] + float(u[i][j] @ v[j]) for j in range(2)] for i in range(len(u))]
-        assert torch.allclose(capsule_lstm.route(predictions, LENGTHS, 3)[row], torch.stack(v), atol=1e-5)
+        assert torch.allclose(capsule_lstm.route(predictions, 3)[row], torch.stack(v), atol=1e-5)
 
 
 def test_agreement_wins_the_routing():
-    """All words foretell the same of the second class and contradict each other of the first."""
-    predictions = torch.zeros(1, 6, 1, 2, 4)
+    """All capsules foretell the same of the second class and contradict each other of the first."""
+    predictions = torch.zeros(1, 6, 2, 4)
     predictions[..., 1, 0] = 1.0
-    predictions[0, ::2, 0, 0, 0], predictions[0, 1::2, 0, 0, 0] = 1.0, -1.0
-    lengths = torch.tensor([6])
-    once, thrice = (capsule_lstm.route(predictions, lengths, rounds).norm(dim=-1)[0] for rounds in (1, 3))
+    predictions[0, ::2, 0, 0], predictions[0, 1::2, 0, 0] = 1.0, -1.0
+    once, thrice = (capsule_lstm.route(predictions, rounds).norm(dim=-1)[0] for rounds in (1, 3))
     assert once[0] < 1e-3 < once[1] < thrice[1]
