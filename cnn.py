@@ -43,12 +43,13 @@ def strongest(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
     """
     with torch.no_grad():
         answers = convolution(words.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), float("-inf"))  # (batch, filters, time)
-        start = answers.argmax(-1)  # (batch, filters)
+        start = answers.argmax(-1).T  # (filters, batch)
     batch, time, size = words.shape
-    start = start + time * torch.arange(batch, device=words.device).unsqueeze(1)  # among the words of all reviews
+    start = start + time * torch.arange(batch, device=words.device)  # among the words of all reviews
     places = start.unsqueeze(-1) + torch.arange(convolution.kernel_size[0], device=words.device)
-    windows = embedding(places, words.reshape(-1, size))  # (batch, filters, width, size)
-    return torch.einsum("bfws,fsw->bf", windows, convolution.weight) + convolution.bias
+    windows = embedding(places, words.reshape(-1, size)).flatten(2)  # (filters, batch, width * size)
+    weight = convolution.weight.transpose(1, 2).flatten(1).unsqueeze(-1)  # (filters, width * size, 1)
+    return torch.baddbmm(convolution.bias.view(-1, 1, 1), windows, weight).squeeze(-1).T
 
 
 class CNN(nn.Module):

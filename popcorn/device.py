@@ -1,6 +1,7 @@
 """What the hardware is, and what training should ask of it."""
 
 import ctypes
+import os
 import platform
 
 import torch
@@ -9,13 +10,17 @@ from popcorn import figures
 from popcorn.errors import UserError
 
 GLIBC_TRIM_THRESHOLD, GLIBC_TOP_PAD, GLIBC_MMAP_MAX = -1, -2, -4  # names of mallopt(3), from malloc.h
+KERNELS = "64"
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep the memory that a step frees for the next step instead of returning it to the kernel.
+    """Tells glibc to keep the memory that a step frees for the next step, and oneDNN to keep fewer kernels.
 
-    Training on a CPU is up to 1.8 times as fast with it. Does nothing on other C libraries.
+    Training on a CPU is up to 1.8 times as fast with the first; other C libraries are left alone. oneDNN would keep the last
+    1,024 kernels, one for each shape and megabytes each: batches of all lengths filled 24 GiB with those of the CNN. It reads
+    the number when it is first used.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(GLIBC_MMAP_MAX, 0)
