@@ -109,8 +109,8 @@ class WordVectorConfig(TrainingConfig):
 
 
 @dataclass
-class FineTuneConfig(TrainingConfig):
-    """Options of every pretrained model, and the recipe of Sun et al. 2019 that they share; a script names its own model."""
+class PretrainedConfig(TrainingConfig):
+    """Options of every pretrained model; a script names its own model and overrides what that needs."""
 
     FAMILY: ClassVar[str] = ""
     """the `model_type` that a checkpoint's config.json must name"""
@@ -121,18 +121,6 @@ class FineTuneConfig(TrainingConfig):
     """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
     batch_size: int = 32
     """reviews a step, over all processes"""
-    learning_rate: float = 3e-5
-    """AdamW's peak for the topmost layers, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.95
-    """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
-    rdrop: float = 0.0
-    """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
-    further_pretrain: bool = False
-    """first train the language model on all training reviews, labelled or not (section 5.4); kept and used again"""
-    pretrain_epochs: int = 3
-    """passes over those reviews"""
-    pretrain_rate: float = 5e-5
-    """peak of the learning rate in them"""
 
     def prepare(self, script: str) -> None:
         """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
@@ -148,6 +136,38 @@ class FineTuneConfig(TrainingConfig):
         from popcorn.hub import fetch
 
         return fetch(self.model, self.FAMILY)
+
+
+@dataclass
+class FineTuneConfig(PretrainedConfig):
+    """Options of the models that are trained as a whole, and the recipe of Sun et al. 2019 that they share."""
+
+    learning_rate: float = 3e-5
+    """AdamW's peak for the topmost layers, reached after the warm-up and followed by a linear decay to zero"""
+    layer_decay: float = 0.95
+    """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
+    rdrop: float = 0.0
+    """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
+    further_pretrain: bool = False
+    """first train the language model on all training reviews, labelled or not (section 5.4); kept and used again"""
+    pretrain_epochs: int = 3
+    """passes over those reviews"""
+    pretrain_rate: float = 5e-5
+    """peak of the learning rate in them"""
+
+
+@dataclass
+class AdapterConfig(PretrainedConfig):
+    """Options of the models whose weights stay as they are, but for the pooler and the head, and a small adapter that learns."""
+
+    max_tokens: int = 256
+    """longer reviews keep their first quarter and last three quarters of so many tokens (Sun et al. 2019, head+tail)"""
+    bits: Literal[4, 8, 16, 32] | None = None
+    """of a frozen weight; else 8 on GPUs from compute capability 7.5 on (a T4), 4 on older ones (a P100), 32 on a CPU"""
+    head_rate: float = 1e-3
+    """peak of the learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not have"""
+    adapter: Path | None = None
+    """folder of an adapter that an earlier run has left: predict with it and train nothing"""
 
 
 def parse(config: type[Config]) -> Config:

@@ -77,9 +77,12 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
 
         model = build()
         parameters = sum(weights.numel() for weights in model.parameters())
+        learning = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+        description = str(model)
+        del model  # a large one would take its place twice
         with processes.main_process_first():
             if processes.is_main_process:
-                begin(folder, config, data=task.competition.checksum, model=str(model), **task.origin)
+                begin(folder, config, data=task.competition.checksum, model=description, **task.origin)
         with engine(task, config, folder, deadline) as fitting:
 
             def fit(part: Part) -> Outcome:
@@ -93,7 +96,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             conclude(
                 config, task.competition, task.train_ids, task.test_ids, done, **task.origin, machine=device.processor(),
                 precision=precision, processes=processes.num_processes,
-                peak_memory=device.peak_memory(), parameters=parameters,
+                peak_memory=device.peak_memory(), parameters=parameters, trainable_parameters=learning,
             )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from popcorn import engine
 from popcorn.batches import Reviews
-from popcorn.config import FineTuneConfig
+from popcorn.config import FineTuneConfig, PretrainedConfig
 from popcorn.engine import Fitting, Task
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import BEST, validation_figures
@@ -38,6 +38,12 @@ class FineTuner(ReviewTrainer):
         outputs = model(**dict(zip(inputs, twice(*inputs.values()), strict=True)))
         return outputs.loss + self.rdrop / 2 * divergence(log_odds(outputs.logits.float())).mean(), outputs
 
+    def keep(self, folder: Path) -> None:
+        """Leaves the weights that predicted, with the tokeniser, as the library loads them."""
+        self.save_model(str(folder))
+        if self.is_world_process_zero():
+            self.data_collator.tokenizer.save_pretrained(folder)
+
 
 def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """logits (batch, 2) -> (batch,), of a positive review"""
@@ -50,8 +56,10 @@ def figures(prediction) -> dict[str, float]:
 
 
 @contextmanager
-def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: float) -> Iterator[Fitting]:
-    """A `popcorn.engine.Engine`."""
+def hugging_face(
+    task: Task, config: PretrainedConfig, folder: Path, deadline: float, tuner: type[FineTuner] = FineTuner
+) -> Iterator[Fitting]:
+    """A `popcorn.engine.Engine`; `tuner` is the Trainer that it fits with."""
     collate = DataCollatorWithPadding(load_tokeniser(config))
 
     def fit(build: Callable[[], PreTrainedModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
@@ -59,7 +67,7 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
         held = by_length(task.train, part.validation)
         predictions = len(task.test) + len(held)
 
-        def train(micro_batch: int) -> tuple[ReviewTrainer, Watch]:
+        def train(micro_batch: int) -> tuple[FineTuner, Watch]:
             dataset = Rows(task.train, rows, targets)
             batches = MicroBatches(dataset, config.batch_size, micro_batch, config.seed)
             checkpoint = last_checkpoint(own)
@@ -68,7 +76,7 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
             epochs = len(before) if is_patience_over(before, config.patience) else part.epochs or config.epochs
             model = build()
             validated = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": BEST}
-            trainer = FineTuner(
+            trainer = tuner(
                 model, batches, Watch(batches, config.checkpoint_every, deadline, predictions), micro_batch < config.batch_size,
                 args=arguments(
                     config, own, batches, micro_batch, num_train_epochs=epochs, greater_is_better=True,
@@ -78,7 +86,7 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
                 compute_metrics=figures, optimizers=optimiser_and_schedule(task.groups(model), config, batches.batches),
             )  # fmt: skip
             trainer.watch.is_enough = lambda log: is_patience_over(epochs_of(log, batches.batches), config.patience)
-            trainer.rdrop = config.rdrop
+            trainer.rdrop = getattr(config, "rdrop", 0.0)
             trainer.train(resume_from_checkpoint=checkpoint)
             return trainer, trainer.watch
 
@@ -91,7 +99,7 @@ def hugging_face(task: Task, config: FineTuneConfig, folder: Path, deadline: flo
             epoch=best["epoch"], history=history, reviews_per_second=watch.speed, complete=not watch.is_out_of_time,
         )  # fmt: skip
         if outcome.complete:
-            keep_model(trainer, own)
+            trainer.keep(own / "model")
         trainer.accelerator.free_memory()
         return outcome
 
@@ -132,10 +140,3 @@ def epochs_of(log: list[dict], steps: int) -> list[dict]:
             logged = step
         figures |= {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_validation")}
     return [epochs[epoch] for epoch in sorted(epochs) if epoch * steps <= logged]
-
-
-def keep_model(trainer: ReviewTrainer, own: Path) -> None:
-    """Leaves the weights that predicted as the library loads them."""
-    trainer.save_model(str(own / "model"))
-    if trainer.is_world_process_zero():
-        trainer.data_collator.tokenizer.save_pretrained(own / "model")

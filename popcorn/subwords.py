@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from popcorn import data
 from popcorn.batches import Reviews, cut
-from popcorn.config import FineTuneConfig
+from popcorn.config import FineTuneConfig, PretrainedConfig
 from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
 from popcorn.engine import Task
 from popcorn.errors import UserError, say
@@ -20,28 +20,34 @@ from popcorn.hub import TOKENISERS
 from popcorn.pretrained import parameter_groups
 from popcorn.text import plain
 
-Build = Callable[[FineTuneConfig, Path], nn.Module]
+Build = Callable[[PretrainedConfig, Path], nn.Module]
 """config and a checkpoint's folder to the model that starts from it, in float32"""
 
 
 def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
-    """Reads the reviews as subwords, trains the language model further where that is asked for, and gives the rest to do."""
+    """Fine-tuning of a whole model, after training its language model further where that is asked for."""
+    task = reading(build, config)
+    layers = AutoConfig.from_pretrained(config.checkpoint).num_hidden_layers
+    task.groups = lambda model: parameter_groups(model, layers, config)
+    if config.further_pretrain:
+        further = _further_pretraining(config, task.competition, task.train, load_tokeniser(config))
+        task.build, task.pretrain = lambda: _built(build, config, further.folder), further.train
+    return task
+
+
+def reading(build: Build, config: PretrainedConfig) -> Task:
+    """The reviews as subwords, and the model over the checkpoint as it is, all of it at one learning rate."""
     logging.set_verbosity_error()  # a new head is what fine-tuning begins with, and needs no warning
     logging.disable_progress_bar()  # of reading weights, which takes a second
     competition = data.find(config.data_dir)
     tokeniser = load_tokeniser(config)
     train, test = competition.read(TRAIN), competition.read(TEST)
-    reviews = read_subwords(competition, TRAIN, tokeniser, config)
-    further = _further_pretraining(config, competition, reviews, tokeniser) if config.further_pretrain else None
-    checkpoint = further.folder if further else config.checkpoint
-    layers = AutoConfig.from_pretrained(config.checkpoint).num_hidden_layers
     return Task(
         competition, train.ids, test.ids, train.labels,
-        train=reviews, test=read_subwords(competition, TEST, tokeniser, config),
-        build=lambda: _built(build, config, checkpoint),
-        groups=lambda model: parameter_groups(model, layers, config),
+        train=read_subwords(competition, TRAIN, tokeniser, config), test=read_subwords(competition, TEST, tokeniser, config),
+        build=lambda: _built(build, config, config.checkpoint),
+        groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}],
         origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
-        pretrain=further.train if further else None,
     )  # fmt: skip
 
 
@@ -54,7 +60,7 @@ def _further_pretraining(config: FineTuneConfig, competition: Competition, train
     return FurtherPretraining(config, reviews, tokeniser, fingerprint(weights_checksum(config.checkpoint), competition.checksum))
 
 
-def _built(build: Build, config: FineTuneConfig, checkpoint: Path) -> nn.Module:
+def _built(build: Build, config: PretrainedConfig, checkpoint: Path) -> nn.Module:
     try:
         return build(config, checkpoint)
     except RuntimeError as problem:
@@ -64,7 +70,7 @@ def _built(build: Build, config: FineTuneConfig, checkpoint: Path) -> nn.Module:
         ) from problem
 
 
-def load_tokeniser(config: FineTuneConfig) -> PreTrainedTokenizerBase:
+def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's own tokeniser. Raises `UserError` where `--max-tokens` is more than the model can read."""
     try:
         tokeniser = AutoTokenizer.from_pretrained(config.checkpoint)
@@ -79,7 +85,7 @@ def load_tokeniser(config: FineTuneConfig) -> PreTrainedTokenizerBase:
     return tokeniser
 
 
-def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedTokenizerBase, config: FineTuneConfig) -> Reviews:
+def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedTokenizerBase, config: PretrainedConfig) -> Reviews:
     """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP]."""
 
     def make() -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from popcorn import device
 from popcorn.batches import Reviews, shuffled
 from popcorn.checkpoint import told_where_unwritable
-from popcorn.config import FineTuneConfig
+from popcorn.config import PretrainedConfig
 from popcorn.errors import Diverged, UserError, say
 from popcorn.loop import STEADY
 from popcorn.pretrained import recompute_activations
@@ -166,7 +166,7 @@ class ReviewTrainer(Trainer):
             super()._save_checkpoint(*arguments, **options)
 
 
-def arguments(config: FineTuneConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
+def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
     """What both uses have in common."""
     precision = device.mixed_precision(config.precision)
     made = TrainingArguments(

@@ -7,6 +7,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
     RobertaConfig,
@@ -21,6 +23,21 @@ FAMILIES = {
     "bert": (BertModel, BertConfig(**SMALL)),
     "distilbert": (DistilBertModel, DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=WORDS)),
     "roberta": (RobertaModel, RobertaConfig(**SMALL, max_position_embeddings=514, pad_token_id=0)),
+    # as the larger ones are: relative attention with the contents' own projections, and a convolution beside the first layer
+    "deberta-v2": (
+        DebertaV2Model,
+        DebertaV2Config(
+            **SMALL,
+            relative_attention=True,
+            position_buckets=8,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type=["p2c", "c2p"],
+            position_biased_input=False,
+            conv_kernel_size=3,
+            type_vocab_size=0,
+        ),
+    ),
 }
 
 

@@ -1,0 +1,46 @@
+"""DeBERTa-v2 with prefix tuning (Li & Liang 2021; Liu et al. 2022, P-tuning v2): learned keys and values in every layer.
+
+Every word of the review may attend to them, in every layer anew, as if a text stood before it that the model would read in
+just the way that helps. The attention that takes them is in popcorn/deberta.py.
+"""
+
+from dataclasses import dataclass
+
+from popcorn.config import AdapterConfig, parse
+
+
+@dataclass
+class Config(AdapterConfig):
+    """What this method adds to the options of all adapters."""
+
+    FAMILY = "deberta-v2"
+    model: str = "microsoft/deberta-v2-xxlarge"
+    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is faster and better"""
+    epochs: int = 2
+    """at most so many passes over the training reviews"""
+    learning_rate: float = 5e-3
+    """AdamW's peak for the prefix, reached after the warm-up and followed by a linear decay to zero"""
+    virtual_tokens: int = 20
+    """keys and values of each layer"""
+    hidden: int | None = None
+    """units of a network that makes them in training, as Li & Liang have it; none where they are learned themselves"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from peft import PrefixTuningConfig
+
+from popcorn.adapters import HEAD, run
+
+
+def adapter(config: Config) -> PrefixTuningConfig:
+    """A table of keys and values."""
+    return PrefixTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        prefix_projection=config.hidden is not None, encoder_hidden_size=config.hidden,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(adapter, config)

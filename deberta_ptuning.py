@@ -1,0 +1,49 @@
+"""DeBERTa-v2 with P-tuning (Liu et al. 2021): vectors before the review that a small network makes of learned ones.
+
+The network ties the vectors to each other, which makes them easier to learn (section 3.2); once trained, only what it makes is
+kept.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from popcorn.config import AdapterConfig, parse
+
+
+@dataclass
+class Config(AdapterConfig):
+    """What this method adds to the options of all adapters."""
+
+    FAMILY = "deberta-v2"
+    model: str = "microsoft/deberta-v2-xxlarge"
+    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is faster and better"""
+    epochs: int = 2
+    """at most so many passes over the training reviews"""
+    learning_rate: float = 1e-3
+    """AdamW's peak for the network, reached after the warm-up and followed by a linear decay to zero"""
+    virtual_tokens: int = 20
+    """vectors before the review"""
+    encoder: Literal["MLP", "LSTM"] = "MLP"
+    """the network that makes them: two layers between the vectors one by one, or an LSTM that reads them in a row"""
+    hidden: int = 128
+    """units of its layers"""
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from peft import PromptEncoderConfig
+
+from popcorn.adapters import HEAD, run
+
+
+def adapter(config: Config) -> PromptEncoderConfig:
+    """A table of vectors and the network behind it."""
+    return PromptEncoderConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        encoder_reparameterization_type=config.encoder, encoder_hidden_size=config.hidden,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(adapter, config)

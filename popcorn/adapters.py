@@ -1,0 +1,167 @@
+"""A frozen DeBERTa with a small adapter that learns, by PEFT. The scripts' one call is `run`."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from safetensors.torch import save_file
+from torch import nn
+from transformers import BitsAndBytesConfig, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME, is_bitsandbytes_available
+
+from popcorn import device, engine
+from popcorn.config import AdapterConfig
+from popcorn.deberta import DebertaClassifier
+from popcorn.engine import Fitting, Task
+from popcorn.errors import UserError, one_sentence
+from popcorn.experiment import Outcome, Part
+from popcorn.files import write_json
+from popcorn.finetune import FineTuner, hugging_face, probability
+from popcorn.subwords import load_tokeniser, reading, weights_checksum
+
+HEAD = ["pooler", "classifier"]
+"""what DeBERTa's checkpoints do not have: it learns beside every adapter, is never quantised, and is saved with it"""
+BASE = "base.json"
+"""file in an adapter's folder that says which weights it was trained on"""
+Adapter = Callable[[AdapterConfig], PeftConfig]
+"""a script's config to what PEFT puts into the frozen model"""
+
+
+def run(adapter: Adapter, config: AdapterConfig) -> None:
+    """Reads the reviews as subwords, trains the adapter with the Trainer, and writes the submissions and the adapter."""
+    with one_sentence():
+        config.bits = affordable_bits(config.bits)
+        if config.bits < 16 and not torch.cuda.is_available():
+            config.precision = "fp32"  # beside autocast, int8 on a CPU gives scores too large for the mask's bf16
+    config.final |= config.adapter is not None
+    way = predicting if config.adapter else partial(hugging_face, tuner=AdapterTuner)
+    engine.run(way, lambda: _task(adapter, config), config)
+
+
+def _task(adapter: Adapter, config: AdapterConfig) -> Task:
+    task = reading(lambda config, checkpoint: build(adapter, config, checkpoint), config)
+    task.groups = lambda model: parameter_groups(model, config)
+    return task
+
+
+def affordable_bits(asked: int | None) -> int:
+    """Bits of a frozen weight; raises `UserError` where they cannot be had here."""
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    bits = asked or (32 if capability is None else 8 if capability >= (7, 5) else 4)
+    if bits < 16 and not is_bitsandbytes_available():
+        raise UserError(f"--bits {bits} needs bitsandbytes, which is not installed: pip install bitsandbytes, or give --bits 16")
+    if bits == 8 and capability is not None and capability < (7, 5):
+        raise UserError(
+            f"--bits 8 needs a GPU of compute capability 7.5 (a T4), and this one has {capability[0]}.{capability[1]}: "
+            "give --bits 4, or leave the option out"
+        )
+    return bits
+
+
+def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+    """The frozen model with a new adapter, or with that of `--adapter`."""
+    about, base = adapter(config), frozen(config, checkpoint)
+    if about.is_prompt_learning and about.peft_type != PeftType.PREFIX_TUNING:
+        base.virtual_tokens = about.num_virtual_tokens
+    if config.adapter is None:
+        return get_peft_model(base, about)
+    require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
+    return PeftModel.from_pretrained(base, config.adapter)
+
+
+def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
+    """The checkpoint's weights in `config.bits`, and a new pooler and head in float32."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.mixed_precision(config.precision), torch.float32)
+    kind = {32: torch.float32, 16: torch.bfloat16 if half is torch.float32 else half}.get(config.bits, half)
+    quantised = {
+        8: {"load_in_8bit": True},
+        4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": kind},
+    }.get(config.bits)
+    model = DebertaClassifier.from_pretrained(
+        checkpoint, num_labels=2, dtype=kind,
+        # several processes have a whole copy each
+        device_map={"": PartialState().device} if quantised and torch.cuda.is_available() else None,
+        quantization_config=BitsAndBytesConfig(**quantised, llm_int8_skip_modules=HEAD) if quantised else None,
+    )  # fmt: skip
+    for name in HEAD:
+        getattr(model, name).float()
+    model.config.weights_sha256 = weights_checksum(checkpoint)
+    return model
+
+
+def parameter_groups(model: nn.Module, config: AdapterConfig) -> list[dict]:
+    """What learns: the adapter at its rate, the pooler and the head at theirs."""
+    learning = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
+    head = [weights for name, weights in learning if any(f".{part}." in name for part in HEAD)]
+    rest = [weights for name, weights in learning if not any(f".{part}." in name for part in HEAD)]
+    return [{"params": rest, "lr": config.learning_rate}, {"params": head, "lr": config.head_rate}]
+
+
+class AdapterTuner(FineTuner):
+    """Its checkpoints hold what learns and nothing else, in the form it learns in.
+
+    PEFT's own form is for use: of a prompt that a network makes it keeps the prompt, from which no training can go on.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = {name: value.contiguous() for name, value in self.model.named_parameters() if value.requires_grad}
+            save_file(weights, folder / SAFE_WEIGHTS_NAME)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def keep(self, folder: Path) -> None:
+        """Leaves the adapter in PEFT's form, a few megabytes, with the tokeniser and a word on the model that it belongs to."""
+        if self.is_world_process_zero():
+            self.model.save_pretrained(folder)
+            self.data_collator.tokenizer.save_pretrained(folder)
+            base = self.model.get_base_model().config
+            write_json(folder / BASE, {"model": Path(base.name_or_path).name, "weights_sha256": base.weights_sha256})
+
+
+def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checksum: str) -> None:
+    """Raises `UserError` unless the folder has an adapter of this kind, trained on the very weights of `--model`."""
+    try:
+        about, base = PeftConfig.from_pretrained(str(folder)), json.loads((folder / BASE).read_text())
+    except (OSError, ValueError, TypeError) as problem:
+        raise UserError(
+            f"--adapter {folder} is not an adapter that a run has left ({problem}): give a folder such as "
+            "runs/deberta_lora/seed-1/refit/model"
+        ) from problem
+    if about.peft_type != kind:
+        raise UserError(f"--adapter {folder} is of the kind {about.peft_type.value}, and this script's are {kind.value}")
+    if base.get("weights_sha256") != checksum:
+        raise UserError(
+            f"--adapter {folder} was trained on {base.get('model')}, and --model {config.model} has other weights: "
+            "pass the model that it was trained on"
+        )
+
+
+@contextmanager
+def predicting(task: Task, config: AdapterConfig, folder: Path, deadline: float) -> Iterator[Fitting]:
+    """A `popcorn.engine.Engine` that takes the model as it is built."""
+    options = TrainingArguments(
+        output_dir=str(folder), per_device_eval_batch_size=config.batch_size, report_to=[], remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
+        bf16_full_eval=False, **_autocast(config),
+    )  # fmt: skip
+
+    def fit(build: Callable[[], PeftModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
+        trainer = Trainer(build(), options, data_collator=DataCollatorWithPadding(load_tokeniser(config)))
+        return Outcome(validation=np.zeros(0), test=probability(trainer, task.test, np.arange(len(task.test))))
+
+    yield fit
+
+
+def _autocast(config: AdapterConfig) -> dict[str, bool]:
+    precision = device.mixed_precision(config.precision)
+    return {"bf16": precision == "bf16", "fp16": precision == "fp16"}
