@@ -1,0 +1,182 @@
+"""Adapters of a frozen DeBERTa: what learns, what is kept, what comes back, in 32, 8 and 4 bits."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import pretrained
+import pytest
+import sentencepiece
+import torch
+from conftest import run
+from transformers import AutoConfig, AutoTokenizer
+
+from popcorn import adapters, deberta
+from popcorn.adapters import AdapterTuner, affordable_bits
+from popcorn.errors import UserError
+
+WIDER = {"hidden_size": 32, "pooler_hidden_size": 32, "intermediate_size": 64}
+METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    return pretrained.write(
+        tmp_path_factory.mktemp("checkpoints") / "tiny",
+        "deberta-v2",
+        hidden_size=32,
+        pooler_hidden_size=32,
+        intermediate_size=64,
+        initializer_range=0.1,
+    )
+
+
+def options(script: str, checkpoint: Path, competition: Path, folder: Path, **changes):
+    """A config that makes a run of the script take seconds."""
+    return import_module(script).Config(
+        **dict(
+            model=str(checkpoint), data_dir=competition, output_dir=folder, name=script, epochs=4, batch_size=16,
+            learning_rate=0.01, head_rate=0.01, max_tokens=64, checkpoint_every=5, final=True,
+        )
+        | changes
+    )  # fmt: skip
+
+
+def trained(script: str, *arguments, **changes) -> pd.Series:
+    """The probabilities that a run submits."""
+    config = options(script, *arguments, **changes)
+    adapters.run(import_module(script).adapter, config)
+    return pd.read_csv(config.output_dir / "submissions" / f"{config.name}.proba.csv", quoting=3, index_col="id")["sentiment"]
+
+
+def auc(probabilities: pd.Series) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score([int(name.strip('"').split("_")[1]) > 5 for name in probabilities.index], probabilities)
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("script", METHODS)
+def test_every_method_learns_and_its_adapter_comes_back(script, bits, checkpoint, competition, tmp_path):
+    """Loaded anew it says the same of every review, and it is small: the frozen weights are not in it."""
+    arguments = script, checkpoint, competition, tmp_path
+    found = trained(*arguments, bits=bits)
+    assert auc(found) > 0.7
+    # what is put before a random encoder cannot mend it, and what is learned beside its weights can
+    assert script != "deberta_lora" or auc(found) > 0.85
+    kept = tmp_path / "runs" / script / "seed-1" / "refit" / "model"
+    assert (kept / "adapter_model.safetensors").stat().st_size < 0.05 * (checkpoint / "model.safetensors").stat().st_size
+    again = trained(*arguments, bits=bits, adapter=kept, name="again")
+    # in 8 bits rounding depends on the batch's other reviews
+    pd.testing.assert_series_equal(again, found, atol=1e-4 if bits == 8 else 2e-6, rtol=0)
+    assert found.nunique() > 90  # and not the same of all
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_the_frozen_weights_stay_and_pooler_and_head_learn(script, checkpoint, competition, tmp_path):
+    config = options(script, checkpoint, competition, tmp_path, bits=32)
+    model = adapters.build(import_module(script).adapter, config, checkpoint)
+    learning = {name for name, weights in model.named_parameters() if weights.requires_grad}
+    head = {name for name in learning if "modules_to_save" in name}
+    assert {"pooler", "classifier"} == {name.split(".modules_to_save")[0].split(".")[-1] for name in head}
+    assert all("lora_" in name or "prompt_encoder" in name for name in learning - head) and learning - head
+    rest, heads = adapters.parameter_groups(model, config)
+    assert len(heads["params"]) == len(head) and len(rest["params"]) == len(learning - head)
+    assert all(weights.dtype == torch.float32 for weights in rest["params"] + heads["params"])
+
+
+@pytest.mark.parametrize("from_the_beginning", [False, True])
+def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, checkpoint, tmp_path):
+    """The pooler reads [CLS] behind them, and the text's places are those it has alone, counted from its beginning or not."""
+    torch.manual_seed(0)
+    folder = pretrained.write(tmp_path, "deberta-v2", initializer_range=0.3, position_biased_input=from_the_beginning)
+    model = deberta.DebertaClassifier.from_pretrained(folder, num_labels=2, dtype="float32").eval()
+    tokens, mask = torch.randint(5, 1000, (2, 9)), torch.ones(2, 9)
+    with torch.no_grad():
+        alone = model(tokens, mask).logits
+        words = model.get_input_embeddings()(tokens)
+        both = torch.cat([torch.randn(2, 4, words.shape[-1]), words], 1)
+        model.virtual_tokens = 4
+        masked = model(attention_mask=torch.cat([torch.zeros(2, 4), mask], 1), inputs_embeds=both).logits
+        read = model(attention_mask=torch.ones(2, 13), inputs_embeds=both).logits
+        model.virtual_tokens = 0  # the common mistake: the pooler reads the first of them
+        wrong = model(attention_mask=torch.cat([torch.zeros(2, 4), mask], 1), inputs_embeds=both).logits
+    assert torch.allclose(masked, alone, atol=1e-5)
+    assert not torch.allclose(read, alone, atol=1e-3) and not torch.allclose(wrong, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("script", ["deberta_ptuning", "deberta_lora"])
+def test_a_killed_run_goes_on_to_the_same_submission(script, checkpoint, competition, tmp_path, monkeypatch):
+    """Of P-tuning too, whose network PEFT's own checkpoints leave out."""
+    changes = {"bits": 32, "final": False, "epochs": 2, "refit": False}
+    undisturbed = trained(script, checkpoint, competition, tmp_path / "undisturbed", **changes)
+    step, taken = AdapterTuner.training_step, []
+
+    def killed(self, *arguments, **options):
+        taken.append(1)
+        if len(taken) == 32:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(AdapterTuner, "training_step", killed)
+        trained(script, checkpoint, competition, tmp_path / "killed", **changes)
+    resumed = trained(script, checkpoint, competition, tmp_path / "killed", **changes, resume=True)
+    assert len(taken) == 32
+    pd.testing.assert_series_equal(resumed, undisturbed, atol=2e-6, rtol=0)
+
+
+def test_bits_are_refused_where_they_cannot_be_had(monkeypatch):
+    assert affordable_bits(None) == 32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, by_itself in (((6, 0), 4), ((7, 5), 8), ((9, 0), 8)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert affordable_bits(None) == by_itself
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
+    with pytest.raises(UserError, match=r"--bits 8 needs a GPU of compute capability 7\.5.* 6\.0.*--bits 4"):
+        affordable_bits(8)
+    monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(UserError, match="bitsandbytes, which is not installed"):
+        affordable_bits(4)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_a_model_of_another_family_is_refused(script, tmp_path):
+    done = run(f"{script}.py", "--model", pretrained.write(tmp_path, "bert"), code=2)
+    assert "'bert'" in done.stderr and "'deberta-v2'" in done.stderr
+
+
+def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, tmp_path):
+    lora = import_module("deberta_lora").adapter
+    config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20)
+    adapters.run(lora, config)
+    kept = tmp_path / "runs" / "deberta_lora" / "seed-1" / "refit" / "model"
+    torch.manual_seed(1)
+    other = pretrained.write(tmp_path / "other", "deberta-v2", **WIDER)
+    with pytest.raises(UserError, match=r"was trained on tiny, and --model .*other has other weights"):
+        adapters.build(lora, options("deberta_lora", other, competition, tmp_path, bits=32, adapter=kept), other)
+    prefix = import_module("deberta_prefix").adapter
+    with pytest.raises(UserError, match="is of the kind LORA, and this script's are PREFIX_TUNING"):
+        adapters.build(prefix, options("deberta_prefix", checkpoint, competition, tmp_path, bits=32, adapter=kept), checkpoint)
+    with pytest.raises(UserError, match="is not an adapter that a run has left"):
+        adapters.build(lora, options("deberta_lora", checkpoint, competition, tmp_path, bits=32, adapter=checkpoint), checkpoint)
+
+
+def test_a_sentencepiece_model_is_read_as_deberta_v3_has_it(checkpoint, competition, tmp_path):
+    """Its checkpoints on the hub have spm.model and no tokenizer.json."""
+    lines = pd.read_csv(competition / "unlabeledTrainData.tsv", sep="\t", quoting=3)["review"]
+    (tmp_path / "text").write_text("\n".join(lines))
+    folder = tmp_path / "v3"
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(folder / "spm"), vocab_size=90, unk_id=3, pad_id=0, bos_id=1, eos_id=2,
+        pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", minloglevel=2,
+    )  # fmt: skip
+    (folder / "spm.vocab").unlink()
+    AutoConfig.from_pretrained(checkpoint).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    tokeniser = AutoTokenizer.from_pretrained(folder)
+    ids = tokeniser("a superb film")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2) and tokeniser.decode(ids[1:-1]).strip() == "a superb film"
+    assert trained("deberta_lora", folder, competition, tmp_path, bits=32, epochs=1).between(0, 1).all()
