@@ -1,8 +1,9 @@
 """`python -m popcorn <command>`: what is done before and after the training of a model."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -66,12 +67,46 @@ class Leaderboard:
         update(self.results, self.readme)
 
 
+@dataclass
+class Plan:
+    """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
+
+    script: Positional[Path]
+    """deberta_lora.py, or another script that trains an adapter"""
+    model: str | None = None
+    """id on the hub, or a folder with a config.json; the script's own where it is not given"""
+    max_tokens: int | None = None
+    """tokens of a review; as many as the script takes where it is not given"""
+    batch_size: int | None = None
+    """reviews a step; as many as the script takes where it is not given"""
+    bits: Literal[4, 8, 16, 32] | None = None
+    """of a frozen weight; what each machine can do where it is not given"""
+
+    def run(self) -> None:
+        """Prints a table."""
+        from importlib import import_module
+
+        from popcorn.errors import UserError
+
+        if not self.script.is_file():
+            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
+        sys.path.insert(0, str(self.script.resolve().parent))
+        script = import_module(self.script.stem)
+        if not hasattr(script, "adapter"):
+            raise UserError(f"{self.script} trains no adapter: plans are made for deberta_lora.py and its like")
+        from popcorn.plan import show
+
+        given = {name: getattr(self, name) for name in ("model", "max_tokens", "batch_size", "bits")}
+        show(script, script.Config(**{name: value for name, value in given.items() if value is not None}))
+
+
 def main() -> None:
     """Reads the command line and runs the command."""
     commands = (
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
+        | Annotated[Plan, subcommand("plan")]
     )
     with one_sentence():
         tyro.cli(commands, prog="python -m popcorn", description=__doc__).run()

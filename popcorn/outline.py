@@ -1,0 +1,114 @@
+"""A training step of an adapter without numbers: in torch's fake tensors, which have shapes only, what lives at once is counted."""
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DebertaV2Config
+
+from popcorn.adapters import HEAD
+from popcorn.config import AdapterConfig
+from popcorn.deberta import DebertaClassifier
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step takes."""
+
+    peak: float
+    """bytes that live at once"""
+    forward: float
+    """FLOP of the forward pass"""
+    flop: float
+    """FLOP of both passes"""
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive; a tensor that shares another's memory does not count again."""
+
+    def __init__(self, tensors: list[Tensor]):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: dict[int, weakref.ref] = {}
+        for tensor in tensors:
+            self.add(tensor)
+
+    def add(self, tensor: Tensor) -> None:
+        """Takes note of its memory, until that is freed."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self.known:
+            return
+
+        def freed(_) -> None:
+            del self.known[key]
+            self.now -= size
+
+        self.known[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return result
+
+
+def outlined(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
+    """The script's model without any numbers."""
+    with torch.device("meta"):
+        about = script.adapter(config)
+        if isinstance(about, PromptTuningConfig):
+            about.prompt_tuning_init = "RANDOM"  # the text's words are not needed for their sizes
+        return get_peft_model(DebertaClassifier(sizes), about).train()
+
+
+def fill(model: PeftModel, kind: torch.dtype) -> None:
+    """Gives it tensors of the current mode: frozen weights of a kind, the adapter and the head in float32."""
+    for path, module in model.named_modules():
+        for name, weights in list(module.named_parameters(recurse=False)):
+            is_full = weights.requires_grad or any(part in path for part in HEAD)
+            made = torch.empty(weights.shape, dtype=torch.float32 if is_full else kind)
+            setattr(module, name, nn.Parameter(made, weights.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False)
+    if hasattr(model, "prompt_tokens"):
+        model.prompt_tokens = {name: torch.arange(len(tokens)) for name, tokens in model.prompt_tokens.items()}
+
+
+def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int, kind: torch.dtype) -> Step:
+    """A step of so many reviews of `max_tokens` each, nothing recomputed, and before it one that makes the optimiser's state."""
+    model = outlined(script, config, sizes)
+    with FakeTensorMode():
+        fill(model, kind)
+        optimiser = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
+        tokens = torch.zeros((reviews, config.max_tokens), dtype=torch.long)
+        mask, labels = torch.ones_like(tokens), torch.zeros(reviews, dtype=torch.long)
+        living = Living([*model.parameters(), *model.buffers(), tokens, mask, labels])
+        with living, FlopCounterMode(display=False) as flop:
+            for _ in range(2):
+                living.peak = 0
+                with torch.autocast("cpu", torch.bfloat16, enabled=kind != torch.float32):
+                    loss = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
+                forward = flop.get_total_flops()
+                loss.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                del loss
+        both = flop.get_total_flops() / 2
+        return Step(living.peak, forward - both, both)
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """Numbers in the parameters."""
+    return sum(weights.numel() for weights in parameters)

@@ -1,0 +1,176 @@
+"""What the training of an adapter would take: memory and time of a step, without the GPU and without the weights.
+
+The script's own model takes a step in shapes alone (popcorn/outline.py) with one layer and with two: every further layer adds as
+much as the second did.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import torch
+from peft import PeftType
+from rich.console import Console
+from rich.table import Table
+from transformers import DebertaV2Config
+
+from popcorn import device
+from popcorn.config import AdapterConfig
+from popcorn.deberta import DebertaClassifier
+from popcorn.errors import UserError
+from popcorn.outline import Step, count, outlined, step
+from popcorn.trainer import RECOMPUTE
+
+GIB = 2**30
+REVIEWS = 25_000
+OVERHEAD = 0.7 * GIB
+"""what a GPU's driver, its libraries and the gaps between tensors take, by common experience"""
+REACHED = 0.3
+"""share of a GPU's peak rate that training reaches, by common experience"""
+BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
+"""of a quantised weight: NF4 has a float32 scale for every 64"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A place to train at."""
+
+    name: str
+    memory: float
+    """bytes of each device"""
+    rate: float
+    """FLOP/s of each device that training reaches"""
+    bits: int
+    """of the frozen weights, where `--bits` says nothing"""
+    count: int = 1
+    """devices"""
+
+
+GPUS = (
+    Machine("T4", 15 * GIB, REACHED * 65e12, 8),
+    Machine("2 x T4", 15 * GIB, REACHED * 65e12, 8, count=2),
+    Machine("P100", 16 * GIB, REACHED * 21.2e12, 4),
+)
+
+
+def this_machine() -> Machine:
+    """Its memory, and the rate of a product of two matrices here, of which training reaches about a half on a CPU."""
+    one = torch.randn(2048, 2048)
+    seconds = []
+    for _ in range(4):
+        start = time.monotonic()
+        one @ one
+        seconds.append(time.monotonic() - start)
+    return Machine("this machine's CPU", psutil.virtual_memory().total, 0.5 * 2 * 2048**3 / min(seconds), 32)
+
+
+def training_step(
+    script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int, bits: int, recomputed: bool
+) -> Step:
+    """The step of the whole model: every layer adds what the second did, or where it is recomputed its input alone."""
+    kind = torch.float32 if bits == 32 or config.precision == "fp32" else torch.bfloat16
+    one, two = (step(script, config, of_depth(sizes, depth), reviews, kind) for depth in (1, 2))
+    more = sizes.num_hidden_layers - 1
+    weights = layer_weights(sizes) * kind.itemsize
+    peak, flop = one.peak + more * (two.peak - one.peak), one.flop + more * (two.flop - one.flop)
+    forward = one.forward + more * (two.forward - one.forward)
+    if recomputed:
+        inputs = reviews * config.max_tokens * sizes.hidden_size * kind.itemsize
+        learning, copies = learning_of_a_layer(script, config, sizes)
+        # of what learns its value, its gradient and AdamW's two means; of a prefix a copy for every review, and its gradient
+        beside = 4 * learning * (4 + 2 * reviews * copies)
+        peak, flop = one.peak + more * (weights + inputs + beside), flop + forward
+    if bits in BYTES:
+        # in place of the layers' matrices as they are; the largest is there once more as it is multiplied
+        peak -= sizes.num_hidden_layers * layer_matrices(sizes) * (kind.itemsize - BYTES[bits])
+        peak += sizes.hidden_size * sizes.intermediate_size * kind.itemsize
+    return Step(peak, forward, flop)
+
+
+def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
+    """The same widths with so many layers."""
+    return DebertaV2Config(**(sizes.to_dict() | {"num_hidden_layers": layers}))
+
+
+def layer_matrices(sizes: DebertaV2Config) -> int:
+    """Numbers of a layer's linear weights: four square ones of the attention and two of the feed-forward network."""
+    return 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
+
+
+def layer_weights(sizes: DebertaV2Config) -> int:
+    """Numbers of a layer's weights, all of them."""
+    with torch.device("meta"):
+        one, two = (count(DebertaClassifier(of_depth(sizes, depth)).parameters()) for depth in (1, 2))
+    return two - one
+
+
+def learning_of_a_layer(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> tuple[int, bool]:
+    """Numbers of the adapter that each further layer brings with it, and whether every review has its own copy of them."""
+    one, two = (outlined(script, config, of_depth(sizes, depth)) for depth in (1, 2))
+    learning = [count(weights for weights in model.parameters() if weights.requires_grad) for model in (one, two)]
+    return learning[1] - learning[0], one.active_peft_config.peft_type == PeftType.PREFIX_TUNING
+
+
+def sizes_of(model: str) -> DebertaV2Config:
+    """The model's configuration, of which a folder needs nothing else; from the hub it is a few hundred bytes."""
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(model, "config.json"))
+        except Exception as problem:  # of the network, of its client or of a name: what helps is the same
+            raise UserError(
+                f"--model {model} is neither a folder with a config.json nor to be had from the hub: correct the name, "
+                "switch the internet on, or give a folder"
+            ) from problem
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("model_type") != "deberta-v2":
+        raise UserError(f"{path} is of the family {found.get('model_type')!r}, and the plan is made for 'deberta-v2' models")
+    return DebertaV2Config(**(found | {"num_labels": 2}))
+
+
+def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: int) -> tuple[int, bool, Step] | None:
+    """The largest micro-batch that the training would end up with, whether it recomputes, and its step; None where none fits."""
+    size = -(-batch_size // machine.count)
+    while size:
+        recomputed = size < batch_size and size <= RECOMPUTE
+        found = step_of(size, recomputed)
+        if found.peak + OVERHEAD <= machine.memory:
+            return size, recomputed, found
+        size //= 2
+    return None
+
+
+def show(script: ModuleType, config: AdapterConfig) -> None:
+    """Prints what would fit where, and how long an epoch would take."""
+    sizes = sizes_of(config.model)
+    table = Table("", "bits", "micro-batch", "recomputed", "peak memory, GiB", "of, GiB", "hours an epoch")
+    for machine in (*GPUS, this_machine()):
+        bits = config.bits or machine.bits
+        its = replace(config, precision="fp32" if machine.bits == 32 and device.mixed_precision("auto") == "no" else "auto")
+        its.checkpoint = Path(config.model)  # of which no more than the name is asked
+        found = fitting(
+            lambda reviews, recomputed, bits=bits, its=its: training_step(script, its, sizes, reviews, bits, recomputed),
+            machine, config.batch_size,
+        )  # fmt: skip
+        if found is None:
+            table.add_row(machine.name, str(bits), "none fits", "", "", f"{machine.memory / GIB:.0f}", "")
+            continue
+        reviews, recomputed, taken = found
+        hours = taken.flop / reviews * REVIEWS / machine.rate / machine.count / 3600
+        table.add_row(
+            machine.name, str(bits), str(reviews), "yes" if recomputed else "no", f"{(taken.peak + OVERHEAD) / GIB:.1f}",
+            f"{machine.memory / GIB:.0f}", f"{hours:.1f}",
+        )  # fmt: skip
+    console = Console(width=110)
+    console.print(table)
+    console.print(
+        f"{config.model}, {config.max_tokens} tokens a review, batches of {config.batch_size}. An estimate: memory from a step "
+        f"counted tensor by tensor and {OVERHEAD / GIB:.1f} GiB beside it, time from its FLOP at {REACHED:.0%} of a GPU's peak "
+        "(half of this machine's matrix product). Shorter reviews take less."
+    )

@@ -1,0 +1,102 @@
+"""The plan's estimate against what torch's allocator gave out in real steps of the same small model."""
+
+import json
+from importlib import import_module
+
+import pytest
+import torch
+from conftest import run
+from peft import get_peft_model
+from torch.profiler import ProfilerActivity, profile
+from transformers import DebertaV2Config
+
+from popcorn import adapters, plan
+from popcorn.deberta import DebertaClassifier
+from popcorn.pretrained import recompute_activations
+
+SIZES = DebertaV2Config(
+    hidden_size=128, pooler_hidden_size=128, num_hidden_layers=5, num_attention_heads=4, intermediate_size=512, vocab_size=500,
+    relative_attention=True, position_buckets=32, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"],
+    position_biased_input=False, conv_kernel_size=3, type_vocab_size=0, num_labels=2,
+)  # fmt: skip
+REVIEWS, TOKENS = 8, 64
+
+
+def measured(script, config, recomputed: bool, folder) -> float:
+    """Bytes of the real model, and what the allocator had given out beside it at most, in two steps."""
+    if config.bits == 32:
+        about = script.adapter(config)
+        if hasattr(about, "prompt_tuning_init"):
+            about.prompt_tuning_init = "RANDOM"
+        model = get_peft_model(DebertaClassifier(SIZES), about)
+    else:
+        model = adapters.build(script.adapter, config, folder)
+    model.train()
+    if recomputed:
+        assert recompute_activations(model)
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    optimiser = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
+    tokens = torch.randint(5, 500, (REVIEWS, TOKENS))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(2):
+            given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": torch.zeros(REVIEWS).long()}
+            model(**given).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    trace = folder / "trace.json"
+    profiler.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    given_out = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
+    return sum(held.values()) + max(given_out) - given_out[0]
+
+
+def config_of(name: str, bits: int, folder):
+    """The script's config, for a model of the sizes above."""
+    config = import_module(name).Config(model=str(folder), max_tokens=TOKENS, bits=bits, precision="fp32")
+    config.checkpoint = folder  # no tokeniser is asked for
+    return config
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("name", ["deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"])
+def test_memory_is_what_real_steps_take(name, recomputed, tmp_path):
+    script, config = import_module(name), config_of(name, 32, tmp_path)
+    estimate = plan.training_step(script, config, SIZES, REVIEWS, 32, recomputed).peak
+    assert estimate == pytest.approx(measured(script, config, recomputed, tmp_path), rel=0.2)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_memory_of_quantised_weights(bits, tmp_path):
+    DebertaClassifier(SIZES).save_pretrained(tmp_path)
+    script, config = import_module("deberta_lora"), config_of("deberta_lora", bits, tmp_path)
+    estimate = plan.training_step(script, config, SIZES, REVIEWS, bits, False).peak
+    assert estimate == pytest.approx(measured(script, config, False, tmp_path), rel=0.2)
+
+
+def test_a_step_in_fake_tensors_costs_the_products_of_its_matrices():
+    """Forward, and in LoRA back to every input but not to a frozen weight: twice as much, but for the thin matrices."""
+    step = plan.training_step(import_module("deberta_lora"), config_of("deberta_lora", 32, None), SIZES, REVIEWS, 32, False)
+    linear = 2 * REVIEWS * TOKENS * SIZES.num_hidden_layers * plan.layer_matrices(SIZES)
+    assert linear < step.forward < 2.5 * linear and 1.8 * step.forward < step.flop < 2.4 * step.forward
+
+
+def test_what_fits_is_found():
+    """The micro-batch is halved until it fits, and small ones recompute."""
+    cost = {(8, False): 9.0, (4, True): 3.0, (2, True): 2.0, (1, True): 1.0}
+
+    def step(reviews: int, recomputed: bool) -> plan.Step:
+        return plan.Step(cost[reviews, recomputed] * plan.GIB, 1.0, 3.0)
+
+    for memory, expected in ((10, (8, False)), (8, (4, True)), (3, (2, True)), (1, None)):
+        found = plan.fitting(step, plan.Machine("", memory * plan.GIB, 1.0, 8), 8)
+        assert (found and found[:2]) == expected
+
+
+def test_the_command_needs_a_config_and_nothing_else(tmp_path):
+    SIZES.save_pretrained(tmp_path)
+    done = run("-m", "popcorn", "plan", "deberta_prompt.py", "--model", tmp_path, "--max-tokens", 32, "--batch-size", 4)
+    assert all(word in done.stdout for word in ("T4", "2 x T4", "P100", "this machine", "hours"))
+    wrong = run("-m", "popcorn", "plan", "lstm.py", code=2)
+    assert "trains no adapter" in wrong.stderr
+    missing = run("-m", "popcorn", "plan", "deberta_lora.py", "--model", tmp_path / "nothing", code=2)
+    assert "config.json" in missing.stderr
