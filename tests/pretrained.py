@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import layouts
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -14,6 +13,8 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
 )  # fmt: skip
+
+from benchmarks import layouts
 
 MINILM = layouts.minilm()
 """six layers, 384 wide, with the tokeniser that all checkpoints here share; the package's code is never run"""

@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
-import layouts
 import numpy as np
 import pretrained
 import pytest
@@ -23,6 +22,7 @@ import bert_trainer
 import distilbert_native
 import distilbert_trainer
 import roberta_trainer
+from benchmarks import layouts
 from popcorn import data
 from popcorn.errors import UserError
 from popcorn.experiment import Part
@@ -339,7 +339,7 @@ def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, conf
 # the layouts that stand in for checkpoints that cannot be had
 
 
-@pytest.mark.parametrize("family", ["distilbert", "roberta"])
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "deberta-v2"])
 def test_a_layout_computes_what_the_original_does(family, tmp_path):
     tokens = torch.randint(1_000, 20_000, (2, 12))
     mask = mask_of(torch.tensor([12, 7]), 12).long()

@@ -1,0 +1,193 @@
+"""Four adapters of one frozen encoder against the common settings and against a plain classifier of what the encoder says.
+
+The common settings, as public notebooks have them: a rate of 1e-4, the pooler frozen as it was made, and virtual tokens that
+stand where the pooler reads. Both learn from the same reviews and are measured on the same others, of other films; the test is
+not touched. The encoders: MiniLM laid out as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones are
+(relative attention, a convolution), whose language model is trained here first. Writes results/benchmarks/peft-<encoder>.json
+after every row.
+"""
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[0] = str(ROOT)  # in place of this folder, whose file of this name would be taken for the library
+
+from popcorn.config import FineTuneConfig, parse
+
+METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
+COMMON_RATE = 1e-4
+
+
+@dataclass
+class Config:
+    """What to measure, and on how much."""
+
+    data_dir: Path | None = None
+    """folder with the competition's files"""
+    encoders: tuple[str, ...] = ("minilm", "small")
+    """minilm, small"""
+    reviews: int = 5_000
+    """training reviews, and as many for validation"""
+    epochs: int = 2
+    """passes over them"""
+    max_tokens: int = 128
+    """tokens of a review"""
+    pretrain_epochs: int = 1
+    """passes over all training reviews by the small encoder's language model"""
+    output: Path = Path("results/benchmarks")
+    """folder that receives the figures"""
+    work: Path = Path("runs/peft")
+    """folder for checkpoints"""
+
+
+@dataclass
+class SmallConfig(FineTuneConfig):
+    """For the small encoder's language model."""
+
+    FAMILY = "deberta-v2"
+
+
+if __name__ == "__main__":
+    config = parse(Config)
+
+from functools import partial
+from importlib import import_module
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import accuracy_score, roc_auc_score
+from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Model
+
+from benchmarks.layouts import lay_out, minilm
+from benchmarks.recipes import part_of
+from popcorn import adapters, device
+from popcorn.batches import Reviews, by_length
+from popcorn.engine import Task
+from popcorn.files import write_json
+from popcorn.finetune import hugging_face
+from popcorn.layers import mask_of
+from popcorn.subwords import fine_tuning, reading
+
+
+def features(config: Config, checkpoint: Path) -> dict:
+    """Logistic regression on what the frozen encoder says at [CLS], its strength chosen by cross-validation."""
+    script = import_module(METHODS[0])
+    options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_tokens=config.max_tokens)
+    task = reading(lambda *_: None, options)
+    part, encoder = part_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
+    found = np.zeros((len(task.train), encoder.config.hidden_size))
+    with torch.no_grad():
+        for rows in by_length(np.concatenate([part.train, part.validation]), task.train.lengths, 64):
+            tokens, lengths = task.train.batch(rows)
+            mask = mask_of(lengths, tokens.shape[1]).long()
+            found[rows] = encoder(tokens, attention_mask=mask).last_hidden_state[:, 0].numpy()
+    judge = LogisticRegressionCV(Cs=8, max_iter=2_000).fit(found[part.train], task.labels[part.train])
+    said, right = judge.predict_proba(found[part.validation])[:, 1], task.labels[part.validation]
+    return {"accuracy": accuracy_score(right, said > 0.5), "auc": roc_auc_score(right, said)}
+
+
+def adapted(config: Config, checkpoint: Path, method: str, is_common: bool) -> dict:
+    """One adapter, by its script's recipe or by the common settings."""
+    device.keep_freed_memory()
+    script = import_module(method)
+    options = script.Config(
+        model=str(checkpoint), data_dir=config.data_dir, max_tokens=config.max_tokens, epochs=config.epochs, bits=32,
+        patience=config.epochs, name=method,
+    )  # fmt: skip
+    if is_common:
+        options = replace(options, learning_rate=COMMON_RATE, head_rate=COMMON_RATE)
+
+    def adapter(options):
+        about = script.adapter(options)
+        if is_common:
+            about.modules_to_save = ["classifier"]
+        return about
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(options.seed)
+        model = adapters.build(adapter, options, checkpoint)
+        if is_common:
+            model.get_base_model().virtual_tokens = 0
+        return model
+
+    task: Task = reading(lambda *_: build(), options)
+    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    task.groups = partial(adapters.parameter_groups, config=options)
+    folder = config.work / f"{checkpoint.name}-{method}-{'common' if is_common else 'ours'}-{time.time_ns()}"
+    folder.mkdir(parents=True)
+    with hugging_face(task, options, folder, float("inf"), tuner=adapters.AdapterTuner) as fitting:
+        outcome = fitting(build, task.labels, part_of(task, config.reviews), folder)
+    last = outcome.history[-1]  # and not the best one: that was chosen on these very reviews
+    learning = sum(weights.numel() for weights in build().parameters() if weights.requires_grad)
+    return {
+        "accuracy": last["validation_accuracy"], "auc": last["validation_auc"], "trainable_parameters": learning,
+        "reviews_per_second": outcome.reviews_per_second, "peak_memory": device.peak_memory(), "history": outcome.history,
+        "learning_rate": options.learning_rate, "head_rate": options.head_rate,
+    }  # fmt: skip
+
+
+def small_encoder(config: Config) -> Path:
+    """A DeBERTa-v2 as the large ones are, its language model trained on the competition's training reviews."""
+    sizes = DebertaV2Config(
+        vocab_size=30_522, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+        pooler_hidden_size=128, relative_attention=True, position_buckets=64, norm_rel_ebd="layer_norm", share_att_key=True,
+        pos_att_type=["p2c", "c2p"], position_biased_input=False, conv_kernel_size=3, conv_act="gelu", type_vocab_size=0,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    beginning = config.work / "small"
+    DebertaV2Model(sizes).save_pretrained(beginning)
+    AutoTokenizer.from_pretrained(minilm()).save_pretrained(beginning)
+    options = SmallConfig(
+        model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=config.max_tokens, batch_size=64,
+        further_pretrain=True, pretrain_epochs=config.pretrain_epochs, pretrain_rate=1e-3,
+    )  # fmt: skip
+    pretraining = fine_tuning(lambda *_: None, options).pretrain
+    pretraining(float("inf"))
+    return pretraining.__self__.folder
+
+
+def alone(function, *arguments) -> dict:
+    """Its result, from a process of its own, whose peak memory is then its own too."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def compare(encoder: str, config: Config) -> None:
+    """All rows of one encoder, printed and written as they come."""
+    device.keep_freed_memory()
+    checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else small_encoder(config)
+    rows = {"logistic regression on [CLS]": alone(features, config, checkpoint)}
+    for method in METHODS:
+        for is_common in (False, True):
+            if method == "deberta_prefix" and is_common:
+                continue  # what is common raises an exception
+            rows[f"{method}, {'common settings' if is_common else 'ours'}"] = alone(
+                adapted, config, checkpoint, method, is_common
+            )
+            content = {
+                "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
+                "four layers of 128 with relative attention and a convolution, pretrained here",
+                "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+                "max_tokens": config.max_tokens, "rows": rows,
+            }  # fmt: skip
+            write_json(config.output / f"peft-{encoder}.json", content)
+    table = Table(encoder, "accuracy", "ROC AUC", "learns", "training reviews/s", "peak memory, GiB")
+    for name, row in rows.items():
+        beside = (
+            f"{row['trainable_parameters']:,}", f"{row['reviews_per_second']:.1f}", f"{row['peak_memory'] / 2**30:.2f}"
+        ) if "trainable_parameters" in row else ()  # fmt: skip
+        table.add_row(name, f"{row['accuracy']:.4f}", f"{row['auc']:.4f}", *beside)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    for encoder in config.encoders:
+        compare(encoder, config)
