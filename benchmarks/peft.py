@@ -2,9 +2,9 @@
 
 The common settings, as public notebooks have them: a rate of 1e-4, the pooler frozen as it was made, and virtual tokens that
 stand where the pooler reads. Both learn from the same reviews and are measured on the same others, of other films; the test is
-not touched. The encoders: MiniLM laid out as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones are
-(relative attention, a convolution), whose language model is trained here first. Writes results/benchmarks/peft-<encoder>.json
-after every row.
+not touched. The encoders: MiniLM laid out as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones
+are (relative attention, a convolution), whose language model is trained here first. Writes
+results/benchmarks/peft-<encoder>.json after every row.
 """
 
 import sys
@@ -149,9 +149,9 @@ def small_encoder(config: Config) -> Path:
         model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=config.max_tokens, batch_size=64,
         further_pretrain=True, pretrain_epochs=config.pretrain_epochs, pretrain_rate=1e-3,
     )  # fmt: skip
-    pretraining = fine_tuning(lambda *_: None, options).pretrain
-    pretraining(float("inf"))
-    return pretraining.__self__.folder
+    task = fine_tuning(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
+    task.pretrain(float("inf"))
+    return task.build()
 
 
 def alone(function, *arguments) -> dict:
