@@ -68,6 +68,31 @@ class Leaderboard:
 
 
 @dataclass
+class Ensemble:
+    """Blend the runs of several scripts by their out-of-fold probabilities, and write the blend's submissions."""
+
+    members: Positional[tuple[str, ...]] = ()
+    """names of runs with --folds, such as lstm cnn nbsvm"""
+    all: bool = False
+    """every run with out-of-fold probabilities"""
+    name: str = "ensemble"
+    """name of the submissions and of the results"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/, which receives the ensemble's"""
+    data_dir: Path | None = None
+    """folder with the competition's files; found as the scripts find it where it is not given"""
+    record: bool = False
+    """write the figures to results/<name>.json, which the leaderboard is made from"""
+
+    def run(self) -> None:
+        """Blends, prints, writes."""
+        from popcorn.ensemble import OUT_OF_FOLD, ensemble
+
+        found = sorted(path.name.removesuffix(OUT_OF_FOLD) for path in self.output_dir.glob(f"submissions/*{OUT_OF_FOLD}"))
+        ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.record)
+
+
+@dataclass
 class Plan:
     """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
 
@@ -106,6 +131,7 @@ def main() -> None:
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
+        | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Plan, subcommand("plan")]
     )
     with one_sentence():

@@ -1,0 +1,91 @@
+"""Blends of members whose worth is known, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run
+
+from popcorn import data, ensemble
+from popcorn.submission import write_out_of_fold, write_submissions
+
+
+@pytest.fixture(scope="module")
+def folder(competition, tmp_path_factory):
+    """Two members that see different halves of the evidence, one that repeats the first, one that sees nothing."""
+    folder, generator = tmp_path_factory.mktemp("members"), np.random.default_rng(0)
+    its = data.find(competition)
+    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    fold = np.arange(len(train.ids)) % 5 + 1
+    labels = {"train": train.labels, "test": np.array([int(id.strip('"').split("_")[1]) > 5 for id in test.ids])}
+    first: dict[str, np.ndarray] = {}
+    for name, scale in (("words", 1.0), ("order", 1.0), ("again", 1.0), ("nothing", 0.0)):
+        if name == "again":  # of the same opinion, on another scale
+            said = {part: values / 4 for part, values in first.items()}
+        else:
+            said = {part: scale * (2.0 * right - 1) + generator.normal(size=len(right)) for part, right in labels.items()}
+        first = first or said
+        probability = {part: 1 / (1 + np.exp(-values)) for part, values in said.items()}
+        write_out_of_fold(folder / "submissions", name, train.ids, probability["train"], fold)
+        write_submissions(folder / "submissions", name, its.sample_ids(), test.ids, probability["test"])
+    return folder
+
+
+def figures_of(folder, name: str) -> dict:
+    (entry,) = json.loads((folder / "results" / f"{name}.json").read_text())["runs"]
+    return entry
+
+
+def test_two_views_are_better_than_each(folder, competition):
+    done = run(
+        "-m", "popcorn", "ensemble", "words", "order", "nothing", "--output-dir", folder, "--data-dir", competition, "--record"
+    )
+    entry = figures_of(folder, "ensemble")
+    assert entry["members"] == ["words", "order", "nothing"] and entry["accuracy"] > 0.85
+    assert abs(entry["weights"][2]) < 0.3 < min(entry["weights"][:2])  # the stacker finds out who says nothing
+    assert entry["blend"] == "stacker" and "it adds" in done.stdout
+    written = (folder / "submissions" / "ensemble.proba.csv").read_text().splitlines()
+    assert written[0] == "id,sentiment" and len(written) == 101
+
+
+def test_ranks_know_no_scale(folder, competition):
+    """A member with the first one's order in other numbers changes nothing in the mean of the ranks."""
+    its = data.find(competition)
+    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    members = [ensemble.read_member(folder / "submissions", name, train.ids, test.ids) for name in ("words", "again")]
+    alone, _, _ = ensemble.blend(members[:1], train.labels, ensemble.mean_rank)
+    both, _, _ = ensemble.blend(members, train.labels, ensemble.mean_rank)
+    assert np.allclose(alone, both, atol=1e-3) and alone.std() > 0.1
+
+
+def test_no_review_is_blended_by_its_own_label(folder, competition):
+    """With labels that are chance, the out-of-fold figure stays at chance however many members there are to fit."""
+    its = data.find(competition)
+    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    member = ensemble.read_member(folder / "submissions", "words", train.ids, test.ids)
+    generator = np.random.default_rng(1)
+    chance = [
+        ensemble.Member(str(number), generator.uniform(size=len(train.ids)), member.fold, member.test) for number in range(60)
+    ]
+    labels = generator.integers(0, 2, len(train.ids))
+    held_out, _, _ = ensemble.blend(chance, labels, ensemble.log_odds)
+    assert abs(((held_out > 0.5) == labels).mean() - 0.5) < 0.1
+
+
+def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
+    its = data.find(competition)
+    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    submissions = tmp_path / "submissions"
+    half = np.full(len(train.ids), 0.5)
+    for name, fold in (("five", np.arange(400) % 5 + 1), ("four", np.arange(400) % 4 + 1), ("part", np.arange(400) % 2)):
+        write_out_of_fold(submissions, name, train.ids, half, fold)
+        write_submissions(submissions, name, its.sample_ids(), test.ids, np.full(len(test.ids), 0.5))
+    for names, said in (
+        (("five", "four"), "folds of four and five differ for"),
+        (("five", "part"), "part.oof.csv has 200 rows where these data have 400"),
+        (("five", "missing"), "run python missing.py --folds 5 first"),
+        (("five",), "at least two members"),
+    ):
+        done = run("-m", "popcorn", "ensemble", *names, "--output-dir", tmp_path, "--data-dir", competition, code=2)
+        assert said in " ".join(done.stderr.split())
+    assert not (submissions / "ensemble.csv").exists()
