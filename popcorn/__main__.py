@@ -93,6 +93,30 @@ class Ensemble:
 
 
 @dataclass
+class Predict:
+    """Judge reviews by a trained model: one with the words that carried the verdict, or a whole file."""
+
+    texts: Positional[tuple[str, ...]] = ()
+    """reviews, each in quotes; without any they are read from stdin, one a line"""
+    model: str = "lstm"
+    """name of a finished run, or its folder, such as runs/lstm/seed-1"""
+    file: Path | None = None
+    """reviews to judge at once: a .csv or .tsv with a column review, or text with one a line"""
+    output: Path | None = None
+    """file that receives id, probability and label; beside --file where it is not given"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' runs/"""
+    serve: bool = False
+    """open a page on this machine (127.0.0.1) instead"""
+
+    def run(self) -> None:
+        """Judges, shows or writes."""
+        from popcorn.predict import predict
+
+        predict(self.model, list(self.texts), self.file, self.output, self.output_dir, self.serve)
+
+
+@dataclass
 class Plan:
     """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
 
@@ -132,6 +156,7 @@ def main() -> None:
         | Annotated[Score, subcommand("score")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
         | Annotated[Ensemble, subcommand("ensemble")]
+        | Annotated[Predict, subcommand("predict")]
         | Annotated[Plan, subcommand("plan")]
     )
     with one_sentence():

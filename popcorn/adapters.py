@@ -23,6 +23,7 @@ from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part
 from popcorn.files import write_json
 from popcorn.finetune import FineTuner, hugging_face, probability
+from popcorn.saved import keep_about
 from popcorn.subwords import load_tokeniser, reading, weights_checksum
 
 HEAD = ["pooler", "classifier"]
@@ -47,6 +48,7 @@ def run(adapter: Adapter, config: AdapterConfig) -> None:
 def _task(adapter: Adapter, config: AdapterConfig) -> Task:
     task = reading(lambda config, checkpoint: build(adapter, config, checkpoint), config)
     task.groups = lambda model: parameter_groups(model, config)
+    task.keep = lambda folder: keep_about(folder, adapter, config, "adapter")
     return task
 
 

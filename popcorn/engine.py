@@ -42,6 +42,8 @@ class Task:
     """for the record: where the model's first weights come from, and checksums"""
     teach: Callable[[Part], tuple[Part, np.ndarray]] | None = None
     """a part with more to learn from, and the targets of `train`; where it is None, the part as it is and the labels"""
+    keep: Callable[[Path], None] = lambda folder: None
+    """writes into the run's folder what the model needs beside its weights, to be of use later"""
     pretrain: Callable[[float], None] | None = None
     """what all processes train together before the model is built, until a deadline in `time.monotonic()`"""
 
@@ -83,6 +85,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         with processes.main_process_first():
             if processes.is_main_process:
                 begin(folder, config, data=task.competition.checksum, model=description, **task.origin)
+                task.keep(folder)
         with engine(task, config, folder, deadline) as fitting:
 
             def fit(part: Part) -> Outcome:

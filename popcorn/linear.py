@@ -1,5 +1,6 @@
 """Runs a scikit-learn pipeline over the reviews' text: the linear models' counterpart of `word_model`."""
 
+import shutil
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from popcorn.config import RunConfig
 from popcorn.errors import one_sentence, say
 from popcorn.experiment import Outcome, Part, conclude, fit_all
 from popcorn.files import require_writable
+from popcorn.saved import keep_about, keep_pipeline
 from popcorn.submission import require_same_ids
 from popcorn.text import clean
 
@@ -25,6 +27,10 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
         texts = np.array([clean(text) for text in train.texts], dtype=object)
         test_texts = [clean(text) for text in test.texts]
         parameters = 0
+        folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
+        for earlier in folder.glob("*/"):  # a fit of other options may have had other parts
+            shutil.rmtree(earlier)
+        keep_about(folder, build, config, "linear")
 
         def fit(part: Part) -> Outcome:
             nonlocal parameters
@@ -36,6 +42,7 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
             if len(part.validation):
                 held = model.predict_proba(texts[part.validation])[:, 1]
                 history[0] |= figures.validation_figures(train.labels[part.validation], held)
+            keep_pipeline(folder / part.name, model)
             say(f"{part.name}: {seconds:.0f} s, " + ", ".join(f"{name} {value:.4f}" for name, value in history[0].items()))
             if not (len(part.validation) and config.refit) or config.folds:  # else the refit predicts
                 positive = model.predict_proba(test_texts)[:, 1]

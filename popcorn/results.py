@@ -5,8 +5,9 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from popcorn.experiment import Run
 from popcorn.files import write_json
 from popcorn.score import Score, half_width
 
-PACKAGES = ("numpy", "scikit-learn", "pandas", "gensim", "nltk", "torch", "accelerate", "transformers")
+PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir")
 
 
@@ -48,7 +49,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
         },
         "command": "python " + " ".join(Path(word).name if "/" in word else word for word in sys.argv),
         "seconds": time.monotonic() - STARTED,
-        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         **figures,
     }
     runs = []
@@ -59,6 +60,15 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
     write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures may depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _is_path(value: object) -> bool:

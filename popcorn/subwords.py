@@ -18,6 +18,7 @@ from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.hub import TOKENISERS
 from popcorn.pretrained import parameter_groups
+from popcorn.saved import keep_about
 from popcorn.text import plain
 
 Build = Callable[[PretrainedConfig, Path], nn.Module]
@@ -47,6 +48,7 @@ def reading(build: Build, config: PretrainedConfig) -> Task:
         train=read_subwords(competition, TRAIN, tokeniser, config), test=read_subwords(competition, TEST, tokeniser, config),
         build=lambda: _built(build, config, config.checkpoint),
         groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}],
+        keep=lambda folder: keep_about(folder, build, config, "subwords"),
         origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
     )  # fmt: skip
 
@@ -89,9 +91,9 @@ def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedToke
     """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP]."""
 
     def make() -> dict[str, np.ndarray]:
-        texts = [plain(text) for text in competition.read(name).texts]
+        texts = competition.read(name).texts
         say(f"Splitting {len(texts):,} reviews of {name} into subwords")
-        ids = tokeniser(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"] if texts else []
+        ids = split_texts(texts, tokeniser)
         offsets = np.cumsum([0, *map(len, ids)])
         return {"tokens": np.fromiter((token for review in ids for token in review), np.int32, offsets[-1]), "offsets": offsets}
 
@@ -99,10 +101,22 @@ def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedToke
     files = [path for path in rules if path.is_file()]
     key = fingerprint(competition.path(name), name, *files)[:24]
     arrays = cached(user_cache_path("popcorn") / f"subwords-{key}.npz", make)
-    first, last = np.array([tokeniser.cls_token_id], np.int32), np.array([tokeniser.sep_token_id], np.int32)
     contents = np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
-    framed = [np.concatenate([first, cut(ids, config.max_tokens - 2), last]) for ids in contents]
-    return Reviews(framed, config.max_tokens, tokeniser.pad_token_id)
+    return Reviews(framed(contents, tokeniser, config.max_tokens), config.max_tokens, tokeniser.pad_token_id)
+
+
+def split_texts(texts: list[str], tokeniser: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Each text's subwords as ids, all of them and nothing beside them."""
+    if not texts:
+        return []
+    plain_texts = [plain(text) for text in texts]
+    return tokeniser(plain_texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def framed(contents: list[np.ndarray], tokeniser: PreTrainedTokenizerBase, max_tokens: int) -> list[np.ndarray]:
+    """Each review's subwords, int32 (tokens,), cut where there are too many, between [CLS] and [SEP]."""
+    first, last = np.array([tokeniser.cls_token_id], np.int32), np.array([tokeniser.sep_token_id], np.int32)
+    return [np.concatenate([first, cut(ids, max_tokens - 2), last]) for ids in contents]
 
 
 def weights_checksum(checkpoint: Path) -> str:

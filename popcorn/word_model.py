@@ -1,6 +1,7 @@
 """A model over word vectors as a task for the native engine. The scripts' one call is `run`."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from popcorn.config import WordVectorConfig
 from popcorn.files import fingerprint
 from popcorn.native import native
 from popcorn.pseudo_labels import Teacher
+from popcorn.saved import keep_about, keep_vocabulary
 from popcorn.text import encode, read_corpus
 from popcorn.vectors import build_vocabulary
 
@@ -29,6 +31,11 @@ def _task(build: Build, config: WordVectorConfig) -> engine.Task:
     vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width)
     train, test, unlabelled = (encode(file, vocabulary.index) for file in (corpus.train, corpus.test, corpus.unlabelled))
     vectors = torch.from_numpy(vocabulary.vectors)
+
+    def keep(folder: Path) -> None:
+        keep_about(folder, build, config, "words")
+        keep_vocabulary(folder, vocabulary.index)
+
     return engine.Task(
         competition, corpus.train.ids, corpus.test.ids, corpus.train.labels,
         train=Reviews(train + unlabelled, config.max_tokens),
@@ -36,6 +43,7 @@ def _task(build: Build, config: WordVectorConfig) -> engine.Task:
         build=lambda: build(config, vectors),
         groups=lambda model: parameter_groups(model, config),
         origin={"vectors": vocabulary.source, "vectors_sha256": fingerprint(vocabulary.vectors.tobytes())},
+        keep=keep,
         teach=Teacher(competition, config.limit).teach if config.unlabelled else None,
     )  # fmt: skip
 

@@ -1,0 +1,137 @@
+"""`python -m popcorn predict`: a trained model on texts of the user's own, one by one with its reasons, or many at once."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from popcorn.errors import UserError, say
+from popcorn.files import whole
+from popcorn.saved import ABOUT, Predictor, load
+
+SHOWN = 0.15  # of the strongest word's weight: a word below it is left without a colour
+
+
+def run_of(model: str, output_dir: Path) -> Path:
+    """The folder of a run by its name, of several seeds the first; or the folder that was given."""
+    if (Path(model) / ABOUT).is_file() or "/" in model:
+        return Path(model)
+    runs = sorted((output_dir / "runs" / model).glob("seed-*"))
+    runs = [run for run in runs if (run / ABOUT).is_file()]
+    if not runs:
+        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run python {model}.py first")
+    return runs[0]
+
+
+def read_texts(path: Path) -> tuple[list[str], list[str]]:
+    """Ids and texts: of a .csv or .tsv its columns id and review, of any other file its lines that are not empty.
+
+    Raises `UserError`, naming the file and the row, where there is nothing to read.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem.strerror}): give a file of reviews") from problem
+    except UnicodeDecodeError as problem:
+        row = content[: problem.start].count(b"\n") + 1
+        raise UserError(f"{path}, row {row}: this is no text in UTF-8: save the file as text in UTF-8") from problem
+    if "\0" in text:
+        raise UserError(f"{path} is a binary file (it holds a zero byte): give a text file, a .csv or a .tsv")
+    return _rows(path) if path.suffix in (".csv", ".tsv") else _lines(text, str(path))
+
+
+def _lines(text: str, name: str) -> tuple[list[str], list[str]]:
+    lines = [(str(number), line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise UserError(f"{name} is empty: give at least one review, one a line")
+    ids, texts = zip(*lines, strict=True)
+    return list(ids), list(texts)
+
+
+def _rows(path: Path) -> tuple[list[str], list[str]]:
+    from popcorn.data import read_reviews
+
+    if path.suffix == ".tsv":  # as the competition has them, with quotes of its own kind
+        reviews = read_reviews(path, ["id", "review"])
+        return reviews.ids, reviews.texts
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as problem:
+        raise UserError(f"{path} cannot be read as a table ({str(problem).strip()}): mend it, or give a text file") from problem
+    if "review" not in table:
+        raise UserError(f"{path}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
+    if table.empty:
+        raise UserError(f"{path} has no rows: give at least one review")
+    ids = table["id"] if "id" in table else pd.Series(np.arange(2, len(table) + 2).astype(str))
+    return ids.tolist(), table["review"].tolist()
+
+
+def show(model: Predictor, text: str, console: Console) -> None:
+    """Prints the verdict, and the text's words as the model read them: green moved it towards positive, red away from it."""
+    positive = model.probability([text])[0]
+    console.print(f"{'positive' if positive > 0.5 else 'negative'}, probability of positive {positive:.4f}")
+    words = model.words(text)
+    strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
+    line = Text()
+    for word, weight in words:
+        share = abs(weight) / strongest
+        colour = ("green" if weight > 0 else "red") if share > SHOWN else ""
+        line.append(word, style=f"{'bold ' if share > 0.5 else ''}{colour}".strip())
+        line.append(" ")
+    console.print(line)
+
+
+def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> None:
+    """Writes id, probability and label of each text, and says how fast that was."""
+    start = time.monotonic()
+    positive = model.probability(texts)
+    seconds = time.monotonic() - start
+    table = pd.DataFrame({"id": ids, "probability": positive.round(6), "sentiment": (positive > 0.5).astype(int)})
+    with whole(output, "w") as file:
+        table.to_csv(file, index=False)
+    say(f"{output}: {len(texts):,} reviews in {seconds:.1f} s, {len(texts) / seconds:,.0f} a second")
+
+
+def serve(model: Predictor, name: str) -> None:
+    """A page on this machine alone, for one review at a time."""
+    try:
+        import gradio
+    except ImportError as problem:
+        raise UserError("--serve needs gradio, which is not installed: pip install gradio") from problem
+
+    def judge(text: str) -> tuple[dict[str, float], list[tuple[str, float]]]:
+        positive = float(model.probability([text])[0])
+        words = model.words(text)
+        strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
+        return {"positive": positive, "negative": 1 - positive}, [(word + " ", weight / strongest) for word, weight in words]
+
+    gradio.Interface(
+        judge, gradio.Textbox(lines=8, label="review"), [gradio.Label(label="verdict"), gradio.HighlightedText(label="why")],
+        title=f"{name} on a review of yours", flagging_mode="never",
+    ).launch(server_name="127.0.0.1")  # fmt: skip
+
+
+def predict(model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool) -> None:
+    """What the command does: texts of the command line or of stdin are shown, a file's are written."""
+    folder = run_of(model, output_dir)
+    if is_served:
+        serve(load(folder), model)
+        return
+    if file is not None:
+        ids, its = read_texts(file)
+        write(load(folder), ids, its, output or file.with_name(f"{file.stem}.predicted.csv"))
+        return
+    if not texts:
+        if sys.stdin.isatty():
+            raise UserError("there is nothing to judge: give a review in quotes, --file, or reviews on stdin, one a line")
+        _, texts = _lines(sys.stdin.read(), "stdin")
+    if not all(text.strip() for text in texts):
+        raise UserError("a review is empty: give at least one word")
+    loaded, console = load(folder), Console(width=None if Console().is_terminal else 120)
+    for text in texts:
+        show(loaded, text, console)

@@ -1,0 +1,138 @@
+"""Trained models as something to ask: the probability that a text is positive, and the words that speak for it and against it."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from popcorn.config import RunConfig
+from popcorn.text import clean, tokenise, tokenise_all
+
+FEW = 50  # texts: to tokenise them takes less time than to start processes for it
+STEPS = 32  # of integrated gradients, whose sum is good to some percent with so many
+
+
+class Predictor(Protocol):
+    """A trained model for texts."""
+
+    def probability(self, texts: list[str]) -> np.ndarray:
+        """That each text is positive, float64 (texts,)."""
+
+    def words(self, text: str) -> list[tuple[str, float]]:
+        """What the model read, word by word, and how much each word moved the log-odds towards positive."""
+
+
+class Mean:
+    """Several fits of one model."""
+
+    def __init__(self, models: list[Predictor]):
+        self.models = models
+
+    def probability(self, texts: list[str]) -> np.ndarray:
+        return np.mean([model.probability(texts) for model in self.models], axis=0)
+
+    def words(self, text: str) -> list[tuple[str, float]]:
+        """Of the first of them: the others read the same words."""
+        return self.models[0].words(text)
+
+
+class Linear:
+    """A scikit-learn pipeline from texts to classes."""
+
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+
+    def probability(self, texts: list[str]) -> np.ndarray:
+        return self.pipeline.predict_proba([clean(text) for text in texts])[:, 1]
+
+    def words(self, text: str) -> list[tuple[str, float]]:
+        """A term of several words is shared out among them, and a term's weight among the places it stands at."""
+        terms, judge = self.pipeline[0], self.pipeline[-1]
+        words = terms.build_tokenizer()(clean(text))
+        row = self.pipeline[:-1].transform([clean(text)])
+        worth = dict(zip(row.indices, row.data * judge.coef_[0][row.indices], strict=True))
+        least, most = terms.ngram_range
+        places: dict[int, list[tuple[int, int]]] = {}
+        for size in range(least, most + 1):
+            for start in range(len(words) - size + 1):
+                number = terms.vocabulary_.get(" ".join(words[start : start + size]))
+                if number is not None:
+                    places.setdefault(number, []).append((start, size))
+        carried = np.zeros(len(words))
+        for number, found in places.items():
+            for start, size in found:
+                carried[start : start + size] += worth.get(number, 0.0) / len(found) / size
+        return list(zip(words, carried.tolist(), strict=True))
+
+
+class Neural:
+    """A module that judges padded batches of token ids."""
+
+    def __init__(self, judge: Callable, embedding, read: Callable[[list[str]], tuple], frame: int):
+        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `Reviews` and, for one text, its words.
+
+        frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
+        """
+        self.judge, self.embedding, self.read, self.frame = judge, embedding, read, frame
+
+    def probability(self, texts: list[str]) -> np.ndarray:
+        import torch
+
+        from popcorn.batches import by_length
+
+        reviews, _ = self.read(texts)
+        found = np.zeros(len(reviews))
+        with torch.no_grad():
+            for rows in by_length(np.arange(len(reviews)), reviews.lengths, 128):
+                found[rows] = torch.sigmoid(self.judge(*reviews.batch(rows)).double()).numpy()
+        return found
+
+    def words(self, text: str) -> list[tuple[str, float]]:
+        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vector."""
+        from captum.attr import LayerIntegratedGradients
+
+        reviews, words = self.read([text])
+        tokens, lengths = reviews.batch(np.array([0]))
+        nothing = tokens.clone()
+        nothing[:, self.frame : tokens.shape[1] - self.frame] = reviews.padding
+        method = LayerIntegratedGradients(lambda tokens: self.judge(tokens, lengths.expand(len(tokens))), self.embedding)
+        carried = method.attribute(tokens, nothing, n_steps=STEPS, internal_batch_size=8).sum(-1)[0]
+        return list(zip(words, carried.detach().tolist(), strict=True))
+
+
+def tokenised(texts: list[str]) -> Iterable[list[str]]:
+    """Each text's words; of many texts on all processors."""
+    if len(texts) < FEW:
+        return [tokenise(text) for text in texts]
+    words, tokens, offsets = tokenise_all(texts)
+    return [[words[token] for token in review] for review in np.split(tokens, offsets[1:-1])]
+
+
+def judge_of_subwords(model, config: RunConfig, folder: Path) -> Neural:
+    """The fine-tuned model with its tokeniser."""
+    from transformers import AutoTokenizer, PreTrainedModel
+
+    from popcorn.batches import Reviews
+    from popcorn.finetune import log_odds
+    from popcorn.layers import mask_of
+    from popcorn.subwords import framed, split_texts
+
+    tokeniser = AutoTokenizer.from_pretrained(folder)
+    model.eval()
+
+    def read(texts: list[str]) -> tuple[Reviews, list[str]]:
+        contents = [np.array(ids, np.int32) for ids in split_texts(texts, tokeniser)]
+        ids = framed(contents, tokeniser, config.max_tokens)
+        return Reviews(ids, config.max_tokens, tokeniser.pad_token_id), tokeniser.convert_ids_to_tokens(ids[0].tolist())
+
+    def judge(tokens, lengths):
+        if not hasattr(model, "config"):  # our own module over an encoder, which takes lengths
+            return model(tokens, lengths)
+        mask = mask_of(lengths, tokens.shape[1]).long()
+        return log_odds(model(input_ids=tokens, attention_mask=mask).logits)
+
+    inner = model if hasattr(model, "get_input_embeddings") else next(
+        each for each in model.modules() if isinstance(each, PreTrainedModel)
+    )  # fmt: skip
+    return Neural(judge, inner.get_input_embeddings(), read, frame=1)

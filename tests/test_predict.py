@@ -1,0 +1,146 @@
+"""Saved models say of a text what they said in their submission, show why, and refuse what is not a text or not a model."""
+
+import re
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import pretrained
+import pytest
+from conftest import BLAME, PRAISE, ROOT, run
+
+from popcorn import adapters, data, engine, finetune, linear, predict, saved, word_model
+from popcorn.errors import UserError
+from popcorn.native import native
+from popcorn.subwords import fine_tuning
+
+TINY = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
+QUICK = {
+    "hidden": 16, "epochs": 3, "batch_size": 16, "learning_rate": 0.03, "embedding_rate": 1.0, "dropout": 0.1,
+    "embedding_dropout": 0.1,
+}  # fmt: skip
+PREFIX = {**TINY, "bits": 32, "head_rate": 0.01, "epochs": 4}
+KINDS = {
+    "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
+    "nbsvm": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2}),
+    "tfidf": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2, "refit": False, "final": False}),
+    "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: fine_tuning(build, config), config), TINY),
+    "bert_scratch": ("build", lambda build, config: finetune.run(build, config), TINY),
+    "deberta_prefix": (
+        "adapter",
+        lambda build, config: adapters.run(build, config),
+        PREFIX,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    return {family: pretrained.write(folder / family, family, initializer_range=0.1) for family in ("bert", "deberta-v2")}
+
+
+@pytest.fixture(scope="module")
+def finished(competition, tmp_path_factory, checkpoints):
+    """A finished run of each kind, made when it is first asked for."""
+    folder, done = tmp_path_factory.mktemp("runs"), {}
+
+    def make(script: str):
+        if script not in done:
+            name, start, options = KINDS[script]
+            module = import_module(script)
+            if hasattr(module.Config, "FAMILY"):
+                options = options | {"model": str(checkpoints[module.Config.FAMILY])}
+            options = {"final": True} | options
+            config = module.Config(data_dir=competition, output_dir=folder, name=script, **options)
+            start(getattr(module, name), config)
+            done[script] = folder / "runs" / script / "seed-1"
+        return done[script]
+
+    return make
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_a_saved_model_says_what_it_said(script, finished, competition):
+    """The rounding of the submission's file apart."""
+    folder = finished(script)
+    test = data.find(competition).read(data.TEST)
+    submitted = pd.read_csv(folder.parents[2] / "submissions" / f"{script}.proba.csv", quoting=3).set_index("id")["sentiment"]
+    found = saved.load(folder).probability(test.texts)
+    assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
+
+
+@pytest.mark.parametrize("script", ["lstm", "nbsvm", "bert_scratch"])
+def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
+    model = saved.load(finished(script))
+    text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
+    words = model.words(text)
+    if script != "bert_scratch":
+        assert [word for word, _ in words] == text.split()
+        weight = dict(words)
+        assert min(weight[PRAISE[0]], weight[PRAISE[1]]) > 0 > weight[BLAME[0]]
+    # all words together make the difference to a review of none of them
+    positive = model.probability([text])[0]
+    if script == "bert_scratch":
+        without = " ".join(["[PAD]"] * (len(words) - 2))
+        nothing = model.probability([without])[0]
+        moved = np.log(positive / (1 - positive)) - np.log(nothing / (1 - nothing))
+        assert sum(weight for _, weight in words) == pytest.approx(moved, rel=0.1, abs=0.02)
+
+
+def test_the_command_shows_and_writes(finished, competition, tmp_path):
+    folder = finished("nbsvm")
+    shown = run("-m", "popcorn", "predict", "--model", folder, f"{PRAISE[0]} and {PRAISE[2]}", f"{BLAME[0]}")
+    assert re.findall(r"(positive|negative), probability", shown.stdout) == ["positive", "negative"]
+    reviews = tmp_path / "reviews.csv"
+    pd.DataFrame({"id": ["a", "b"], "review": [f"{PRAISE[0]}, {PRAISE[1]}", BLAME[1]]}).to_csv(reviews, index=False)
+    run("-m", "popcorn", "predict", "--model", "nbsvm", "--output-dir", folder.parents[2], "--file", reviews)
+    written = pd.read_csv(tmp_path / "reviews.predicted.csv")
+    assert list(written["id"]) == ["a", "b"] and list(written["sentiment"]) == [1, 0]
+
+
+def test_files_are_read_as_what_they_are(competition, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one review\n\n  another \n")
+    assert predict.read_texts(lines) == (["1", "3"], ["one review", "another"])
+    ids, texts = predict.read_texts(competition / "testData.tsv")
+    assert len(ids) == len(texts) == 100 and "\\" not in texts[0]
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    for name, content, said in (
+        ("empty.txt", b"\n \n", "is empty"),
+        ("image.txt", b"GIF89a\x00\x01", "binary file"),
+        ("latin.txt", b"good\nna\xefve\n", r"row 2: this is no text in UTF-8"),
+        ("other.csv", b"text\nhello\n", "one of them must be review"),
+        ("none.csv", b"review\n", "has no rows"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            predict.read_texts(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read"):
+        predict.read_texts(tmp_path / "missing.txt")
+    done = run("-m", "popcorn", "predict", "--model", "nothing", "text", "--output-dir", tmp_path, code=2)
+    assert "run python nothing.py first" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["lstm", "nbsvm"])
+def test_a_model_that_lacks_a_part_is_refused(script, finished, tmp_path):
+    """Each file that it was written with, one after the other; and a script that is none of ours is never imported."""
+    whole = finished(script)
+    wanted = [path for path in whole.rglob("*") if path.name in (saved.ABOUT, saved.VOCABULARY, saved.ARRAYS, saved.WEIGHTS)]
+    assert len(wanted) == (3 if script == "lstm" else 2)
+    for path in wanted:
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(UserError, match=re.escape(path.name)):
+            saved.load(whole)
+        path.write_bytes(content)
+    about = whole / saved.ABOUT
+    before = about.read_text()
+    for wrong, said in ((before.replace(f'"{script}"', '"os"'), "names the script 'os'"), ("{", "cannot be read")):
+        about.write_text(wrong)
+        with pytest.raises(UserError, match=said):
+            saved.load(whole)
+    about.write_text(before)
+    assert (ROOT / f"{script}.py").is_file()
