@@ -1,5 +1,6 @@
 """`python -m popcorn <command>`: what is done before and after the training of a model."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,30 @@ class Predict:
 
 
 @dataclass
+class Kernel:
+    """Write a script as one file for Kaggle, with kernel-metadata.json, for `kaggle kernels push`."""
+
+    script: Positional[str]
+    """its name, such as lstm"""
+    output: Path = Path("kernels")
+    """folder that receives a folder of the script's name"""
+    user: str = os.environ.get("KAGGLE_USERNAME", "INSERT_KAGGLE_USERNAME_HERE")
+    """your name on Kaggle, which the kernel's id begins with; $KAGGLE_USERNAME where it is not given"""
+    options: str = ""
+    """the script's options in quotes, such as '--epochs 2 --folds 5'"""
+    attach: str | None = None
+    """a model on Kaggle to attach and to begin from: owner/model/framework/variation/version"""
+    notebook: bool = False
+    """a notebook in place of a script"""
+
+    def run(self) -> None:
+        """Writes the folder."""
+        from popcorn.kernel import write_kernel
+
+        write_kernel(self.script.removesuffix(".py"), self.output, self.user, self.options, self.attach, self.notebook)
+
+
+@dataclass
 class Plan:
     """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
 
@@ -157,6 +182,7 @@ def main() -> None:
         | Annotated[Leaderboard, subcommand("leaderboard")]
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Kernel, subcommand("kernel")]
         | Annotated[Plan, subcommand("plan")]
     )
     with one_sentence():

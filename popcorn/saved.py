@@ -26,8 +26,8 @@ FITTED = ("idf_", "ratio_", "coef_", "intercept_", "classes_")
 
 
 def script_of(build: Callable) -> str:
-    """The name of the script that a model's class or function comes from."""
-    return Path(sys.modules[build.__module__].__file__).stem
+    """The name of the script that a model's class or function comes from; in a notebook a module has no file to tell it."""
+    return Path(sys.argv[0]).stem if build.__module__ == "__main__" else build.__module__
 
 
 def keep_about(folder: Path, build: Callable, config: RunConfig, kind: str) -> None:

@@ -11,7 +11,6 @@ from popcorn.batches import Reviews
 from popcorn.config import WordVectorConfig
 from popcorn.files import fingerprint
 from popcorn.native import native
-from popcorn.pseudo_labels import Teacher
 from popcorn.saved import keep_about, keep_vocabulary
 from popcorn.text import encode, read_corpus
 from popcorn.vectors import build_vocabulary
@@ -44,8 +43,14 @@ def _task(build: Build, config: WordVectorConfig) -> engine.Task:
         groups=lambda model: parameter_groups(model, config),
         origin={"vectors": vocabulary.source, "vectors_sha256": fingerprint(vocabulary.vectors.tobytes())},
         keep=keep,
-        teach=Teacher(competition, config.limit).teach if config.unlabelled else None,
+        teach=_teach(competition, config) if config.unlabelled else None,
     )  # fmt: skip
+
+
+def _teach(competition: data.Competition, config: WordVectorConfig) -> Callable:
+    from popcorn.pseudo_labels import Teacher  # another model, which nobody needs without --unlabelled
+
+    return Teacher(competition, config.limit).teach
 
 
 def parameter_groups(model: nn.Module, config: WordVectorConfig) -> list[dict]:

@@ -1,6 +1,8 @@
 """A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabelled reviews."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -82,6 +84,24 @@ def run(*command: object, code: int = 0, **variables: str) -> subprocess.Complet
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def run_kernel(script: str, options: list, competition: Path, folder: Path) -> list[bytes]:
+    """Both submissions of the script's kernel: one file, alone, where Kaggle would have its input and its working folder."""
+    output, kaggle, working = folder / "kernels", folder / "kaggle" / "input", folder / "working"
+    run("-m", "popcorn", "kernel", script, "--output", output, f"--options={shlex.join(map(str, options))}")
+    shutil.copytree(competition, kaggle / "word2vec-nlp-tutorial")
+    for path in kaggle.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    working.mkdir()
+    alone = folder / "src" / "script.py"
+    alone.parent.mkdir()
+    made = (output / script / f"{script}.py").read_text()
+    assert made.count('"/kaggle/input"') == 1
+    alone.write_text(made.replace('"/kaggle/input"', repr(str(kaggle))))
+    done = subprocess.run([sys.executable, alone], cwd=working, capture_output=True, text=True)
+    assert done.returncode == 0 and "(Kaggle input)" in done.stdout, done.stdout + done.stderr
+    return [(working / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
 
 
 SMALL = (

@@ -8,7 +8,7 @@ import pretrained
 import pytest
 import sentencepiece
 import torch
-from conftest import run
+from conftest import run, run_kernel
 from transformers import AutoConfig, AutoTokenizer
 
 from popcorn import adapters, deberta
@@ -125,6 +125,15 @@ def test_a_killed_run_goes_on_to_the_same_submission(script, checkpoint, competi
     resumed = trained(script, checkpoint, competition, tmp_path / "killed", **changes, resume=True)
     assert len(taken) == 32
     pd.testing.assert_series_equal(resumed, undisturbed, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_its_kernel_gives_the_same_bytes(script, checkpoint, competition, tmp_path):
+    trained(script, checkpoint, competition, tmp_path, bits=32, epochs=1)
+    given = ["--model", checkpoint, "--name", script, "--epochs", 1, "--batch-size", 16, "--learning-rate", 0.01]
+    given += ["--head-rate", 0.01, "--max-tokens", 64, "--bits", 32, "--final"]
+    mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
+    assert run_kernel(script, given, competition, tmp_path) == mine
 
 
 def test_bits_are_refused_where_they_cannot_be_had(monkeypatch):

@@ -12,7 +12,7 @@ from importlib import import_module
 import pandas as pd
 import pretrained
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, run_kernel
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -45,12 +45,13 @@ def undisturbed(tmp_path_factory, options):
     return folder
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "bert_trainer"])
-def test_every_script_runs_and_learns(script, options, tmp_path):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path):
     run(*options(script), "--output-dir", tmp_path, "--record", "--final")
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["auc"] > 0.9 and entry["weights"] == SCRIPTS[script] and len(entry["weights_sha256"]) == 64
-    assert len(submissions(tmp_path, script)) == 2
+    given = [option for option in options(script)[1:] if option not in ("--data-dir", competition)]
+    assert run_kernel(script, [*given, "--final"], competition, tmp_path) == submissions(tmp_path, script)
 
 
 def test_a_run_leaves_all_that_it_promises(undisturbed):

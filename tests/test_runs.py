@@ -10,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import ROOT, SMALL, run
+from conftest import ROOT, SMALL, run, run_kernel
 
 LINEAR = ["tfidf.py", "nbsvm.py"]
 WORD_MODELS = ["gru", "cnn", "cnn_lstm", "attention_lstm", "capsule_lstm", "transformer"]  # and lstm, which the rest is about
@@ -46,6 +46,10 @@ def test_a_run_leaves_all_that_it_promises(undisturbed):
     assert any("validated/validation_accuracy" in line for line in lines) and any("refit/loss" in line for line in lines)
     assert list(run_folder.glob("tensorboard/**/events*"))
     assert (run_folder / "refit" / "best.safetensors").is_file()
+
+
+def test_its_kernel_gives_the_same_bytes(undisturbed, competition, glove, tmp_path):
+    assert run_kernel("lstm", ["--vectors", glove, *SMALL], competition, tmp_path) == submissions(undisturbed[0])
 
 
 def test_the_same_command_gives_the_same_bytes(undisturbed, options, tmp_path):
@@ -88,6 +92,7 @@ def test_every_other_script_runs_and_learns(script, competition, glove, tmp_path
     assert len(submissions(tmp_path, script)) == 2 and "refit" in done.stderr and "validated" not in done.stderr
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["accuracy"] > 0.8 and set(entry["fits"]) == {"refit"}
+    assert run_kernel(script, ["--vectors", glove, *recipe, "--final"], competition, tmp_path) == submissions(tmp_path, script)
 
 
 def test_final_is_the_refit_of_a_whole_run(options, tmp_path):
@@ -158,8 +163,7 @@ def test_linear_models_learn_and_repeat(competition, tmp_path, script):
     run(script, "--data-dir", competition, "--output-dir", tmp_path, "--record")
     first = submissions(tmp_path, name)
     assert json.loads((tmp_path / "results" / f"{name}.json").read_text())["runs"][0]["accuracy"] > 0.9
-    run(script, "--data-dir", competition, "--output-dir", tmp_path)
-    assert submissions(tmp_path, name) == first
+    assert run_kernel(name, [], competition, tmp_path) == first
 
 
 def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_path):

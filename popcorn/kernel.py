@@ -1,0 +1,134 @@
+"""A script as one file for Kaggle, with what it needs of `popcorn/` inside, and the metadata that `kaggle kernels push` takes.
+
+The sources are not changed: they stand in the file as texts, are written into a temporary folder when it starts, and imported
+from there; the model's own script follows them as it is.
+"""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from popcorn.errors import UserError, say
+from popcorn.files import whole, write_json
+
+ROOT = Path(__file__).parent.parent
+COMPETITION = "word2vec-nlp-tutorial"
+LACKING = ROOT / "requirements-kaggle.txt"
+TEACHER = "nbsvm"
+"""the other script that one needs with --unlabelled, and only then"""
+MODEL = re.compile(r"^[\w-]+/[\w.-]+/\w+/[\w.-]+/\d+$")
+HEADER = '''"""{title}
+
+Made by `python -m popcorn kernel {name}` for Kaggle: what the script imports comes first, as text, and the script with its model
+and its recipe below it, under MODEL. Add the competition "{competition}" to the notebook and run it; the files to
+submit are submissions/{name}.csv (accuracy) and submissions/{name}.proba.csv (ROC AUC).
+"""
+
+OPTIONS = {options!r}  # as on the command line, for example ["--epochs", "2"]
+'''
+START = """import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+lacking = [line for line in NEEDED if importlib.util.find_spec(line.split("=")[0].split(">")[0]) is None]
+if lacking:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *lacking], check=True)
+folder = Path(tempfile.mkdtemp())
+for name, source in FILES.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(source, encoding="utf-8")
+sys.path.insert(0, str(folder))
+sys.argv = [SCRIPT, *OPTIONS]
+"""
+
+
+def needed(script: Path, with_teacher: bool) -> list[Path]:
+    """The files of this repository that a script imports, at once or later, directly or not; not the script itself."""
+    found: dict[Path, None] = {ROOT / "popcorn" / "__init__.py": None}
+    waiting = [script]
+    while waiting:
+        for path in imported(waiting.pop()):
+            is_other_model = path.parent == ROOT and not (with_teacher and path.stem == TEACHER)
+            if path not in found and path != script and not is_other_model:
+                found[path] = None
+                waiting.append(path)
+    return sorted(found)
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """The repository's files that one file's import statements name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+            if file.is_file():
+                yield file
+
+
+def quoted(source: str) -> str:
+    """A source as a literal that is read as it was, and readable itself."""
+    return repr(source) if "'" * 3 in source or source.endswith("\\") else "r" + "'" * 3 + source + "'" * 3
+
+
+def parts(name: str, options: list[str]) -> list[str]:
+    """The blocks of the file: what it is and its options, the plumbing, its start, the script."""
+    script = ROOT / f"{name}.py"
+    source = script.read_text(encoding="utf-8")
+    title = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
+    header = HEADER.format(title=title, name=name, competition=COMPETITION, options=options)
+    files = needed(script, "--unlabelled" in options)
+    lines = [line.strip() for line in LACKING.read_text(encoding="utf-8").splitlines()]
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {wanted!r}", "FILES = {}"]
+    plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
+    return [header, "\n".join(plumbing) + "\n", START, f"# MODEL: {script.name}, as it is in the repository\n\n{source}"]
+
+
+def write_kernel(name: str, output: Path, user: str, options: str, attach: str | None, as_notebook: bool) -> None:
+    """Writes `<output>/<name>/`: the script or the notebook, and kernel-metadata.json."""
+    if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
+        raise UserError(f"there is no script {name}.py: name one, such as lstm")
+    given = shlex.split(options)
+    if attach is not None:
+        if not MODEL.match(attach):
+            raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")
+        _, model, framework, variation, version = attach.split("/")
+        given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
+    blocks = parts(name, given)
+    slug = f"popcorn-{name.replace('_', '-')}"
+    file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"
+    content = notebook(blocks) if as_notebook else "\n".join(blocks)
+    with whole(file, "w") as target:
+        target.write(content)
+    write_json(file.parent / "kernel-metadata.json", {
+        "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": file.name, "language": "python",
+        "kernel_type": "notebook" if as_notebook else "script", "is_private": "true", "enable_gpu": "true", "enable_tpu": "false",
+        "enable_internet": "true", "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
+        "model_sources": [attach] if attach else [],
+    })  # fmt: skip
+    say(f"{file.parent}: push it with  kaggle kernels push -p {file.parent}")
+
+
+def notebook(blocks: list[str]) -> str:
+    """The blocks as cells, the first one's text as Markdown."""
+    import nbformat
+
+    header = ast.get_docstring(ast.parse(blocks[0]))
+    first = blocks[0].rsplit('"""\n', 1)[1].strip()
+    cells = [nbformat.v4.new_markdown_cell(f"# {header}"), nbformat.v4.new_code_cell(first)]
+    cells += [nbformat.v4.new_code_cell(block.strip()) for block in blocks[1:]]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"  # not a random one: the same script gives the same file
+    made = nbformat.v4.new_notebook(cells=cells)
+    made.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.validate(made)
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
