@@ -102,7 +102,7 @@ class Predict:
     model: str = "lstm"
     """name of a finished run, or its folder, such as runs/lstm/seed-1"""
     file: Path | None = None
-    """reviews to judge at once: a .csv or .tsv with a column review, or text with one a line"""
+    """reviews to judge at once: a .csv with a column review, a .tsv as the competition's test file, or text with one a line"""
     output: Path | None = None
     """file that receives id, probability and label; beside --file where it is not given"""
     output_dir: Path = Path(".")
@@ -162,7 +162,7 @@ class Plan:
 
         from popcorn.errors import UserError
 
-        if not self.script.is_file():
+        if not (self.script.is_file() and self.script.suffix == ".py"):
             raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
         sys.path.insert(0, str(self.script.resolve().parent))
         script = import_module(self.script.stem)

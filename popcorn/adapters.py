@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
 from safetensors.torch import save_file
 from torch import nn
 from transformers import BitsAndBytesConfig, DataCollatorWithPadding, Trainer, TrainingArguments
@@ -23,7 +24,7 @@ from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part
 from popcorn.files import write_json
 from popcorn.finetune import FineTuner, hugging_face, probability
-from popcorn.saved import keep_about
+from popcorn.saved import keep_about, need
 from popcorn.subwords import load_tokeniser, reading, weights_checksum
 
 HEAD = ["pooler", "classifier"]
@@ -38,9 +39,9 @@ def run(adapter: Adapter, config: AdapterConfig) -> None:
     """Reads the reviews as subwords, trains the adapter with the Trainer, and writes the submissions and the adapter."""
     with one_sentence():
         config.bits = affordable_bits(config.bits)
-        if config.bits < 16 and not torch.cuda.is_available():
-            config.precision = "fp32"  # beside autocast, int8 on a CPU gives scores too large for the mask's bf16
-    config.final |= config.adapter is not None
+        own = (config.output_dir / "runs" / config.name).resolve()
+        if config.adapter and own in config.adapter.resolve().parents:
+            raise UserError(f"--name {config.name} is that of the run which left {config.adapter}: give another name")
     way = predicting if config.adapter else partial(hugging_face, tuner=AdapterTuner)
     engine.run(way, lambda: _task(adapter, config), config)
 
@@ -69,12 +70,15 @@ def affordable_bits(asked: int | None) -> int:
 def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
     """The frozen model with a new adapter, or with that of `--adapter`."""
     about, base = adapter(config), frozen(config, checkpoint)
-    if about.is_prompt_learning and about.peft_type != PeftType.PREFIX_TUNING:
-        base.virtual_tokens = about.num_virtual_tokens
     if config.adapter is None:
-        return get_peft_model(base, about)
-    require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
-    return PeftModel.from_pretrained(base, config.adapter)
+        model = get_peft_model(base, about)
+    else:
+        require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
+        model = PeftModel.from_pretrained(base, config.adapter)
+    its = model.active_peft_config  # of a saved adapter its own, whatever the options are now
+    if its.is_prompt_learning and its.peft_type != PeftType.PREFIX_TUNING:
+        base.virtual_tokens = its.num_virtual_tokens
+    return model
 
 
 def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
@@ -94,6 +98,7 @@ def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
     for name in HEAD:
         getattr(model, name).float()
     model.config.weights_sha256 = weights_checksum(checkpoint)
+    model.config.source = Path(config.model).name if Path(config.model).is_dir() else config.model
     return model
 
 
@@ -127,13 +132,14 @@ class AdapterTuner(FineTuner):
             self.model.save_pretrained(folder)
             self.data_collator.tokenizer.save_pretrained(folder)
             base = self.model.get_base_model().config
-            write_json(folder / BASE, {"model": Path(base.name_or_path).name, "weights_sha256": base.weights_sha256})
+            write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
 
 
 def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checksum: str) -> None:
     """Raises `UserError` unless the folder has an adapter of this kind, trained on the very weights of `--model`."""
     try:
         about, base = PeftConfig.from_pretrained(str(folder)), json.loads((folder / BASE).read_text())
+        need(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
     except (OSError, ValueError, TypeError) as problem:
         raise UserError(
             f"--adapter {folder} is not an adapter that a run has left ({problem}): give a folder such as "
@@ -154,8 +160,10 @@ def predicting(task: Task, config: AdapterConfig, folder: Path, deadline: float)
     options = TrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=config.batch_size, report_to=[], remove_unused_columns=False,
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
-        bf16_full_eval=False, **_autocast(config),
+        **_autocast(config),
     )  # fmt: skip
+    if options.n_gpu > 1:
+        options._n_gpu = 1  # as in training: no nn.DataParallel
 
     def fit(build: Callable[[], PeftModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
         trainer = Trainer(build(), options, data_collator=DataCollatorWithPadding(load_tokeniser(config)))

@@ -17,6 +17,10 @@ from popcorn.errors import UserError, one_sentence
 STARTED = time.monotonic()
 """when this process began, near enough: every script imports this module first"""
 Config = TypeVar("Config")
+COUNTS = (
+    "limit", "folds", "epochs", "batch_size", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha", "virtual_tokens",
+)  # fmt: skip
+"""options of which there must be one at least (of the folds two), where a script has them"""
 
 
 @dataclass
@@ -45,11 +49,14 @@ class RunConfig:
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
     def __post_init__(self):
-        for field in ("limit", "folds", "epochs", "batch_size", "max_tokens", "pretrain_epochs"):
+        for field in COUNTS:
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
             if value is not None and value < least:
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
+        for field, value in vars(self).items():
+            if "dropout" in field and not 0 <= value < 1:
+                raise UserError(f"--{field.replace('_', '-')} is {value}: give a share from 0 to less than 1")
         if self.final and (self.folds or not self.refit):
             raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
         if self.record and self.limit is not None:
@@ -168,6 +175,16 @@ class AdapterConfig(PretrainedConfig):
     """peak of the learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not have"""
     adapter: Path | None = None
     """folder of an adapter that an earlier run has left: predict with it and train nothing"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adapter and (self.folds or self.record or not self.refit):
+            raise UserError("--adapter trains nothing and predicts: leave --folds, --record and --no-refit out")
+        self.final |= self.adapter is not None
+
+    def prepare(self, script: str) -> None:
+        """What an adapter predicts has a name of its own: the run that made it stays."""
+        super().prepare(script + ("-predicted" if self.adapter else ""))
 
 
 def parse(config: type[Config]) -> Config:

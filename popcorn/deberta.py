@@ -23,6 +23,17 @@ class PrefixSelfAttention(DisentangledSelfAttention):
     prefix: tuple[Tensor, Tensor, Tensor] | None = None
     """keys and values, each (batch, heads, prefix, head), and where they may be read, bool (batch, prefix); None without"""
 
+    def transpose_for_scores(self, x: Tensor, attention_heads: int) -> Tensor:
+        """(batch, time, heads * head) -> (batch * heads, time, head), beside autocast in its type.
+
+        A quantised projection answers in its input's type, float32 behind a layer norm, and the library would fill masked scores
+        of half precision with the smallest float32.
+        """
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        return super().transpose_for_scores(x, attention_heads)
+
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor, output_attentions: bool = False,
         query_states: Tensor | None = None, relative_pos: Tensor | None = None, rel_embeddings: Tensor | None = None,
@@ -70,7 +81,7 @@ class DebertaClassifier(DebertaV2ForSequenceClassification):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
+        self, input_ids: Tensor | None = None, *, attention_mask: Tensor, inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None, labels: Tensor | None = None, **options,
     ) -> SequenceClassifierOutput:  # fmt: skip
         """`past_key_values`: a prefix for every layer, whose columns the attention mask begins with."""

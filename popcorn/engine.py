@@ -78,8 +78,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             return task.build()
 
         model = build()
-        parameters = sum(weights.numel() for weights in model.parameters())
-        learning = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+        learning, parameters = count(model)
         description = str(model)
         del model  # a large one would take its place twice
         with processes.main_process_first():
@@ -101,6 +100,14 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
                 precision=precision, processes=processes.num_processes,
                 peak_memory=device.peak_memory(), parameters=parameters, trainable_parameters=learning,
             )  # fmt: skip
+
+
+def count(model: nn.Module) -> tuple[int, int]:
+    """Numbers that learn, and all numbers of the model; PEFT knows how many a quantised weight stands for."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        return model.get_nb_trainable_parameters()
+    sizes = [(weights.numel(), weights.requires_grad) for weights in model.parameters()]
+    return sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)
 
 
 def _seconds(budget: str | None) -> float:

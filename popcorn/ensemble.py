@@ -130,18 +130,20 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     config = RunConfig(output_dir=folder, name=name, record=is_recorded)
     conclude(
         config, competition, train.ids, test.ids, Run(outcome.test, {"out of fold": outcome}, None, complete=True),
-        members=names, blend=best, weights=found["stacker"][2].tolist(), machine=figures.processor(), precision="fp64",
-        processes=1, peak_memory=figures.peak_memory(), parameters=len(names) + 1, **_time_of(folder / "results", names),
+        members=names, blend=best, weights=found[best][2].tolist(), machine=figures.processor(), precision="fp64",
+        processes=1, peak_memory=figures.peak_memory(), parameters=len(found[best][2]) + 1, **_time_of(folder / "results", names),
     )  # fmt: skip
 
 
 def _time_of(results: Path, names: list[str]) -> dict[str, float]:
     """The members' own time, where all of it is recorded; else the ensemble's alone is said."""
     try:
-        runs = [json.loads((results / f"{name}.json").read_text())["runs"][0] for name in names]
+        recorded = [json.loads((results / f"{name}.json").read_text()) for name in names]
     except FileNotFoundError:
         return {}
-    return {"seconds": sum(run["seconds"] for run in runs)}
+    if not all(each["config"].get("folds") for each in recorded):  # of other runs than those that are blended
+        return {}
+    return {"seconds": sum(each["runs"][0]["seconds"] for each in recorded)}
 
 
 def print_blends(measured: dict[str, dict[str, float]], weights: np.ndarray, names: list[str]) -> None:

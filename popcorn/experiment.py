@@ -139,6 +139,8 @@ def conclude(config: RunConfig, competition: Competition, train_ids: list[str], 
     write_submissions(config.output_dir / "submissions", config.name, competition.sample_ids(), test_ids, run.test)
     if run.out_of_fold is not None:
         write_out_of_fold(config.output_dir / "submissions", config.name, train_ids, *run.out_of_fold)
+    else:  # those of an earlier run are of other models than this submission
+        (config.output_dir / "submissions" / f"{config.name}.oof.csv").unlink(missing_ok=True)
     score = score_test(test_ids, run.test)
     if score:
         say(

@@ -27,7 +27,8 @@ and its recipe below it, under MODEL. Add the competition "{competition}" to the
 submit are submissions/{name}.csv (accuracy) and submissions/{name}.proba.csv (ROC AUC).
 """
 
-OPTIONS = {options!r}  # as on the command line, for example ["--epochs", "2"]
+# as on the command line, for example ["--epochs", "2"]; --unlabelled needs another file: give it where the kernel is made
+OPTIONS = {options!r}
 '''
 START = """import importlib.util
 import subprocess
@@ -97,7 +98,10 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
     """Writes `<output>/<name>/`: the script or the notebook, and kernel-metadata.json."""
     if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
         raise UserError(f"there is no script {name}.py: name one, such as lstm")
-    given = shlex.split(options)
+    try:
+        given = shlex.split(options)
+    except ValueError as problem:
+        raise UserError(f"--options {options!r} cannot be read ({problem}): close every quotation") from problem
     if attach is not None:
         if not MODEL.match(attach):
             raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")

@@ -1,12 +1,11 @@
 """A training step of an adapter without numbers: torch's fake tensors have shapes only, and what lives at once is counted."""
 
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
-from peft import PeftModel, PromptTuningConfig, get_peft_model
+from peft import PeftModel, PeftType, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DebertaV2Config
 
-from popcorn.adapters import HEAD
 from popcorn.config import AdapterConfig
 from popcorn.deberta import DebertaClassifier
 
@@ -29,6 +27,12 @@ class Step:
     """FLOP of the forward pass"""
     flop: float
     """FLOP of both passes"""
+    frozen: int
+    """numbers that do not learn"""
+    learning: int
+    """numbers that do"""
+    is_prefix: bool
+    """whether every review has a copy of the latter"""
 
 
 class Living(TorchDispatchMode):
@@ -73,24 +77,25 @@ def outlined(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) 
         return get_peft_model(DebertaClassifier(sizes), about).train()
 
 
-def fill(model: PeftModel, kind: torch.dtype) -> None:
-    """Gives it tensors of the current mode: frozen weights of a kind, the adapter and the head in float32."""
-    for path, module in model.named_modules():
+def fill(model: PeftModel) -> None:
+    """Gives it tensors of the current mode."""
+    for module in model.modules():
         for name, weights in list(module.named_parameters(recurse=False)):
-            is_full = weights.requires_grad or any(part in path for part in HEAD)
-            made = torch.empty(weights.shape, dtype=torch.float32 if is_full else kind)
-            setattr(module, name, nn.Parameter(made, weights.requires_grad))
+            setattr(module, name, nn.Parameter(torch.empty(weights.shape), weights.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False)
     if hasattr(model, "prompt_tokens"):
         model.prompt_tokens = {name: torch.arange(len(tokens)) for name, tokens in model.prompt_tokens.items()}
 
 
-def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int, kind: torch.dtype) -> Step:
-    """A step of so many reviews of `max_tokens` each, nothing recomputed, and before it one that makes the optimiser's state."""
+def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int) -> Step:
+    """A step of so many reviews of `max_tokens` each, all of it in float32 and nothing recomputed.
+
+    One more comes before it, which makes the optimiser's state.
+    """
     model = outlined(script, config, sizes)
     with FakeTensorMode():
-        fill(model, kind)
+        fill(model)
         optimiser = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
         tokens = torch.zeros((reviews, config.max_tokens), dtype=torch.long)
         mask, labels = torch.ones_like(tokens), torch.zeros(reviews, dtype=torch.long)
@@ -98,17 +103,15 @@ def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, revi
         with living, FlopCounterMode(display=False) as flop:
             for _ in range(2):
                 living.peak = 0
-                with torch.autocast("cpu", torch.bfloat16, enabled=kind != torch.float32):
-                    loss = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
+                loss = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
                 forward = flop.get_total_flops()
                 loss.backward()
                 optimiser.step()
                 optimiser.zero_grad()
                 del loss
         both = flop.get_total_flops() / 2
-        return Step(living.peak, forward - both, both)
-
-
-def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Numbers in the parameters."""
-    return sum(weights.numel() for weights in parameters)
+    frozen, learning = (
+        sum(weights.numel() for weights in model.parameters() if weights.requires_grad == learns) for learns in (False, True)
+    )
+    is_prefix = model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
+    return Step(living.peak, forward - both, both, frozen, learning, is_prefix)

@@ -13,16 +13,14 @@ from types import ModuleType
 
 import psutil
 import torch
-from peft import PeftType
 from rich.console import Console
 from rich.table import Table
 from transformers import DebertaV2Config
 
 from popcorn import device
 from popcorn.config import AdapterConfig
-from popcorn.deberta import DebertaClassifier
 from popcorn.errors import UserError
-from popcorn.outline import Step, count, outlined, step
+from popcorn.outline import Step, step
 from popcorn.trainer import RECOMPUTE
 
 GIB = 2**30
@@ -71,24 +69,30 @@ def this_machine() -> Machine:
 def training_step(
     script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int, bits: int, recomputed: bool
 ) -> Step:
-    """The step of the whole model: every layer adds what the second did, or where it is recomputed its input alone."""
-    kind = torch.float32 if bits == 32 or config.precision == "fp32" else torch.bfloat16
-    one, two = (step(script, config, of_depth(sizes, depth), reviews, kind) for depth in (1, 2))
+    """The step of the whole model: every layer adds what the second did, or where it is recomputed its input alone.
+
+    What lives between the weights is counted in float32. Beside autocast some of it is half as large, and not all: layer norms
+    and softmax answer in float32 on a GPU, and so do quantised matrices behind them.
+    """
+    one, two = (step(script, config, of_depth(sizes, depth), reviews) for depth in (1, 2))
     more = sizes.num_hidden_layers - 1
-    weights = layer_weights(sizes) * kind.itemsize
     peak, flop = one.peak + more * (two.peak - one.peak), one.flop + more * (two.flop - one.flop)
     forward = one.forward + more * (two.forward - one.forward)
+    frozen = one.frozen + more * (two.frozen - one.frozen)
     if recomputed:
-        inputs = reviews * config.max_tokens * sizes.hidden_size * kind.itemsize
-        learning, copies = learning_of_a_layer(script, config, sizes)
+        inputs = 4 * reviews * config.max_tokens * sizes.hidden_size
+        learning = two.learning - one.learning
         # of what learns its value, its gradient and AdamW's two means; of a prefix a copy for every review, and its gradient
-        beside = 4 * learning * (4 + 2 * reviews * copies)
-        peak, flop = one.peak + more * (weights + inputs + beside), flop + forward
+        beside = 4 * learning * (4 + 2 * reviews * two.is_prefix)
+        peak, flop = one.peak + more * (4 * (two.frozen - one.frozen) + inputs + beside), flop + forward
+    matrices = sizes.num_hidden_layers * layer_matrices(sizes)
+    others = 4 if config.precision == "fp32" else 2  # bytes of a frozen number that is not quantised
     if bits in BYTES:
-        # in place of the layers' matrices as they are; the largest is there once more as it is multiplied
-        peak -= sizes.num_hidden_layers * layer_matrices(sizes) * (kind.itemsize - BYTES[bits])
-        peak += sizes.hidden_size * sizes.intermediate_size * kind.itemsize
-    return Step(peak, forward, flop)
+        peak -= matrices * (4 - BYTES[bits]) + (frozen - matrices) * (4 - others)
+        peak += others * sizes.hidden_size * sizes.intermediate_size  # the largest is there once more as it is multiplied
+    elif bits == 16:
+        peak -= 2 * frozen
+    return replace(one, peak=peak, forward=forward, flop=flop, frozen=frozen)
 
 
 def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
@@ -99,20 +103,6 @@ def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
 def layer_matrices(sizes: DebertaV2Config) -> int:
     """Numbers of a layer's linear weights: four square ones of the attention and two of the feed-forward network."""
     return 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
-
-
-def layer_weights(sizes: DebertaV2Config) -> int:
-    """Numbers of a layer's weights, all of them."""
-    with torch.device("meta"):
-        one, two = (count(DebertaClassifier(of_depth(sizes, depth)).parameters()) for depth in (1, 2))
-    return two - one
-
-
-def learning_of_a_layer(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> tuple[int, bool]:
-    """Numbers of the adapter that each further layer brings with it, and whether every review has its own copy of them."""
-    one, two = (outlined(script, config, of_depth(sizes, depth)) for depth in (1, 2))
-    learning = [count(weights for weights in model.parameters() if weights.requires_grad) for model in (one, two)]
-    return learning[1] - learning[0], one.active_peft_config.peft_type == PeftType.PREFIX_TUNING
 
 
 def sizes_of(model: str) -> DebertaV2Config:
@@ -128,7 +118,10 @@ def sizes_of(model: str) -> DebertaV2Config:
                 f"--model {model} is neither a folder with a config.json nor to be had from the hub: correct the name, "
                 "switch the internet on, or give a folder"
             ) from problem
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise UserError(f"{path} cannot be read ({problem}): fetch the model's configuration again") from problem
     if found.get("model_type") != "deberta-v2":
         raise UserError(f"{path} is of the family {found.get('model_type')!r}, and the plan is made for 'deberta-v2' models")
     return DebertaV2Config(**(found | {"num_labels": 2}))
@@ -171,6 +164,6 @@ def show(script: ModuleType, config: AdapterConfig) -> None:
     console.print(table)
     console.print(
         f"{config.model}, {config.max_tokens} tokens a review, batches of {config.batch_size}. An estimate: memory from a step "
-        f"counted tensor by tensor and {OVERHEAD / GIB:.1f} GiB beside it, time from its FLOP at {REACHED:.0%} of a GPU's peak "
-        "(half of this machine's matrix product). Shorter reviews take less."
+        f"in float32, counted tensor by tensor, which is rather too much, and {OVERHEAD / GIB:.1f} GiB beside it; time from its "
+        f"FLOP at {REACHED:.0%} of a GPU's peak (half of this machine's matrix product). Shorter reviews take less."
     )

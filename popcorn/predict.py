@@ -21,7 +21,7 @@ def run_of(model: str, output_dir: Path) -> Path:
     if (Path(model) / ABOUT).is_file() or "/" in model:
         return Path(model)
     runs = sorted((output_dir / "runs" / model).glob("seed-*"))
-    runs = [run for run in runs if (run / ABOUT).is_file()]
+    runs = [run for run in runs if (run / ABOUT).is_file() and run.suffix != ".earlier"]
     if not runs:
         raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run python {model}.py first")
     return runs[0]

@@ -75,6 +75,7 @@ class Neural:
         frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
         """
         self.judge, self.embedding, self.read, self.frame = judge, embedding, read, frame
+        self.device = embedding.weight.device
 
     def probability(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -85,7 +86,9 @@ class Neural:
         found = np.zeros(len(reviews))
         with torch.no_grad():
             for rows in by_length(np.arange(len(reviews)), reviews.lengths, 128):
-                found[rows] = torch.sigmoid(self.judge(*reviews.batch(rows)).double()).numpy()
+                tokens, lengths = reviews.batch(rows)
+                logit = self.judge(tokens.to(self.device), lengths.to(self.device))
+                found[rows] = torch.sigmoid(logit.double()).cpu().numpy()
         return found
 
     def words(self, text: str) -> list[tuple[str, float]]:
@@ -93,7 +96,7 @@ class Neural:
         from captum.attr import LayerIntegratedGradients
 
         reviews, words = self.read([text])
-        tokens, lengths = reviews.batch(np.array([0]))
+        tokens, lengths = (part.to(self.device) for part in reviews.batch(np.array([0])))
         nothing = tokens.clone()
         nothing[:, self.frame : tokens.shape[1] - self.frame] = reviews.padding
         method = LayerIntegratedGradients(lambda tokens: self.judge(tokens, lengths.expand(len(tokens))), self.embedding)

@@ -11,8 +11,10 @@ from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
+from safetensors import SafetensorError
 
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
@@ -21,6 +23,8 @@ from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subword
 from popcorn.text import TOKENISER, UNKNOWN, pack, unpack
 
 ABOUT, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
+OUTCOME = "outcome.npz"
+"""what `popcorn.experiment` writes last: a fit without it was not finished"""
 FITTED = ("idf_", "ratio_", "coef_", "intercept_", "classes_")
 """what scikit-learn's steps and ours learn, apart from the vocabulary"""
 
@@ -73,11 +77,18 @@ def load(folder: Path) -> Predictor:
     module = _module(script, folder)
     known = {field.name for field in fields(module.Config) if field.init}
     config = module.Config(**{name: value for name, value in options.items() if name in known})
-    parts = [folder / "refit"] if (folder / "refit").is_dir() else sorted([*folder.glob("fold-*"), *folder.glob("validated")])
+    done = [path for path in sorted(folder.iterdir()) if (path / OUTCOME).is_file() or (path / ARRAYS).is_file()]
+    parts = [path for path in done if path.name == "refit"] or done
     if not parts:
-        raise UserError(f"{folder} has no fit in it: run {script}.py again")
-    make = {"words": _words, "linear": _linear, "subwords": _subwords, "adapter": _adapter}[kind]
-    return Mean([make(getattr(module, build), config, part) for part in parts])
+        raise UserError(f"{folder} has no finished fit in it: go on with {script}.py --resume, or run it again")
+    try:
+        make = {"words": _words, "linear": _linear, "subwords": _subwords, "adapter": _adapter}[kind]
+        return Mean([make(getattr(module, build), config, part) for part in parts])
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as problem:
+        said = str(problem).splitlines()[0]
+        raise UserError(
+            f"the model in {folder} cannot be read ({said}): copy the run's whole folder, or run {script}.py again"
+        ) from problem
 
 
 def _module(script: str, folder: Path) -> ModuleType:
@@ -144,6 +155,9 @@ def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
     """The adapter on its base, which is fetched, or found where `model` says."""
     from popcorn import adapters
 
-    config.adapter = need(part / "model")
-    config.bits = adapters.affordable_bits(config.bits)
+    config.adapter, config.precision = need(part / "model"), "fp32"
+    try:
+        config.bits = adapters.affordable_bits(config.bits)
+    except UserError:  # trained on other hardware than this is
+        config.bits = adapters.affordable_bits(None)
     return judge_of_subwords(adapters.build(build, config, config.checkpoint), config, config.checkpoint)

@@ -8,7 +8,9 @@ import pretrained
 import pytest
 import sentencepiece
 import torch
+from accelerate.utils import set_seed
 from conftest import run, run_kernel
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from popcorn import adapters, deberta
@@ -50,6 +52,17 @@ def trained(script: str, *arguments, **changes) -> pd.Series:
     return pd.read_csv(config.output_dir / "submissions" / f"{config.name}.proba.csv", quoting=3, index_col="id")["sentiment"]
 
 
+def moved(kept: Path, script: str, *arguments) -> float:
+    """How far training has taken the adapter itself, apart from pooler and head, from where it began."""
+    weights = load_file(kept / "adapter_model.safetensors")
+    if script == "deberta_lora":  # B is zero at first
+        return max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name)
+    config = options(script, *arguments, bits=32)
+    set_seed(config.seed)
+    before = adapters.build(import_module(script).adapter, config, arguments[0]).get_prompt_embedding_to_save("default")
+    return float((weights["prompt_embeddings"] - before).abs().max())
+
+
 def auc(probabilities: pd.Series) -> float:
     from sklearn.metrics import roc_auc_score
 
@@ -67,6 +80,7 @@ def test_every_method_learns_and_its_adapter_comes_back(script, bits, checkpoint
     assert script != "deberta_lora" or auc(found) > 0.85
     kept = tmp_path / "runs" / script / "seed-1" / "refit" / "model"
     assert (kept / "adapter_model.safetensors").stat().st_size < 0.05 * (checkpoint / "model.safetensors").stat().st_size
+    assert moved(kept, *arguments) > 1e-2
     again = trained(*arguments, bits=bits, adapter=kept, name="again")
     # in 8 bits rounding depends on the batch's other reviews
     pd.testing.assert_series_equal(again, found, atol=1e-4 if bits == 8 else 2e-6, rtol=0)
@@ -94,7 +108,7 @@ def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, 
     model = deberta.DebertaClassifier.from_pretrained(folder, num_labels=2, dtype="float32").eval()
     tokens, mask = torch.randint(5, 1000, (2, 9)), torch.ones(2, 9)
     with torch.no_grad():
-        alone = model(tokens, mask).logits
+        alone = model(tokens, attention_mask=mask).logits
         words = model.get_input_embeddings()(tokens)
         both = torch.cat([torch.randn(2, 4, words.shape[-1]), words], 1)
         model.virtual_tokens = 4
@@ -110,21 +124,68 @@ def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, 
 def test_a_killed_run_goes_on_to_the_same_submission(script, checkpoint, competition, tmp_path, monkeypatch):
     """Of P-tuning too, whose network PEFT's own checkpoints leave out."""
     changes = {"bits": 32, "final": False, "epochs": 2, "refit": False}
-    undisturbed = trained(script, checkpoint, competition, tmp_path / "undisturbed", **changes)
     step, taken = AdapterTuner.training_step, []
 
-    def killed(self, *arguments, **options):
+    def counted(self, *arguments, **options):
         taken.append(1)
-        if len(taken) == 32:
+        if len(taken) == killed_at:
             raise KeyboardInterrupt
         return step(self, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr(AdapterTuner, "training_step", killed)
+    monkeypatch.setattr(AdapterTuner, "training_step", counted)
+    killed_at = None
+    undisturbed = trained(script, checkpoint, competition, tmp_path / "undisturbed", **changes)
+    whole, killed_at = len(taken), 32
+    taken.clear()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         trained(script, checkpoint, competition, tmp_path / "killed", **changes)
+    killed_at = None
+    taken.clear()
     resumed = trained(script, checkpoint, competition, tmp_path / "killed", **changes, resume=True)
-    assert len(taken) == 32
+    assert len(taken) == whole - 30  # it goes on from the checkpoint of step 30
     pd.testing.assert_series_equal(resumed, undisturbed, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, competition, tmp_path):
+    """As on a GPU: a quantised matrix answers in float32 behind a layer norm, beside scores of half precision."""
+    for script in METHODS:
+        config = options(script, checkpoint, competition, tmp_path, bits=bits)
+        model = adapters.build(import_module(script).adapter, config, checkpoint)
+        kinds = {weights.dtype for weights in model.parameters() if weights.requires_grad}
+        assert kinds == {torch.float32}
+        tokens, mask = torch.randint(5, 1000, (2, 9)), torch.ones(2, 9)
+        for mode in (model.train(), model.eval()):
+            with torch.autocast("cpu", torch.bfloat16):
+                found = mode(input_ids=tokens, attention_mask=mask, labels=torch.tensor([0, 1]))
+            assert found.logits.isfinite().all()
+            found.loss.backward()
+
+
+def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition, tmp_path):
+    """And not the options that it is used with."""
+    script = import_module("deberta_prompt")
+    config = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20, virtual_tokens=7)
+    adapters.run(script.adapter, config)
+    kept = tmp_path / "runs" / "deberta_prompt" / "seed-1" / "refit" / "model"
+    later = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, adapter=kept)
+    assert adapters.build(script.adapter, later, checkpoint).get_base_model().virtual_tokens == 7
+    with pytest.raises(SystemExit):  # of the same name, it would move the run away whose adapter it needs
+        adapters.run(script.adapter, later)
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rank": 0}, "--rank is 0"),
+        ({"dropout": 1.5}, "--dropout is 1.5"),
+        ({"adapter": Path("x"), "folds": 2}, "trains nothing"),
+    ],
+)
+def test_options_are_checked(given, said):
+    with pytest.raises(UserError, match=said):
+        import_module("deberta_lora").Config(**given)
 
 
 @pytest.mark.parametrize("script", METHODS)

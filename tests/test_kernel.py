@@ -79,7 +79,12 @@ def test_a_notebook_runs_from_top_to_bottom(competition, glove, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("nothing",), "no script nothing.py"), (("os.path",), "no script"), (("lstm", "--attach", "bert"), "--attach is 'bert'")],
+    [
+        (("nothing",), "no script nothing.py"),
+        (("os.path",), "no script"),
+        (("lstm", "--attach", "bert"), "--attach is 'bert'"),
+        (("lstm", "--options=it's"), "close every quotation"),
+    ],
 )
 def test_what_cannot_be_made_is_refused(options, said, tmp_path):
     done = run("-m", "popcorn", "kernel", *options, "--output", tmp_path, code=2)

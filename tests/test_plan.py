@@ -85,7 +85,7 @@ def test_what_fits_is_found():
     cost = {(8, False): 9.0, (4, True): 3.0, (2, True): 2.0, (1, True): 1.0}
 
     def step(reviews: int, recomputed: bool) -> plan.Step:
-        return plan.Step(cost[reviews, recomputed] * plan.GIB, 1.0, 3.0)
+        return plan.Step(cost[reviews, recomputed] * plan.GIB, 1.0, 3.0, 0, 0, False)
 
     for memory, expected in ((10, (8, False)), (8, (4, True)), (3, (2, True)), (1, None)):
         found = plan.fitting(step, plan.Machine("", memory * plan.GIB, 1.0, 8), 8)

@@ -43,20 +43,22 @@ def prefix(model: DebertaClassifier, batch: int = 2) -> list[tuple[Tensor, Tenso
 def with_prefix(model: DebertaClassifier, tokens: Tensor, mask: Tensor, pairs, readable: int = 1) -> Tensor:
     """The logits with a prefix, all of which may be read, or none of it."""
     before = torch.full((len(tokens), PREFIX), readable)
-    return model(tokens, torch.cat([before, mask], 1), past_key_values=DynamicCache(pairs)).logits
+    return model(tokens, attention_mask=torch.cat([before, mask], 1), past_key_values=DynamicCache(pairs)).logits
 
 
 def test_without_a_prefix_it_is_the_librarys_model(model, folder):
     torch.manual_seed(0)
     theirs = DebertaV2ForSequenceClassification.from_pretrained(folder, num_labels=2, dtype="float32").eval()
     theirs.load_state_dict(model.state_dict())
+    tokens, mask = text()
     with torch.no_grad():
-        assert torch.equal(model(*text()).logits, theirs(*text()).logits)
+        assert torch.equal(model(tokens, attention_mask=mask).logits, theirs(tokens, attention_mask=mask).logits)
 
 
 def test_a_prefix_that_may_not_be_read_changes_nothing(model):
+    tokens, mask = text()
     with torch.no_grad():
-        alone = model(*text()).logits
+        alone = model(tokens, attention_mask=mask).logits
         assert torch.equal(with_prefix(model, *text(), prefix(model), readable=0), alone)
         assert not torch.allclose(with_prefix(model, *text(), prefix(model)), alone, atol=1e-3)
 
