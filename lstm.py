@@ -1,7 +1,7 @@
 """Bidirectional LSTM over word vectors (Hochreiter & Schmidhuber 1997; Graves & Schmidhuber 2005).
 
-Two LSTMs read each review, one from its first word to its last and one from its last to its first. What they know at every
-word is pooled by the maximum and the mean over the review's own words, and a linear layer judges it.
+Two LSTMs read each review, one from its first word to its last and one from its last to its first. What both know at every
+word is projected together, pooled by the maximum and the mean over the review's own words, and judged by a linear layer.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,9 @@ class Config(WordVectorConfig):
 
     hidden: int = 128
     """units of each direction"""
-    epochs: int = 6
-    """at most so many passes over the training reviews"""
-    batch_size: int = 64
-    """reviews a step, over all processes"""
-    learning_rate: float = 2e-3
-    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    embedding_dropout: float = 0.4
-    """share of the word vectors' numbers that are zeroed in training"""
-    dropout: float = 0.4
+    word_dropout: float = 0.2
+    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    dropout: float = 0.3
     """share of the pooled numbers that are zeroed in training"""
 
 
@@ -44,18 +38,21 @@ class LSTM(nn.Module):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
         self.embedding = word_embedding(vectors)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
+        # a state lies between -1 and 1, where the maximum of hundreds is soon 1: what is compared must be free to grow
+        self.projection = nn.Linear(2 * config.hidden, 2 * config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(4 * config.hidden, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        words = self.embedding_dropout(self.embedding(tokens))  # (batch, time, width)
+        words = self.word_dropout(self.embedding(tokens))  # (batch, time, width)
         # Padding stands behind each review in both directions, where an LSTM comes to it only after all words
         forwards, _ = self.forwards(words)  # (batch, time, hidden)
         backwards, _ = self.backwards(reverse_within_length(words, lengths))
         states = torch.cat([forwards, reverse_within_length(backwards, lengths)], dim=-1)  # (batch, time, 2 * hidden)
+        states = self.projection(states)
         pooled = torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)  # (batch, 4 * hidden)
         return self.classifier(self.dropout(pooled)).squeeze(-1)
 

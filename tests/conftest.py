@@ -106,6 +106,6 @@ def run_kernel(script: str, options: list, competition: Path, folder: Path) -> l
 
 SMALL = (
     "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-rate", "1",
-    "--dropout", "0.1", "--embedding-dropout", "0.1", "--checkpoint-every", "3",
+    "--dropout", "0.1", "--word-dropout", "0.1", "--checkpoint-every", "3",
 )  # fmt: skip
 """options that make a run of lstm.py take seconds"""

@@ -93,7 +93,7 @@ class NoMemory(nn.Module):
 
 
 def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, capsys):
-    without_dropout = {"dropout": 0.0, "embedding_dropout": 0.0}
+    without_dropout = {"dropout": 0.0, "word_dropout": 0.0}
     plenty = fit_of(folder="plenty", **without_dropout).run()
     scarce = fit_of(lambda model: NoMemory(model, 5), folder="scarce", **without_dropout)
     outcome = scarce.run()

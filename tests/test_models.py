@@ -82,7 +82,7 @@ def test_lstm_states_are_those_of_torchs_packed_bidirectional_lstm():
         for name, weights in model.backwards.named_parameters():
             getattr(reference, f"{name}_reverse").copy_(weights)
         packed = pack_padded_sequence(model.embedding(tokens()), LENGTHS, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+        states = model.projection(pad_packed_sequence(reference(packed)[0], batch_first=True)[0])
         pooled = [
             torch.cat([row[:length].max(0).values, row[:length].mean(0)]) for row, length in zip(states, LENGTHS, strict=True)
         ]
