@@ -2,11 +2,16 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test
+.PHONY: run test leaderboard
 
 # a short LSTM run on the embedded default: a few minutes on 2 cores
 run: .venv/ready
 	$(BIN)/python lstm.py --limit 6000 --epochs 3 --no-refit
+
+# every script that needs no GPU on the whole data, for hours; given again, it goes on where it was
+leaderboard: .venv/ready
+	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python -m popcorn leaderboard
 
 test: .venv/ready .venv/transformers4/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

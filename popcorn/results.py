@@ -29,12 +29,9 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     Runs of other seeds stay there where recipe and data are the same; others are of the past, and are replaced.
     """
     path = config.output_dir / "results" / f"{config.name}.json"
-    recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
-    # a path of somebody's machine says nothing to others; the vectors' name is among the figures
-    recipe = {name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}
     head = {
         "name": config.name,
-        "config": recipe,
+        "config": recipe_of(config),
         "data": {"source": "embedded default" if competition.source == "embedded default" else "competition",
                  "sha256": competition.checksum},
     }  # fmt: skip
@@ -60,6 +57,23 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
     write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def recipe_of(config: RunConfig) -> dict:
+    """The options that figures depend on, as they are recorded."""
+    recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
+    # a path of somebody's machine says nothing to others; the vectors' name is among the figures
+    return {name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}
+
+
+def is_recorded(config: RunConfig) -> bool:
+    """Whether the results have a run with these options and this seed."""
+    try:
+        before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    same = before.get("config") == json.loads(json.dumps(recipe_of(config)))  # a tuple comes back as a list
+    return same and any(run["seed"] == config.seed for run in before["runs"])
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 from popcorn.errors import UserError
 from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
@@ -78,3 +78,17 @@ def test_what_is_no_result_is_refused(folder):
     (folder / "README.md").write_text("no markers")
     with pytest.raises(UserError, match="lacks the two lines"):
         update(folder, folder / "README.md")
+
+
+def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
+    """What is recorded is not run again; what was run with other options is."""
+    command = "benchmarks/leaderboard.py", "--scripts", "tfidf", "--data-dir", competition, "--output-dir", tmp_path
+    run(*command)
+    result = tmp_path / "results" / "tfidf.json"
+    first = result.read_text()
+    run(*command)
+    assert result.read_text() == first
+    result.write_text(first.replace('"c": 5', '"c": 6'))
+    assert result.read_text() != first
+    run(*command)
+    assert json.loads(result.read_text())["config"] == json.loads(first)["config"]
