@@ -12,6 +12,7 @@ run: .venv/ready
 leaderboard: .venv/ready
 	$(BIN)/python benchmarks/leaderboard.py
 	$(BIN)/python -m popcorn leaderboard
+	$(BIN)/python -m popcorn report
 
 test: .venv/ready .venv/transformers4/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -142,6 +142,24 @@ class Kernel:
 
 
 @dataclass
+class Report:
+    """Write report/index.html about all recorded models: curves, calibration, lengths, agreement, and what all get wrong."""
+
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/ and runs/, which receives report/"""
+    results: Path = Path("results")
+    """folder of the recorded results"""
+    data_dir: Path | None = None
+    """folder with the competition's files; found as the scripts find it where it is not given"""
+
+    def run(self) -> None:
+        """Writes the page."""
+        from popcorn.report import write
+
+        write(self.output_dir, self.results, self.data_dir)
+
+
+@dataclass
 class Plan:
     """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
 
@@ -183,6 +201,7 @@ def main() -> None:
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Kernel, subcommand("kernel")]
+        | Annotated[Report, subcommand("report")]
         | Annotated[Plan, subcommand("plan")]
     )
     with one_sentence():

@@ -60,10 +60,10 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
 
 
 def recipe_of(config: RunConfig) -> dict:
-    """The options that figures depend on, as they are recorded."""
+    """The options that figures depend on, as they are recorded and read again: a tuple is a list then."""
     recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
     # a path of somebody's machine says nothing to others; the vectors' name is among the figures
-    return {name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}
+    return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
 
 
 def is_recorded(config: RunConfig) -> bool:
@@ -72,8 +72,7 @@ def is_recorded(config: RunConfig) -> bool:
         before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    same = before.get("config") == json.loads(json.dumps(recipe_of(config)))  # a tuple comes back as a list
-    return same and any(run["seed"] == config.seed for run in before["runs"])
+    return before.get("config") == recipe_of(config) and any(run["seed"] == config.seed for run in before["runs"])
 
 
 def versions() -> dict[str, str]:

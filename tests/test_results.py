@@ -3,9 +3,10 @@ import json
 import pytest
 from conftest import ROOT, run
 
+import cnn
 from popcorn.errors import UserError
 from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
-from popcorn.results import rows
+from popcorn.results import is_recorded, recipe_of, rows
 
 
 def test_the_readme_shows_what_the_results_say():
@@ -78,6 +79,17 @@ def test_what_is_no_result_is_refused(folder):
     (folder / "README.md").write_text("no markers")
     with pytest.raises(UserError, match="lacks the two lines"):
         update(folder, folder / "README.md")
+
+
+def test_options_are_compared_as_they_are_recorded(tmp_path):
+    """The CNN's widths are a tuple, and a list in the file: other seeds gather all the same."""
+    config = cnn.Config(name="cnn", output_dir=tmp_path, seed=2)
+    assert not is_recorded(config)
+    (tmp_path / "results").mkdir()
+    content = {"config": recipe_of(config), "runs": [{"seed": 2}]}
+    (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
+    assert is_recorded(config) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3))
+    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7))
 
 
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):

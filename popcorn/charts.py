@@ -1,0 +1,101 @@
+"""The report's charts, as SVG that takes the page's own colour for text and lines, light or dark."""
+
+import io
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import itertools
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+INK = "#010203"  # stands for the page's colour, and is replaced by it
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "popcorn", "font.size": 10, "axes.grid": True, "grid.alpha": 0.25,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.framealpha": 0,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK),
+}  # fmt: skip
+
+
+def svg(draw: Callable[[Axes], None], width: float = 7.5, height: float = 4.2) -> str:
+    """What `draw` puts on a pair of axes, as an <svg> element."""
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def accuracy_against_time(points: list[tuple[str, float, float, float]]) -> str:
+    """points: name, seconds, accuracy and the half-width of its interval."""
+
+    def draw(axes: Axes) -> None:
+        for name, seconds, accuracy, half in points:
+            axes.errorbar(seconds / 60, accuracy, yerr=half, fmt="o", capsize=3)
+            axes.annotate(name, (seconds / 60, accuracy), xytext=(6, 4), textcoords="offset points")
+        axes.set(xscale="log", xlabel="minutes of one run", ylabel="test accuracy, 95% interval")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(x=0.2)
+
+    return svg(draw)
+
+
+def learning_curves(curves: dict[str, list[float]]) -> str:
+    """curves: by name, the validation's ROC AUC after each epoch."""
+
+    def draw(axes: Axes) -> None:
+        for name, values in curves.items():
+            axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
+        axes.set(xlabel="epoch", ylabel="validation ROC AUC")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+    return svg(draw)
+
+
+def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """curves: by name, mean probability and share of positive reviews in each bin."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], linestyle=":", color=INK)
+        for name, (said, happened) in curves.items():
+            axes.plot(said, happened, marker="o", label=name)
+        axes.set(xlabel="probability that the model gives", ylabel="share of positive reviews")
+        axes.legend()
+
+    return svg(draw, width=5.5, height=5)
+
+
+def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
+    """edges: words, one more than bins; curves: by name, the accuracy in each bin."""
+
+    def draw(axes: Axes) -> None:
+        names = [f"{low}-{high}" for low, high in itertools.pairwise(edges)]
+        for name, values in curves.items():
+            axes.plot(names, values, marker="o", label=name)
+        axes.set(xlabel="words of the review", ylabel="test accuracy")
+        axes.legend()
+
+    return svg(draw)
+
+
+def agreement(names: list[str], share: np.ndarray) -> str:
+    """share (models, models): of the test reviews on which two models say the same."""
+
+    def draw(axes: Axes) -> None:
+        axes.imshow(share, cmap="viridis", vmin=share.min(), vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False)
+        middle = (share.min() + 1) / 2
+        for row, column in np.ndindex(share.shape):
+            colour = "white" if share[row, column] < middle else "black"
+            axes.text(column, row, f"{share[row, column]:.3f}".removeprefix("0"), ha="center", va="center", color=colour, size=8)
+
+    return svg(draw, height=max(4.0, 0.5 * len(names) + 1.5))
