@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from popcorn import prepare
+from popcorn.kernel import write_kernel
 
 # the models here are tiny: a second thread only waits for the first
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -89,7 +90,7 @@ def run(*command: object, code: int = 0, **variables: str) -> subprocess.Complet
 def run_kernel(script: str, options: list, competition: Path, folder: Path) -> list[bytes]:
     """Both submissions of the script's kernel: one file, alone, where Kaggle would have its input and its working folder."""
     output, kaggle, working = folder / "kernels", folder / "kaggle" / "input", folder / "working"
-    run("-m", "popcorn", "kernel", script, "--output", output, f"--options={shlex.join(map(str, options))}")
+    write_kernel(script, output, "somebody", shlex.join(map(str, options)), attach=None, as_notebook=False)
     shutil.copytree(competition, kaggle / "word2vec-nlp-tutorial")
     for path in kaggle.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)

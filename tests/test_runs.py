@@ -229,11 +229,11 @@ def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
 
 
 def limited_files(*command):
-    """Runs `python <command>` where no file may grow past 1,000 bytes, as a submission and a checkpoint do."""
+    """Runs `python <command>` where no file may grow past 3,000 bytes, as a model and a checkpoint do."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
     return subprocess.run(
         [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ, capture_output=True, text=True, preexec_fn=limit
