@@ -52,11 +52,7 @@ def lay_out(family: str, folder: Path) -> Path:
 
 def as_distilbert(bert: BertModel) -> DistilBertModel:
     """Without segments: the first one's vector is added to those of the places. The pooler has no counterpart."""
-    config, weights = bert.config, {}
-    for name, value in bert.state_dict().items():
-        for theirs, its in DISTILBERT_NAMES.items():
-            name = name.replace(theirs, its)
-        weights[name] = value
+    config, weights = bert.config, _renamed(bert, DISTILBERT_NAMES)
     weights["embeddings.position_embeddings.weight"] = _places(bert)
     sizes = DistilBertConfig(
         vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, dim=config.hidden_size,
@@ -80,11 +76,7 @@ def as_roberta(bert: BertModel) -> RobertaModel:
 
 def as_deberta(bert: BertModel) -> DebertaV2Model:
     """Without relative attention, counting places from the beginning as BERT does; its pooler is the classifier's."""
-    config, weights = bert.config, {}
-    for name, value in bert.state_dict().items():
-        for theirs, its in DEBERTA_NAMES.items():
-            name = name.replace(theirs, its)
-        weights[name] = value
+    config, weights = bert.config, _renamed(bert, DEBERTA_NAMES)
     weights["embeddings.position_embeddings.weight"] = _places(bert)
     sizes = DebertaV2Config(
         vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, hidden_size=config.hidden_size,
@@ -93,6 +85,15 @@ def as_deberta(bert: BertModel) -> DebertaV2Model:
         type_vocab_size=0, relative_attention=False, pos_att_type=[], position_biased_input=True,
     )  # fmt: skip
     return _filled(DebertaV2Model(sizes), weights)
+
+
+def _renamed(bert: BertModel, names: dict[str, str]) -> dict[str, torch.Tensor]:
+    weights = {}
+    for name, value in bert.state_dict().items():
+        for theirs, its in names.items():
+            name = name.replace(theirs, its)
+        weights[name] = value
+    return weights
 
 
 def _places(bert: BertModel) -> torch.Tensor:

@@ -36,7 +36,10 @@ class Step:
 
 
 class Living(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive; a tensor that shares another's memory does not count again."""
+    """Counts the bytes of all tensors that are alive; a tensor that shares another's memory does not count again.
+
+    torch's own MemTracker would do it, but cannot be given a model with frozen weights: it hooks the gradient of each.
+    """
 
     def __init__(self, tensors: list[Tensor]):
         super().__init__()
