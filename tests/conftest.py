@@ -23,6 +23,18 @@ BLAME = "dull awful tedious clumsy pointless boring wretched lifeless".split()
 FILLER = "the a film story it was and with actor scene plot of in this that one script camera music end".split()
 
 
+COSTLY = "undisturbed", "pretrained_further", "task", "finished", "page"
+"""fixtures of a module that take long: the tests that share one run in one process"""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Groups for pytest-xdist's `--dist loadgroup`, so that no such fixture is made twice."""
+    for item in items:
+        if shared := [name for name in COSTLY if name in item.fixturenames]:
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{shared[0]}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Tests neither read nor fill the user's cache, and find no competition files of this machine."""

@@ -90,29 +90,35 @@ def test_two_processes_train_alike(undisturbed, options, tmp_path):
     assert len(pd.read_csv(tmp_path / "submissions" / "bert_trainer.csv")) == 100
 
 
-def test_the_language_model_is_trained_once_and_used_again(options, tmp_path):
-    further = ("--further-pretrain", "--pretrain-epochs", "1", "--output-dir", tmp_path, "--final")
-    first = run(*options("bert_native"), *further)
+FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--final"
+
+
+@pytest.fixture(scope="module")
+def pretrained_further(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained_further")
+    return folder, run(*options("bert_native"), *FURTHER, "--output-dir", folder)
+
+
+def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
+    output, first = pretrained_further
     assert "Further pretraining on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
-    (folder,) = (tmp_path / "runs" / "further-pretrained").iterdir()
+    (folder,) = (output / "runs" / "further-pretrained").iterdir()
     from safetensors.torch import load_file
 
     before, after = (load_file(each / "model.safetensors") for each in (options("bert_native")[2], folder))
     assert before.keys() == after.keys()
     changed = {name for name in before if not before[name].equal(after[name])}
     assert "embeddings.word_embeddings.weight" in changed and not any(name.startswith("pooler") for name in changed)
-    again = run(*options("bert_scratch"), *further)
+    again = run(*options("bert_scratch"), *FURTHER, "--output-dir", output)
     assert "is used again" in again.stdout and "Further pretraining on" not in again.stdout
 
 
-def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(options, tmp_path):
-    further = (*options("bert_native"), "--further-pretrain", "--pretrain-epochs", "1", "--output-dir", tmp_path, "--final")
+def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_further, options, tmp_path):
+    further = (*options("bert_native"), *FURTHER, "--output-dir", tmp_path)
     done = run(*further, "--time-budget", "1s", code=2)
     assert "the time budget ended in the further pretraining, after 1 of 29 steps" in done.stderr
     run(*further)
-    undisturbed = tmp_path / "undisturbed"
-    run(*further, "--output-dir", undisturbed)
-    assert submissions(tmp_path, "bert_native") == submissions(undisturbed, "bert_native")
+    assert submissions(tmp_path, "bert_native") == submissions(pretrained_further[0], "bert_native")
 
 
 def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):

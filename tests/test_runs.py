@@ -48,13 +48,8 @@ def test_a_run_leaves_all_that_it_promises(undisturbed):
     assert (run_folder / "refit" / "best.safetensors").is_file()
 
 
-def test_its_kernel_gives_the_same_bytes(undisturbed, competition, glove, tmp_path):
+def test_its_kernel_is_the_same_command_and_gives_the_same_bytes(undisturbed, competition, glove, tmp_path):
     assert run_kernel("lstm", ["--vectors", glove, *SMALL], competition, tmp_path) == submissions(undisturbed[0])
-
-
-def test_the_same_command_gives_the_same_bytes(undisturbed, options, tmp_path):
-    run("lstm.py", *options, "--output-dir", tmp_path)
-    assert submissions(tmp_path) == submissions(undisturbed[0])
 
 
 def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
