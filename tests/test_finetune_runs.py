@@ -21,6 +21,7 @@ SCRIPTS = {
     "distilbert_trainer": "distilbert", "roberta_trainer": "roberta",
 }  # fmt: skip
 RECIPE = "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.005", "--checkpoint-every", "5"
+FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--final"
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,6 @@ def test_two_processes_train_alike(undisturbed, options, tmp_path):
     losses = [each["fits"]["validated"]["history"][0]["loss"] for each in (entry, alone)]
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
     assert len(pd.read_csv(tmp_path / "submissions" / "bert_trainer.csv")) == 100
-
-
-FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--final"
 
 
 @pytest.fixture(scope="module")
