@@ -62,17 +62,28 @@ def needed(script: Path, with_teacher: bool) -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[Path]:
-    """The repository's files that one file's import statements name."""
+    """The repository's files that one file imports."""
+    for name in imports(path):
+        file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if file.is_file():
+            yield file
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The names in a file's import statements, at its top or within: of `from a import b` both `a` and `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            if file.is_file():
-                yield file
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(paths: list[Path]) -> list[str]:
+    """The lines of requirements-kaggle.txt whose package the files ask for (bitsandbytes by `is_bitsandbytes_available`)."""
+    names = {name for path in paths for name in imports(path)}
+    lines = [line.strip() for line in LACKING.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if (package := re.match(r"\w+", line)) and any(package[0] in name for name in names)]
 
 
 def quoted(source: str) -> str:
@@ -87,9 +98,7 @@ def parts(name: str, options: list[str]) -> list[str]:
     title = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
     header = HEADER.format(title=title, name=name, competition=COMPETITION, options=options)
     files = needed(script, "--unlabelled" in options)
-    lines = [line.strip() for line in LACKING.read_text(encoding="utf-8").splitlines()]
-    wanted = [line for line in lines if line and not line.startswith("#")]
-    plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {wanted!r}", "FILES = {}"]
+    plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {packages([script, *files])!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
     return [header, "\n".join(plumbing) + "\n", START, f"# MODEL: {script.name}, as it is in the repository\n\n{source}"]
 

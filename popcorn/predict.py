@@ -11,7 +11,9 @@ from rich.text import Text
 
 from popcorn.errors import UserError, say
 from popcorn.files import whole
-from popcorn.saved import ABOUT, Predictor, load
+from popcorn.loading import load
+from popcorn.predictors import Predictor
+from popcorn.saved import ABOUT
 
 SHOWN = 0.15  # of the strongest word's weight: a word below it is left without a colour
 
@@ -98,13 +100,15 @@ def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> N
 
 
 def serve(model: Predictor, name: str) -> None:
-    """A page on this machine alone, for one review at a time."""
+    """A page for one review at a time, which this machine alone can open; nothing is told to anybody about its use."""
     try:
         import gradio
     except ImportError as problem:
         raise UserError("--serve needs gradio, which is not installed: pip install gradio") from problem
 
     def judge(text: str) -> tuple[dict[str, float], list[tuple[str, float]]]:
+        if not text.strip():
+            raise gradio.Error("the review is empty: give at least one word")
         positive = float(model.probability([text])[0])
         words = model.words(text)
         strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
@@ -112,7 +116,7 @@ def serve(model: Predictor, name: str) -> None:
 
     gradio.Interface(
         judge, gradio.Textbox(lines=8, label="review"), [gradio.Label(label="verdict"), gradio.HighlightedText(label="why")],
-        title=f"{name} on a review of yours", flagging_mode="never",
+        title=f"{name} on a review of yours", flagging_mode="never", analytics_enabled=False,
     ).launch(server_name="127.0.0.1")  # fmt: skip
 
 

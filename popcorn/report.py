@@ -19,9 +19,9 @@ from popcorn.ensemble import SUREST
 from popcorn.errors import UserError, say
 from popcorn.files import whole
 from popcorn.leaderboard import HEADINGS, cells
+from popcorn.loading import load
 from popcorn.predict import run_of
 from popcorn.results import Row, rows
-from popcorn.saved import load
 from popcorn.score import true_labels
 from popcorn.split import validation_parts
 from popcorn.text import plain

@@ -1,30 +1,22 @@
-"""Trained models on disk, and back: weights as safetensors or plain arrays, and beside them all that turns a text into a verdict.
+"""What a run leaves of its model: weights as safetensors or plain arrays, and beside them all that turns a text into a verdict.
 
 A run's folder, `runs/<name>/seed-<n>`, has `model.json` (the script, its options, how texts are read), the vocabulary of a model
-over words, and a folder for each fit with its weights. Nothing in it can run code.
+over words, and a folder for each fit with its weights. Nothing in it can run code. `popcorn.loading` makes a model of it again.
 """
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
-from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError
 
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
 from popcorn.files import whole, write_json
-from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
-from popcorn.text import TOKENISER, UNKNOWN, pack, unpack
+from popcorn.text import TOKENISER, pack
 
 ABOUT, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
-OUTCOME = "outcome.npz"
-"""what `popcorn.experiment` writes last: a fit without it was not finished"""
 FITTED = ("idf_", "ratio_", "coef_", "intercept_", "classes_")
 """what scikit-learn's steps and ours learn, apart from the vocabulary"""
 
@@ -59,46 +51,6 @@ def keep_pipeline(folder: Path, pipeline) -> None:
         np.savez_compressed(file, terms=pack(pipeline[0].get_feature_names_out().tolist()), **learned)
 
 
-def load(folder: Path) -> Predictor:
-    """The model of a run's folder; of several fits the one on all reviews, else the mean of the folds.
-
-    Raises `UserError` where the folder lacks a part or was made by other rules.
-    """
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        script, build, kind, options = (about[name] for name in ("script", "build", "kind", "config"))
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise UserError(
-            f"{folder} lacks its {ABOUT}, or that cannot be read ({problem}): give the folder of a finished run, such as "
-            "runs/lstm/seed-1, or run the script again"
-        ) from problem
-    if about.get("tokeniser") != TOKENISER:
-        raise UserError(f"{folder} was made with another way to read texts ({about.get('tokeniser')}): run {script}.py again")
-    module = _module(script, folder)
-    known = {field.name for field in fields(module.Config) if field.init}
-    config = module.Config(**{name: value for name, value in options.items() if name in known})
-    done = [path for path in sorted(folder.iterdir()) if (path / OUTCOME).is_file() or (path / ARRAYS).is_file()]
-    parts = [path for path in done if path.name == "refit"] or done
-    if not parts:
-        raise UserError(f"{folder} has no finished fit in it: go on with {script}.py --resume, or run it again")
-    try:
-        make = {"words": _words, "linear": _linear, "subwords": _subwords, "adapter": _adapter}[kind]
-        return Mean([make(getattr(module, build), config, part) for part in parts])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as problem:
-        said = str(problem).splitlines()[0]
-        raise UserError(
-            f"the model in {folder} cannot be read ({said}): copy the run's whole folder, or run {script}.py again"
-        ) from problem
-
-
-def _module(script: str, folder: Path) -> ModuleType:
-    root = Path(__file__).parent.parent
-    if not (script.isidentifier() and (root / f"{script}.py").is_file()):
-        raise UserError(f"{folder / ABOUT} names the script {script!r}, which this repository does not have")
-    sys.path.insert(0, str(root))
-    return import_module(script)
-
-
 def need(path: Path) -> Path:
     """The path, or a `UserError` where nothing is there."""
     if not path.exists():
@@ -106,58 +58,3 @@ def need(path: Path) -> Path:
             f"the model in {path.parent} lacks {path.name}: copy the whole folder of the run, or run its script again"
         )
     return path
-
-
-def _linear(build: Callable, config: RunConfig, part: Path) -> Linear:
-    pipeline = build(config)
-    with np.load(need(part / ARRAYS), allow_pickle=False) as arrays:
-        terms = unpack(arrays["terms"])
-        pipeline[0].vocabulary_ = {term: number for number, term in enumerate(terms)}
-        for key in arrays.files:
-            number, _, name = key.partition(".")
-            if name:
-                setattr(pipeline[int(number)], name, arrays[key])
-    return Linear(pipeline)
-
-
-def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
-    import torch
-    from safetensors.torch import load_file
-
-    from popcorn.batches import Reviews, cut
-
-    words = need(part.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
-    index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
-    weights = load_file(need(part / WEIGHTS))
-    model = build(config, torch.zeros(weights["embedding.weight"].shape)).eval()
-    model.load_state_dict(weights)
-
-    def read(texts: list[str]) -> tuple[Reviews, list[str]]:
-        reviews = [np.array([index.get(word, UNKNOWN) for word in words], np.int32) for words in tokenised(texts)]
-        first = cut(np.array(next(iter(tokenised(texts[:1]))) or [""], dtype=object), config.max_tokens)
-        return Reviews(reviews, config.max_tokens), first.tolist()
-
-    return Neural(model, model.embedding, read, frame=0)
-
-
-def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
-    """Of the library's kind of module, saved whole, or of ours, whose encoder is built from the checkpoint again."""
-    from safetensors.torch import load_file
-
-    if (part / "model").is_dir():
-        return judge_of_subwords(build(config, part / "model"), config, part / "model")
-    model = build(config, config.checkpoint)
-    model.load_state_dict(load_file(need(part / WEIGHTS)))
-    return judge_of_subwords(model, config, config.checkpoint)
-
-
-def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
-    """The adapter on its base, which is fetched, or found where `model` says."""
-    from popcorn import adapters
-
-    config.adapter, config.precision = need(part / "model"), "fp32"
-    try:
-        config.bits = adapters.affordable_bits(config.bits)
-    except UserError:  # trained on other hardware than this is
-        config.bits = adapters.affordable_bits(None)
-    return judge_of_subwords(adapters.build(build, config, config.checkpoint), config, config.checkpoint)

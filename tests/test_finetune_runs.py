@@ -120,12 +120,12 @@ def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_furth
 
 
 def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):
-    script, _, checkpoint, *rest = options("bert_native")[:-2]
+    checkpoint = options("bert_native")[2]
     mounted = shutil.copytree(checkpoint, tmp_path / "input" / "small" / "transformers" / "uncased" / "1")
-    for model in (checkpoint, mounted):
-        run(script, "--model", model, *rest, "--output-dir", tmp_path, "--final", "--limit", "40")
-    names = {path.name for path in (tmp_path / "submissions").iterdir() if "proba" not in path.name}
-    assert names == {"bert_native-bert.csv", "bert_native-small-transformers-uncased-1.csv"}
+    configs = [import_module("bert_native").Config(model=str(model)) for model in (checkpoint, mounted)]
+    for config in configs:
+        config.prepare("bert_native")
+    assert [config.name for config in configs] == ["bert_native-bert", "bert_native-small-transformers-uncased-1"]
 
 
 def test_a_checkpoint_with_more_classes_is_refused(options, tmp_path):

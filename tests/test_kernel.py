@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import nbformat
 import pytest
@@ -22,6 +23,16 @@ def test_a_kernel_has_what_its_script_imports_and_no_other_model(script):
     assert (ROOT / f"{script}.py").read_text() in made and (ROOT / "popcorn" / "data.py").read_text() in made
     others = [other for other in SCRIPTS if other != script and f"\nimport {other}" in made.split("# MODEL")[1]]
     assert not others
+
+
+def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
+    files = {
+        name: [ROOT / f"{name}.py", *kernel.needed(ROOT / f"{name}.py", False)] for name in ("nbsvm", "lstm", "deberta_lora")
+    }
+    packages = {name: {re.match(r"\w+", line)[0] for line in kernel.packages(files[name])} for name in files}
+    assert packages["lstm"] == packages["nbsvm"] | {"gensim"} and packages["deberta_lora"] >= {"peft", "bitsandbytes", "tyro"}
+    assert not {path.stem for path in files["lstm"]} & {"trainer", "finetune", "adapters", "deberta", "linear", "loading"}
+    assert not {path.stem for path in files["nbsvm"]} & {"engine", "loop", "vectors"}
 
 
 def test_the_teacher_comes_along_where_it_is_needed():

@@ -1,6 +1,9 @@
 """Saved models say of a text what they said in their submission, show why, and refuse what is not a text or not a model."""
 
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -8,8 +11,10 @@ import pandas as pd
 import pretrained
 import pytest
 from conftest import BLAME, PRAISE, ROOT, run
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
-from popcorn import adapters, data, engine, finetune, linear, predict, saved, word_model
+from popcorn import adapters, data, engine, finetune, linear, loading, predict, saved, word_model
 from popcorn.errors import UserError
 from popcorn.native import native
 from popcorn.subwords import fine_tuning
@@ -66,13 +71,13 @@ def test_a_saved_model_says_what_it_said(script, finished, competition):
     folder = finished(script)
     test = data.find(competition).read(data.TEST)
     submitted = pd.read_csv(folder.parents[2] / "submissions" / f"{script}.proba.csv", quoting=3).set_index("id")["sentiment"]
-    found = saved.load(folder).probability(test.texts)
+    found = loading.load(folder).probability(test.texts)
     assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
 
 
 @pytest.mark.parametrize("script", ["lstm", "nbsvm", "bert_scratch"])
 def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
-    model = saved.load(finished(script))
+    model = loading.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
     words = model.words(text)
     if script != "bert_scratch":
@@ -97,6 +102,21 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
     run("-m", "popcorn", "predict", "--model", "nbsvm", "--output-dir", folder.parents[2], "--file", reviews)
     written = pd.read_csv(tmp_path / "reviews.predicted.csv")
     assert list(written["id"]) == ["a", "b"] and list(written["sentiment"]) == [1, 0]
+
+
+def test_a_page_on_this_machine_alone_judges(finished):
+    command = [sys.executable, "-m", "popcorn", "predict", "--serve", "--model", str(finished("nbsvm"))]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    try:
+        (address,) = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        page = Client(address, verbose=False, analytics_enabled=False)
+        verdict, why = page.predict(f"{BLAME[0]} film", api_name="/judge")
+        assert verdict["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
+        with pytest.raises(AppError, match="the review is empty"):
+            page.predict(" ", api_name="/judge")
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_files_are_read_as_what_they_are(competition, tmp_path):
@@ -135,17 +155,17 @@ def test_a_model_that_lacks_a_part_is_refused(script, finished, tmp_path):
         path.unlink()
         # without its arrays a linear model was never finished
         with pytest.raises(UserError, match="no finished fit" if path.name == saved.ARRAYS else re.escape(path.name)):
-            saved.load(whole)
+            loading.load(whole)
         if path.suffix != ".txt":
             path.write_bytes(content[: len(content) // 2])
             with pytest.raises(UserError, match="cannot be read"):
-                saved.load(whole)
+                loading.load(whole)
         path.write_bytes(content)
     about = whole / saved.ABOUT
     before = about.read_text()
     for wrong, said in ((before.replace(f'"{script}"', '"os"'), "names the script 'os'"), ("{", "cannot be read")):
         about.write_text(wrong)
         with pytest.raises(UserError, match=said):
-            saved.load(whole)
+            loading.load(whole)
     about.write_text(before)
     assert (ROOT / f"{script}.py").is_file()
