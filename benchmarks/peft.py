@@ -37,8 +37,8 @@ class Config:
     """passes over them"""
     max_tokens: int = 128
     """tokens of a review"""
-    pretrain_epochs: int = 1
-    """passes over all training reviews by the small encoder's language model"""
+    pretrain_reviews: int = 15_000
+    """training reviews that the small encoder's language model reads, once"""
     output: Path = Path("results/benchmarks")
     """folder that receives the figures"""
     work: Path = Path("runs/peft")
@@ -135,7 +135,7 @@ def adapted(config: Config, checkpoint: Path, method: str, is_common: bool) -> d
 
 
 def small_encoder(config: Config) -> Path:
-    """A DeBERTa-v2 as the large ones are, its language model trained on the competition's training reviews."""
+    """A DeBERTa-v2 as the large ones are, its language model trained on some of the competition's reviews."""
     sizes = DebertaV2Config(
         vocab_size=30_522, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
         pooler_hidden_size=128, relative_attention=True, position_buckets=64, norm_rel_ebd="layer_norm", share_att_key=True,
@@ -147,7 +147,7 @@ def small_encoder(config: Config) -> Path:
     AutoTokenizer.from_pretrained(minilm()).save_pretrained(beginning)
     options = SmallConfig(
         model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=config.max_tokens, batch_size=64,
-        further_pretrain=True, pretrain_epochs=config.pretrain_epochs, pretrain_rate=1e-3,
+        further_pretrain=True, limit=config.pretrain_reviews, pretrain_epochs=1, pretrain_rate=1e-3,
     )  # fmt: skip
     task = fine_tuning(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
     task.pretrain(float("inf"))
