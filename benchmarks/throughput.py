@@ -1,9 +1,9 @@
 """Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
 
-The common practice, as public notebooks have it: every review padded or cut to 512 words, batches in random order, fp32, memory
-handed back to the system after every step, and in the CNN the gradient taken through the maximum over all windows. The model,
-its sizes, the vocabulary and the number of threads are the same. Each
-of the two works in a process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand
+The common practice, as the competition's public scripts have it: every review padded or cut to 512 words, batches of 64 in random
+order, fp32, memory handed back to the system after every step, and in the CNN the gradient taken through the maximum over all
+windows. The model, its sizes, the vocabulary, the optimiser and the number of threads are the same. Each of the two works in a
+process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand
 for an epoch's: they are taken evenly from the shortest to the longest. FLOP are those of the
 products that the step computes, padding included; what a T4 should take for a run is estimated from them. Writes
 results/benchmarks/throughput.json.
@@ -26,7 +26,7 @@ MODELS = {
     "lstm": "LSTM", "gru": "GRU", "cnn": "CNN", "cnn_lstm": "CNNLSTM", "attention_lstm": "AttentionLSTM",
     "capsule_lstm": "CapsuleLSTM", "transformer": "Transformer",
 }  # fmt: skip
-COMMON_LENGTH = 512
+COMMON_LENGTH, COMMON_BATCH = 512, 64
 T4 = 0.02 * 65e12
 """FLOP/s that a T4 is assumed to reach until one is measured: a fiftieth of its fp16 peak, as steps wait for each other"""
 
@@ -78,7 +78,7 @@ class Variant:
         vocabulary = build_vocabulary(competition, corpus, None, None)
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
         self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_tokens)
-        rows, size = np.arange(len(self.reviews)), recipe.batch_size
+        rows, size = np.arange(len(self.reviews)), COMMON_BATCH if common else recipe.batch_size
         if common:
             batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
         else:
