@@ -3,10 +3,9 @@
 The common practice, as the competition's public scripts have it: every review padded or cut to 512 words, batches of 64 in random
 order, fp32, memory handed back to the system after every step, and in the CNN the gradient taken through the maximum over all
 windows. The model, its sizes, the vocabulary, the optimiser and the number of threads are the same. Each of the two works in a
-process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand
-for an epoch's: they are taken evenly from the shortest to the longest. FLOP are those of the
-products that the step computes, padding included; what a T4 should take for a run is estimated from them. Writes
-results/benchmarks/throughput.json.
+process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand for an epoch's: they are
+taken evenly from the shortest to the longest. FLOP are those of the products that the step computes, padding included; what a T4
+should take for a run is estimated from them. Writes results/benchmarks/throughput.json.
 """
 
 import statistics
