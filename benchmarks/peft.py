@@ -4,7 +4,8 @@ The common settings, as public notebooks have them: a rate of 1e-4, the pooler f
 stand where the pooler reads. Both learn from the same reviews and are measured on the same others, of other films; the test is
 not touched. The encoders: MiniLM laid out as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones
 are (relative attention, a convolution), whose language model is trained here first. Writes
-results/benchmarks/peft-<encoder>.json after every row.
+results/benchmarks/peft-<encoder>.json after every row; the same command goes on where it was stopped (remove the file where a
+recipe has changed since).
 """
 
 import sys
@@ -67,7 +68,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Model
 
 from benchmarks.layouts import lay_out, minilm
-from benchmarks.recipes import part_of
+from benchmarks.recipes import part_of, recorded
 from popcorn import adapters, device
 from popcorn.batches import Reviews, by_length
 from popcorn.engine import Task
@@ -161,24 +162,26 @@ def alone(function, *arguments) -> dict:
 
 
 def compare(encoder: str, config: Config) -> None:
-    """All rows of one encoder, printed and written as they come."""
+    """All rows of one encoder, printed, and written as they come."""
     device.keep_freed_memory()
     checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else small_encoder(config)
-    rows = {"logistic regression on [CLS]": alone(features, config, checkpoint)}
+    wanted = {"logistic regression on [CLS]": (features, config, checkpoint)}
     for method in METHODS:
-        for is_common in (False, True):
-            if method == "deberta_prefix" and is_common:
-                continue  # what is common raises an exception
-            rows[f"{method}, {'common settings' if is_common else 'ours'}"] = alone(
-                adapted, config, checkpoint, method, is_common
-            )
-            content = {
-                "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
-                "four layers of 128 with relative attention and a convolution, pretrained here",
-                "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-                "max_tokens": config.max_tokens, "rows": rows,
-            }  # fmt: skip
-            write_json(config.output / f"peft-{encoder}.json", content)
+        wanted[f"{method}, ours"] = adapted, config, checkpoint, method, False
+        if method != "deberta_prefix":  # what is common there raises an exception
+            wanted[f"{method}, common settings"] = adapted, config, checkpoint, method, True
+    path = config.output / f"peft-{encoder}.json"
+    head = {
+        "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
+        "four layers of 128 with relative attention and a convolution, pretrained here",
+        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+        "max_tokens": config.max_tokens,
+    }  # fmt: skip
+    rows = recorded(path, head)
+    for name, measurement in wanted.items():
+        if name not in rows:
+            rows[name] = alone(*measurement)
+            write_json(path, head | {"rows": rows})
     table = Table(encoder, "accuracy", "ROC AUC", "learns", "training reviews/s", "peak memory, GiB")
     for name, row in rows.items():
         beside = (

@@ -3,9 +3,11 @@
 The common practice, as public notebooks have it: every review padded or cut to 512 tokens, a constant rate of 5e-5, no warm-up,
 the last epoch, fp32. Ours is the script's own recipe; further pretraining and R-Drop are each tried on top of it. Training and
 validation reviews are of different films, and the test is not touched. A DistilBERT and a RoBERTa are laid out from the same
-weights. Writes results/benchmarks/recipes-<family>.json after every row, so that each family can be a run of its own.
+weights. Writes results/benchmarks/recipes-<family>.json after every row; the same command goes on where it was stopped (remove
+the file where a recipe has changed since).
 """
 
+import json
 import shutil
 import sys
 import time
@@ -132,10 +134,16 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
     }  # fmt: skip
 
 
+def recorded(path: Path, head: dict) -> dict[str, dict]:
+    """The rows that an earlier run under the same conditions has left."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return before["rows"] if {name: before.get(name) for name in head} == head else {}
+
+
 def compare(family: str, config: Config) -> None:
     """All rows of one family, printed and written as they come."""
     script, work = SCRIPTS[family], config.work / family
-    shutil.rmtree(work, ignore_errors=True)  # nothing of an earlier run is taken up
+    shutil.rmtree(work, ignore_errors=True)  # of a row that was stopped nothing is taken up
     checkpoint = lay_out(family, work / "minilm")
     options = import_module(script).Config(
         model=str(checkpoint), data_dir=config.data_dir, output_dir=work, max_tokens=config.max_tokens, epochs=config.epochs,
@@ -149,15 +157,16 @@ def compare(family: str, config: Config) -> None:
     }
     if family != "bert":
         variants = dict(list(variants.items())[:2])
-    found = {}
+    path = config.output / f"recipes-{family}.json"
+    head = {
+        "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
+        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+    }  # fmt: skip
+    found = recorded(path, head)
     for number, (name, (measure, its)) in enumerate(variants.items()):
-        found[name] = measure(script, its, config.reviews, work / f"variant-{number}")
-        content = {
-            "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
-            "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-            "rows": found,
-        }  # fmt: skip
-        write_json(config.output / f"recipes-{family}.json", content)
+        if name not in found:
+            found[name] = measure(script, its, config.reviews, work / f"variant-{number}")
+            write_json(path, head | {"rows": found})
     table = Table(f"MiniLM as {family}", "accuracy", "ROC AUC", "log loss", "training reviews/s", "times the common practice")
     for name, row in found.items():
         times = row["reviews_per_second"] / found["common practice"]["reviews_per_second"]
