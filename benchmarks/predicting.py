@@ -48,8 +48,10 @@ def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
     """Reviews/s as the command says it, and seconds of the whole command."""
     start = time.monotonic()
     command = [sys.executable, "-m", "popcorn", "predict", "--model", model, "--file", file, "--output-dir", output_dir.resolve()]
-    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return float(re.search(r"([\d,]+) a second", said)[1].replace(",", "")), time.monotonic() - start
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # the command has said why
+        sys.exit(done.returncode)
+    return float(re.search(r"([\d,]+) a second", done.stdout)[1].replace(",", "")), time.monotonic() - start
 
 
 def main(config: Config) -> None:
