@@ -21,7 +21,7 @@ from popcorn.subwords import fine_tuning
 
 TINY = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
 QUICK = {
-    "hidden": 16, "epochs": 3, "batch_size": 16, "learning_rate": 0.03, "embedding_rate": 1.0, "dropout": 0.1,
+    "hidden": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.03, "embedding_rate": 1.0, "dropout": 0.1,
     "word_dropout": 0.1,
 }  # fmt: skip
 PREFIX = {**TINY, "bits": 32, "head_rate": 0.01, "epochs": 4}
