@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
-from popcorn.errors import one_sentence
+from popcorn.errors import UserError, one_sentence
 
 
 @dataclass
@@ -44,7 +44,6 @@ class Score:
     def run(self) -> None:
         """Scores all files, or refuses the first that is wrong."""
         from popcorn.data import find
-        from popcorn.errors import UserError
         from popcorn.score import print_scores
 
         if not self.files:
@@ -89,6 +88,8 @@ class Ensemble:
         """Blends, prints, writes."""
         from popcorn.ensemble import OUT_OF_FOLD, ensemble
 
+        if self.all and self.members:
+            raise UserError(f"--all takes every run, and {', '.join(self.members)} were named: give one of the two")
         found = sorted(path.name.removesuffix(OUT_OF_FOLD) for path in self.output_dir.glob(f"submissions/*{OUT_OF_FOLD}"))
         ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.record)
 
@@ -177,8 +178,6 @@ class Plan:
     def run(self) -> None:
         """Prints a table."""
         from importlib import import_module
-
-        from popcorn.errors import UserError
 
         if not (self.script.is_file() and self.script.suffix == ".py"):
             raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")

@@ -1,16 +1,15 @@
 """Blends of several scripts' runs, fitted on their out-of-fold probabilities alone: a mean of ranks, and a logistic stacker.
 
-A run with `--folds` leaves both files that this needs: of every training review the probability by the one of its models that had
-never seen the review (`<name>.oof.csv`), and the test's (`<name>.proba.csv`).
+A run with `--folds` leaves both files that this needs: of every training review the probability by the one of its models that
+had never learnt from it (`<name>.oof.csv`), and the test's (`<name>.proba.csv`). A neural model's epoch was chosen on its fold,
+so that its out-of-fold figures are a little too good beside a linear model's, which chooses nothing there.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from scipy.special import logit
@@ -21,6 +20,9 @@ from popcorn import data, figures
 from popcorn.config import RunConfig
 from popcorn.errors import UserError, say
 from popcorn.experiment import Outcome, Run, conclude
+from popcorn.results import run_behind
+from popcorn.score import score_test
+from popcorn.submission import read_probabilities
 
 OUT_OF_FOLD, TEST = ".oof.csv", ".proba.csv"
 SUREST = 1e-6  # the files' last digit: nothing surer than this can be read from them
@@ -44,7 +46,10 @@ Features = Callable[[list[np.ndarray]], np.ndarray]
 
 
 def mean_rank(probabilities: list[np.ndarray]) -> np.ndarray:
-    """Each member's order of the reviews, whatever its scale: the mean of the ranks, from 0 to 1, as the one feature."""
+    """Each member's order of the reviews, whatever its scale: the mean of the ranks, from 0 to 1, as the one feature.
+
+    Ranks of two sets of reviews can be set side by side where both have the same share of positive ones, as here.
+    """
     return np.mean([rankdata(each) / len(each) for each in probabilities], axis=0)[:, None]
 
 
@@ -61,11 +66,12 @@ def blend(members: list[Member], labels: np.ndarray, features: Features) -> tupl
 
     The logistic regression turns ranks into probabilities too, so that one half is where a review turns positive.
     """
-    fold = members[0].fold
-    train = features([member.train for member in members])
+    folds = [members[0].fold == number for number in np.unique(members[0].fold)]
+    train = np.zeros((len(labels), features([member.train[:1] for member in members]).shape[1]))
+    for own in folds:  # each was predicted by a model of its own, on a scale of its own
+        train[own] = features([member.train[own] for member in members])
     held_out = np.zeros(len(labels))
-    for number in np.unique(fold):
-        own = fold == number
+    for own in folds:
         held_out[own] = LogisticRegression(C=1.0).fit(train[~own], labels[~own]).predict_proba(train[own])[:, 1]
     judge = LogisticRegression(C=1.0).fit(train, labels)
     return held_out, judge.predict_proba(features([member.test for member in members]))[:, 1], judge.coef_[0]
@@ -73,29 +79,12 @@ def blend(members: list[Member], labels: np.ndarray, features: Features) -> tupl
 
 def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[str]) -> Member:
     """A run's two files, in the order of the ids. Raises `UserError` where one is missing or is not of these reviews."""
-    train = _read(folder / (name + OUT_OF_FOLD), train_ids, name)
-    test = _read(folder / (name + TEST), test_ids, name)
+    mend = f"run the script of {name} with --folds and --name {name}, on the same data and without --limit"
+    train = read_probabilities(folder / (name + OUT_OF_FOLD), train_ids, mend)
+    test = read_probabilities(folder / (name + TEST), test_ids, mend)
     if "fold" not in train:
-        raise UserError(f"{folder / (name + OUT_OF_FOLD)} lacks the column fold: run python {name}.py --folds 5 again")
-    return Member(name, train["sentiment"].to_numpy(float), train["fold"].to_numpy(), test["sentiment"].to_numpy(float))
-
-
-def _read(path: Path, ids: list[str], name: str) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype={"id": str}, quoting=3).set_index("id")
-        table["sentiment"].astype(float)
-    except FileNotFoundError as problem:
-        raise UserError(f"there is no {path}: run python {name}.py --folds 5 first") from problem
-    except (OSError, ValueError, KeyError) as problem:
-        raise UserError(f"{path} cannot be read ({problem}): run python {name}.py --folds 5 again") from problem
-    missing = pd.Index(ids).difference(table.index)
-    if len(missing) or table.index.has_duplicates or len(table) != len(ids):
-        example = missing[0] if len(missing) else table.index[table.index.duplicated() | ~table.index.isin(ids)][0]
-        raise UserError(
-            f"{path} has {len(table):,} rows where these data have {len(ids):,}, of which it lacks {len(missing):,} "
-            f"(the id {example}): run python {name}.py --folds 5 on the same data, without --limit"
-        )
-    return table.loc[ids]
+        raise UserError(f"{folder / (name + OUT_OF_FOLD)} lacks the column fold: {mend}")
+    return Member(name, train["sentiment"].to_numpy(), train["fold"].to_numpy(), test["sentiment"].to_numpy())
 
 
 def require_same_folds(members: list[Member]) -> None:
@@ -113,37 +102,49 @@ def require_same_folds(members: list[Member]) -> None:
 def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, is_recorded: bool) -> None:
     """Blends the members both ways, takes the better one out of fold, and says what each member adds."""
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"an ensemble has at least two members, each once: given were {', '.join(names) or 'none'}")
+        raise UserError(
+            f"an ensemble has at least two members, each once, and given were {', '.join(names) or 'none'}: "
+            "name runs that had --folds"
+        )
+    submissions = folder / "submissions"
+    if not name or name in names or (submissions / (name + OUT_OF_FOLD)).exists() or (folder / "runs" / name).exists():
+        raise UserError(f"--name {name!r} is a run's own, whose submissions the ensemble would replace: give another name")
     competition = data.find(data_dir)
     train, test = competition.read(data.TRAIN), competition.read(data.TEST)
-    submissions = folder / "submissions"
     members = [read_member(submissions, each, train.ids, test.ids) for each in names]
     require_same_folds(members)
+    cost = cost_of(folder / "results", members, test.ids) if is_recorded else {}
     found = {way: blend(members, train.labels, features) for way, features in BLENDS.items()}
     measured = {way: figures.validation_figures(train.labels, held_out) for way, (held_out, *_) in found.items()}
     best = max(measured, key=lambda way: measured[way][figures.BEST])
     print_blends(measured, found["stacker"][2], names)
-    if len(names) > 2:
-        print_members(members, train.labels, best, measured[best])
+    print_members(members, train.labels, best, measured[best])
     say(f"Taken: {best}, the better one out of fold")
     outcome = Outcome(found[best][0], found[best][1], epoch=1, history=[{"epoch": 1} | measured[best]])
     config = RunConfig(output_dir=folder, name=name, record=is_recorded)
     conclude(
         config, competition, train.ids, test.ids, Run(outcome.test, {"out of fold": outcome}, None, complete=True),
         members=names, blend=best, weights=found[best][2].tolist(), machine=figures.processor(), precision="fp64",
-        processes=1, peak_memory=figures.peak_memory(), parameters=len(found[best][2]) + 1, **_time_of(folder / "results", names),
+        processes=1, **cost,
     )  # fmt: skip
 
 
-def _time_of(results: Path, names: list[str]) -> dict[str, float]:
-    """The members' own time, where all of it is recorded; else the ensemble's alone is said."""
-    try:
-        recorded = [json.loads((results / f"{name}.json").read_text()) for name in names]
-    except FileNotFoundError:
-        return {}
-    if not all(each["config"].get("folds") for each in recorded):  # of other runs than those that are blended
-        return {}
-    return {"seconds": sum(each["runs"][0]["seconds"] for each in recorded)}
+def cost_of(results: Path, members: list[Member], test_ids: list[str]) -> dict[str, float]:
+    """What the members took together, from their own records. Raises `UserError` where a member's run is not recorded."""
+    runs = []
+    for member in members:
+        path = results / f"{member.name}.json"
+        run = run_behind(path, score_test(test_ids, member.test))
+        if run is None:
+            raise UserError(
+                f"{path} does not record the run that is blended: run the script of {member.name} with --folds and --record, "
+                "or leave --record out here"
+            )
+        runs.append(run)
+    return {
+        "seconds": sum(run["seconds"] for run in runs), "peak_memory": max(run["peak_memory"] for run in runs),
+        "parameters": sum(run["parameters"] for run in runs),
+    }  # fmt: skip
 
 
 def print_blends(measured: dict[str, dict[str, float]], weights: np.ndarray, names: list[str]) -> None:

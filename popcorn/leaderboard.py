@@ -68,7 +68,7 @@ def cells(row: Row) -> list[str]:
         f"{row.validation:.4f}" if row.validation is not None else "-",
         str(row.seeds),
         f"{row.seconds / 60:.1f} min",
-        f"{row.reviews_per_second:,.0f}",
+        f"{row.reviews_per_second:,.0f}" if row.reviews_per_second else "-",  # an ensemble is fitted at once
         f"{row.peak_memory / 2**30:.1f} GiB",
         f"{row.parameters / 1e6:.1f} M",
     ]

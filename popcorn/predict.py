@@ -25,7 +25,7 @@ def run_of(model: str, output_dir: Path) -> Path:
     runs = sorted((output_dir / "runs" / model).glob("seed-*"))
     runs = [run for run in runs if (run / ABOUT).is_file() and run.suffix != ".earlier"]
     if not runs:
-        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run python {model}.py first")
+        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run its script first")
     return runs[0]
 
 
@@ -35,16 +35,21 @@ def read_texts(path: Path) -> tuple[list[str], list[str]]:
     Raises `UserError`, naming the file and the row, where there is nothing to read.
     """
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8")
+        text = _decoded(path.read_bytes(), str(path))
     except OSError as problem:
         raise UserError(f"{path} cannot be read ({problem.strerror}): give a file of reviews") from problem
+    return _rows(path) if path.suffix.lower() in (".csv", ".tsv") else _lines(text, str(path))
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as problem:
         row = content[: problem.start].count(b"\n") + 1
-        raise UserError(f"{path}, row {row}: this is no text in UTF-8: save the file as text in UTF-8") from problem
+        raise UserError(f"{name}, row {row}: this is no text in UTF-8: save it as text in UTF-8") from problem
     if "\0" in text:
-        raise UserError(f"{path} is a binary file (it holds a zero byte): give a text file, a .csv or a .tsv")
-    return _rows(path) if path.suffix in (".csv", ".tsv") else _lines(text, str(path))
+        raise UserError(f"{name} is binary (it holds a zero byte): give text, a .csv or a .tsv")
+    return text
 
 
 def _lines(text: str, name: str) -> tuple[list[str], list[str]]:
@@ -58,19 +63,23 @@ def _lines(text: str, name: str) -> tuple[list[str], list[str]]:
 def _rows(path: Path) -> tuple[list[str], list[str]]:
     from popcorn.data import read_reviews
 
-    if path.suffix == ".tsv":  # as the competition has them, with quotes of its own kind
+    if path.suffix.lower() == ".tsv":  # as the competition has them, with quotes of its own kind
         reviews = read_reviews(path, ["id", "review"])
-        return reviews.ids, reviews.texts
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as problem:
-        raise UserError(f"{path} cannot be read as a table ({str(problem).strip()}): mend it, or give a text file") from problem
-    if "review" not in table:
-        raise UserError(f"{path}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
-    if table.empty:
+        ids, texts = reviews.ids, reviews.texts
+    else:
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, pd.errors.ParserError) as problem:
+            raise UserError(
+                f"{path} cannot be read as a table ({str(problem).strip()}): mend it, or give a text file"
+            ) from problem
+        if "review" not in table:
+            raise UserError(f"{path}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
+        ids = (table["id"] if "id" in table else pd.Series(np.arange(2, len(table) + 2).astype(str))).tolist()
+        texts = table["review"].tolist()
+    if not texts:
         raise UserError(f"{path} has no rows: give at least one review")
-    ids = table["id"] if "id" in table else pd.Series(np.arange(2, len(table) + 2).astype(str))
-    return ids.tolist(), table["review"].tolist()
+    return ids, texts
 
 
 def show(model: Predictor, text: str, console: Console) -> None:
@@ -122,6 +131,10 @@ def serve(model: Predictor, name: str) -> None:
 
 def predict(model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool) -> None:
     """What the command does: texts of the command line or of stdin are shown, a file's are written."""
+    if sum(map(bool, (texts, file, is_served))) > 1:
+        raise UserError("reviews in quotes, --file and --serve are three ways to ask: give one of them")
+    if output is not None and file is None:
+        raise UserError(f"--output {output} is what --file is written to: give --file too")
     folder = run_of(model, output_dir)
     if is_served:
         serve(load(folder), model)
@@ -133,7 +146,7 @@ def predict(model: str, texts: list[str], file: Path | None, output: Path | None
     if not texts:
         if sys.stdin.isatty():
             raise UserError("there is nothing to judge: give a review in quotes, --file, or reviews on stdin, one a line")
-        _, texts = _lines(sys.stdin.read(), "stdin")
+        _, texts = _lines(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin")
     if not all(text.strip() for text in texts):
         raise UserError("a review is empty: give at least one word")
     loaded, console = load(folder), Console(width=None if Console().is_terminal else 120)

@@ -20,6 +20,8 @@ from popcorn.files import write_json
 from popcorn.score import Score, half_width
 
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
+ROUNDED = 1e-4
+"""between two scores of one run: of its probabilities, and of the file that has them rounded"""
 NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir")
 
 
@@ -44,7 +46,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
             name: {"epoch": outcome.epoch, "history": outcome.history, "reviews_per_second": outcome.reviews_per_second}
             for name, outcome in run.outcomes.items()
         },
-        "command": "python " + " ".join(Path(word).name if "/" in word else word for word in sys.argv),
+        "command": typed(sys.argv),
         "seconds": time.monotonic() - STARTED,
         "versions": versions(),
         **figures,
@@ -57,6 +59,32 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
     write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def typed(argv: list[str]) -> str:
+    """The command line as a user typed it, without the folders of their machine."""
+    script, *options = (Path(word).name if "/" in word else word for word in argv)
+    return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
+
+
+def run_behind(path: Path, score: Score | None) -> dict | None:
+    """The recorded run whose submission scores so, which tells its seed; None where the record or such a run is missing.
+
+    Raises `UserError` where the file is no record.
+    """
+    if score is None or not path.is_file():
+        return None
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        # a submission's file is rounded to six digits
+        return next((run for run in runs if abs(run["accuracy"] - score.accuracy) + abs(run["auc"] - score.auc) < ROUNDED), None)
+    except (ValueError, KeyError, TypeError) as problem:
+        raise not_a_record(path, problem) from problem
+
+
+def not_a_record(path: Path, problem: Exception) -> UserError:
+    """The sentence about a file in results/ that is something else."""
+    return UserError(f"{path} is not a recorded result ({problem!r}): remove it or run its script with --record")
 
 
 def recipe_of(config: RunConfig) -> dict:
@@ -117,9 +145,7 @@ def rows(folder: Path) -> Iterator[Row]:
             if content["data"]["source"] == "competition":
                 found.append(_row(content))
         except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(
-                f"{path} is not a recorded result ({problem!r}): remove it or run its script with --record"
-            ) from problem
+            raise not_a_record(path, problem) from problem
     return iter(sorted(found, key=lambda row: -row.accuracy))
 
 

@@ -49,6 +49,32 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
     say(f"{path}: out-of-fold probabilities of {int((fold > 0).sum()):,} training reviews")
 
 
+def read_probabilities(path: Path, ids: list[str], mend: str) -> pd.DataFrame:
+    """What one of the functions above has written: the columns beside `id`, its rows in the order of `ids`.
+
+    Raises `UserError` where the file cannot be read, has other ids, or a value is no probability; `mend` says what to do then.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"id": str}, quoting=3).set_index("id")
+        values = pd.to_numeric(table["sentiment"], errors="coerce")
+    except FileNotFoundError as problem:
+        raise UserError(f"there is no {path}: {mend}") from problem
+    except (OSError, ValueError, KeyError) as problem:
+        raise UserError(f"{path} cannot be read ({problem}): {mend}") from problem
+    missing = pd.Index(ids).difference(table.index)
+    if len(missing) or table.index.has_duplicates or len(table) != len(ids):
+        example = missing[0] if len(missing) else table.index[table.index.duplicated() | ~table.index.isin(ids)][0]
+        raise UserError(
+            f"{path} has {len(table):,} rows where these data have {len(ids):,}, of which it lacks {len(missing):,} "
+            f"(the id {example}): {mend}"
+        )
+    bad = ~values.between(0, 1).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(f"{path}, row {row + 2}: the sentiment is {table['sentiment'].iloc[row]} and no probability: {mend}")
+    return table.assign(sentiment=values).loc[ids]
+
+
 def _write(path: Path, ids: list[str], values: list[str]) -> None:
     with whole(path, "w") as file:
         file.write("id,sentiment\n")

@@ -1,12 +1,16 @@
 """Blends of members whose worth is known, and what is refused."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import run
 
 from popcorn import data, ensemble
+from popcorn.files import write_json
+from popcorn.score import score_test
 from popcorn.submission import write_out_of_fold, write_submissions
 
 
@@ -28,6 +32,9 @@ def folder(competition, tmp_path_factory):
         probability = {part: 1 / (1 + np.exp(-values)) for part, values in said.items()}
         write_out_of_fold(folder / "submissions", name, train.ids, probability["train"], fold)
         write_submissions(folder / "submissions", name, its.sample_ids(), test.ids, probability["test"])
+        scored = score_test(test.ids, probability["test"])
+        run = {"accuracy": scored.accuracy, "auc": scored.auc, "seconds": 60.0, "peak_memory": 2**30, "parameters": 5}
+        write_json(folder / "results" / f"{name}.json", {"runs": [run]})
     return folder
 
 
@@ -43,18 +50,23 @@ def test_two_views_are_better_than_each(folder, competition):
     entry = figures_of(folder, "ensemble")
     assert entry["members"] == ["words", "order", "nothing"] and entry["accuracy"] > 0.85
     assert abs(entry["weights"][2]) < 0.3 < min(entry["weights"][:2])  # the stacker finds out who says nothing
-    assert entry["blend"] == "stacker" and "it adds" in done.stdout
+    assert entry["blend"] == "stacker"
+    assert (entry["seconds"], entry["peak_memory"], entry["parameters"]) == (180, 2**30, 15)  # what the members took together
+    assert entry["command"].startswith("python -m popcorn ensemble words order nothing")
+    added = {name: float(gain) for name, gain in re.findall(r"│ (\w+) .*│ ([+-]0\.\d+)", done.stdout)}
+    assert min(added["words"], added["order"]) > 0.02 > 0.01 > added["nothing"]
     written = (folder / "submissions" / "ensemble.proba.csv").read_text().splitlines()
     assert written[0] == "id,sentiment" and len(written) == 101
 
 
 def test_ranks_know_no_scale(folder, competition):
-    """A member with the first one's order in other numbers changes nothing in the mean of the ranks."""
+    """A member with the first one's order in other numbers, of each fold others, changes nothing in the mean of the ranks."""
     its = data.find(competition)
     train, test = its.read(data.TRAIN), its.read(data.TEST)
-    members = [ensemble.read_member(folder / "submissions", name, train.ids, test.ids) for name in ("words", "again")]
-    alone, _, _ = ensemble.blend(members[:1], train.labels, ensemble.mean_rank)
-    both, _, _ = ensemble.blend(members, train.labels, ensemble.mean_rank)
+    first, again = (ensemble.read_member(folder / "submissions", name, train.ids, test.ids) for name in ("words", "again"))
+    alone, _, _ = ensemble.blend([first], train.labels, ensemble.mean_rank)
+    again = replace(again, train=again.train / again.fold)
+    both, _, _ = ensemble.blend([first, again], train.labels, ensemble.mean_rank)
     assert np.allclose(alone, both, atol=1e-3) and alone.std() > 0.1
 
 
@@ -83,9 +95,34 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
     for names, said in (
         (("five", "four"), "folds of four and five differ for"),
         (("five", "part"), "part.oof.csv has 200 rows where these data have 400"),
-        (("five", "missing"), "run python missing.py --folds 5 first"),
+        (("five", "missing"), "missing.oof.csv: run the script of missing with --folds"),
         (("five",), "at least two members"),
     ):
         done = run("-m", "popcorn", "ensemble", *names, "--output-dir", tmp_path, "--data-dir", competition, code=2)
         assert said in " ".join(done.stderr.split())
-    assert not (submissions / "ensemble.csv").exists()
+    half[3] = np.nan
+    write_out_of_fold(submissions, "bad", train.ids, half, np.arange(400) % 5 + 1)
+    write_submissions(submissions, "bad", its.sample_ids(), test.ids, np.full(len(test.ids), 0.5))
+    for names, given, said in (
+        (("five", "bad"), (), "bad.oof.csv, row 5: the sentiment is nan"),
+        (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run's own"),
+        (("five", "bad"), ("--name", "four"), "--name 'four' is a run's own"),
+        (("five",), ("--all",), "five were named: give one of the two"),
+    ):
+        command = "-m", "popcorn", "ensemble", *names, *given, "--output-dir", tmp_path, "--data-dir", competition
+        assert said in " ".join(run(*command, code=2).stderr.split())
+    assert not (submissions / "ensemble.csv").exists() and (submissions / "bad.oof.csv").exists()
+
+
+def test_what_is_not_on_record_is_not_recorded(folder, competition):
+    """What an ensemble took is what its members took: their own runs must be known, and not others of the same name."""
+    command = "-m", "popcorn", "ensemble", "words", "order", "--name", "two", "--output-dir", folder, "--data-dir", competition
+    path = folder / "results" / "order.json"
+    content = path.read_text()
+    path.write_text(content.replace('"accuracy": 0', '"accuracy": 1'))
+    try:
+        assert "does not record the run that is blended" in " ".join(run(*command, "--record", code=2).stderr.split())
+        assert not (folder / "submissions" / "two.csv").exists()
+        run(*command)
+    finally:
+        path.write_text(content)

@@ -102,6 +102,16 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
     run("-m", "popcorn", "predict", "--model", "nbsvm", "--output-dir", folder.parents[2], "--file", reviews)
     written = pd.read_csv(tmp_path / "reviews.predicted.csv")
     assert list(written["id"]) == ["a", "b"] and list(written["sentiment"]) == [1, 0]
+    command = [sys.executable, "-m", "popcorn", "predict", "--model", str(folder)]
+    for content, said in (
+        (f"{PRAISE[3]}\n".encode(), b"positive, probability"),
+        (b"na\xefve", b"stdin, row 1: this is no text in UTF-8"),
+        (b"a\0", b"stdin is binary"),
+        (b"\n", b"stdin is empty"),
+    ):
+        done = subprocess.run(command, input=content, cwd=ROOT, capture_output=True)
+        assert said in done.stdout + done.stderr and b"Traceback" not in done.stderr
+        assert done.returncode == (2 if done.stderr else 0)
 
 
 def test_a_page_on_this_machine_alone_judges(finished):
@@ -130,10 +140,11 @@ def test_files_are_read_as_what_they_are(competition, tmp_path):
 def test_what_is_no_text_is_refused(tmp_path):
     for name, content, said in (
         ("empty.txt", b"\n \n", "is empty"),
-        ("image.txt", b"GIF89a\x00\x01", "binary file"),
+        ("image.txt", b"GIF89a\x00\x01", "is binary"),
         ("latin.txt", b"good\nna\xefve\n", r"row 2: this is no text in UTF-8"),
         ("other.csv", b"text\nhello\n", "one of them must be review"),
         ("none.csv", b"review\n", "has no rows"),
+        ("none.TSV", b"id\treview\n", "has no rows"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
@@ -141,7 +152,14 @@ def test_what_is_no_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         predict.read_texts(tmp_path / "missing.txt")
     done = run("-m", "popcorn", "predict", "--model", "nothing", "text", "--output-dir", tmp_path, code=2)
-    assert "run python nothing.py first" in done.stderr
+    assert "run its script first" in done.stderr
+    some = tmp_path / "other.csv"
+    for given, said in (
+        (("good", "--file", some), "give one of them"),
+        (("good", "--serve"), "give one of them"),
+        (("good", "--output", tmp_path / "out.csv"), "give --file too"),
+    ):
+        assert said in run("-m", "popcorn", "predict", *given, code=2).stderr
 
 
 @pytest.mark.parametrize("script", ["lstm", "nbsvm"])
