@@ -11,8 +11,6 @@ run: .venv/ready
 # every script that needs no GPU on the whole data, for hours; given again, it goes on where it was
 leaderboard: .venv/ready
 	$(BIN)/python benchmarks/leaderboard.py
-	$(BIN)/python -m popcorn leaderboard
-	$(BIN)/python -m popcorn report
 
 test: .venv/ready .venv/transformers4/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

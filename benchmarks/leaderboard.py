@@ -1,7 +1,8 @@
 """All scripts that need no GPU, on the whole data, one after another: what the README's table is made from.
 
-Runs that are recorded already are left out, and one that was stopped goes on where it was; so the same command is given until
-nothing is left to do. The first seed is validated; the others are trained at once by what it has chosen.
+A run that is recorded, and whose folder is here, is left out, and one that was stopped goes on where it was; so the same command
+is given until nothing is left to do. The first seed is validated; the others are trained at once by what it has chosen. Table,
+plot and report are brought up to date at the end, whether all went well or not.
 """
 
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
 
-from popcorn.config import parse
+from popcorn.config import RunConfig, parse
 
 LINEAR = "tfidf", "nbsvm"
 NEURAL = "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
@@ -30,7 +31,9 @@ class Config:
     data_dir: Path | None = None
     """folder with the competition's files"""
     output_dir: Path = Path(".")
-    """folder that receives submissions/, runs/ and results/"""
+    """folder that receives submissions/, runs/, results/ and report/"""
+    readme: Path = Path("README.md")
+    """file with the leaderboard's two markers"""
 
 
 if __name__ == "__main__":
@@ -39,20 +42,31 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from popcorn import data, leaderboard, report
+from popcorn.errors import UserError, one_sentence
+from popcorn.experiment import OUTCOME, differing_settings, folder_of
 from popcorn.results import is_recorded
 
 
-def command_of(script: str, seed: int, config: Config) -> list[str]:
-    """What a user would type."""
-    given = [str(ROOT / f"{script}.py"), "--record", "--output-dir", str(config.output_dir), "--seed", str(seed)]
+def command_of(its: RunConfig, script: str, config: Config) -> list[str]:
+    """What a user would type; a folder of other options, as of a quick try, makes room as it does for them."""
+    given = [str(ROOT / f"{script}.py"), "--record", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
     given += ["--data-dir", str(config.data_dir)] if config.data_dir else []
-    if script not in LINEAR:
-        given += ["--resume"] + (["--final"] if seed > 1 else [])
-    return given
+    given += ["--final"] if its.final else []
+    return given + (["--resume"] if hasattr(its, "resume") and not differing_settings(its) else [])
+
+
+def is_done(its: RunConfig) -> bool:
+    """Whether the run is recorded and its models are here, which a fresh copy of the repository does not have."""
+    return is_recorded(its) and (folder_of(its) / "refit" / OUTCOME).is_file() and not differing_settings(its)
 
 
 def main(config: Config) -> int:
-    """Runs what is left; the number of runs that failed."""
+    """Runs what is left; the number of runs that failed. Raises `UserError` where the competition's files are not here."""
+    if data.find(config.data_dir).source == data.EMBEDDED:
+        raise UserError(
+            "the leaderboard is of the competition's data, which is not here: put its files into data/, or --data-dir"
+        )
     jobs = [(script, seed) for script in config.scripts for seed in range(1, 1 + (1 if script in LINEAR else config.seeds))]
     logs, failed = config.output_dir / "runs" / "logs", 0
     logs.mkdir(parents=True, exist_ok=True)
@@ -61,19 +75,24 @@ def main(config: Config) -> int:
         task = progress.add_task("", total=len(jobs))
         for script, seed in jobs:
             progress.update(task, description=f"{script}, seed {seed}")
-            its = import_module(script).Config(name=script, seed=seed, output_dir=config.output_dir)
-            if not is_recorded(its):
+            its = import_module(script).Config(
+                name=script, seed=seed, output_dir=config.output_dir, final=script not in LINEAR and seed > 1
+            )
+            if not is_done(its):
                 log = logs / f"{script}-{seed}.log"
                 with log.open("w") as file:
                     done = subprocess.run(
-                        [sys.executable, *command_of(script, seed, config)], stdout=file, stderr=subprocess.STDOUT
+                        [sys.executable, *command_of(its, script, config)], stdout=file, stderr=subprocess.STDOUT
                     )
                 if done.returncode:
                     failed += 1
                     progress.console.print(f"{script}, seed {seed}: ended with {done.returncode}, see {log}")
             progress.advance(task)
+    leaderboard.update(config.output_dir / "results", config.readme)
+    report.write(config.output_dir, config.output_dir / "results", config.data_dir)
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(config) else 0)
+    with one_sentence():
+        sys.exit(1 if main(config) else 0)

@@ -59,17 +59,17 @@ def learning_curves(curves: dict[str, list[float]]) -> str:
     return svg(draw)
 
 
-def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) -> str:
     """curves: by name, mean probability and share of positive reviews in each bin."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], linestyle=":", color=INK)
         for name, (said, happened) in curves.items():
             axes.plot(said, happened, marker="o", label=name)
-        axes.set(xlabel="probability that the model gives", ylabel="share of positive reviews")
+        axes.set(xlabel="probability of positive", ylabel="share of positive reviews", title=title)
         axes.legend()
 
-    return svg(draw, width=5.5, height=5)
+    return svg(draw, width=5.5, height=5.3)
 
 
 def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
@@ -89,11 +89,12 @@ def agreement(names: list[str], share: np.ndarray) -> str:
     """share (models, models): of the test reviews on which two models say the same."""
 
     def draw(axes: Axes) -> None:
-        axes.imshow(share, cmap="viridis", vmin=share.min(), vmax=1)
+        least = min(share.min(), 0.99)  # where all agree, there is no scale
+        axes.imshow(share, cmap="viridis", vmin=least, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.grid(visible=False)
-        middle = (share.min() + 1) / 2
+        middle = (least + 1) / 2
         for row, column in np.ndindex(share.shape):
             colour = "white" if share[row, column] < middle else "black"
             axes.text(column, row, f"{share[row, column]:.3f}".removeprefix("0"), ha="center", va="center", color=colour, size=8)

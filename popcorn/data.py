@@ -20,6 +20,8 @@ from popcorn.files import fingerprint
 
 TRAIN, TEST, UNLABELLED, SAMPLE = "labeledTrainData.tsv", "testData.tsv", "unlabeledTrainData.tsv", "sampleSubmission.csv"
 COLUMNS = {TRAIN: ["id", "sentiment", "review"], TEST: ["id", "review"], UNLABELLED: ["id", "review"]}
+EMBEDDED = "embedded default"
+"""source of data that are not the competition's"""
 KAGGLE_INPUT = Path("/kaggle/input")
 ADD_DATA = "download the files from https://www.kaggle.com/c/word2vec-nlp-tutorial/data again"
 
@@ -88,7 +90,7 @@ def find(data_dir: Path | None) -> Competition:
         f"{rule}\nNO COMPETITION FILES FOUND: running on the embedded default ({default.DESCRIPTION}).\n"
         f"Its figures are NOT comparable with Kaggle's score. Put the competition's files into data/ or pass --data-dir.\n{rule}"
     )
-    return Competition(folder, "embedded default")
+    return Competition(folder, EMBEDDED)
 
 
 def _asked_for(folder: Path, source: str) -> Competition:

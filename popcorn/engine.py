@@ -17,7 +17,7 @@ from popcorn.batches import Reviews
 from popcorn.config import STARTED, TrainingConfig
 from popcorn.data import Competition
 from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, kept
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept
 from popcorn.files import require_writable
 from popcorn.submission import require_same_ids
 
@@ -64,7 +64,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         device.keep_freed_memory()
         require_writable(config.output_dir / "submissions")
         precision = device.mixed_precision(config.precision)
-        folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
+        folder = folder_of(config)
         # without this word Accelerate does not join torchrun's processes on a CPU
         processes = PartialState(cpu=not torch.accelerator.is_available())
         with processes.main_process_first():
@@ -83,7 +83,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         del model  # a large one would take its place twice
         with processes.main_process_first():
             if processes.is_main_process:
-                begin(folder, config, data=task.competition.checksum, model=description, **task.origin)
+                begin(config, data=task.competition.checksum, model=description, **task.origin)
                 task.keep(folder)
         with engine(task, config, folder, deadline) as fitting:
 

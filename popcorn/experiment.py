@@ -5,16 +5,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from popcorn.config import RunConfig
-from popcorn.data import Competition
+from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
 from popcorn.files import whole, write_json
 from popcorn.split import limited, validation_parts
 
-NOT_PART_OF_A_RUN = ("resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "folds", "refit")
+SETTINGS = "settings.json"
+OUTCOME = "outcome.npz"
+"""what a fit's folder has once it is finished"""
+NOT_PART_OF_A_RUN = ("resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "refit")
 """options that may change between a stop and a resume; the data and the vectors are compared by content instead"""
 
 
@@ -87,22 +91,42 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
     return Run(test, outcomes, out_of_fold, complete)
 
 
-def begin(folder: Path, config: RunConfig, **content: str) -> None:
+def folder_of(config: RunConfig) -> Path:
+    """The folder of a run."""
+    return config.output_dir / "runs" / config.name / f"seed-{config.seed}"
+
+
+def settings_of(config: RunConfig) -> dict[str, str]:
+    """The options that a run must be resumed with."""
+    return {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN}
+
+
+def differing_settings(config: RunConfig, **content: str) -> list[str]:
+    """A sentence for each option or content that differs from what the run in this folder was begun with; of no run, none."""
+    begun = folder_of(config) / SETTINGS
+    if not begun.is_file():
+        return []
+    before, now = json.loads(begun.read_text()), settings_of(config) | content
+    names = sorted(now.keys() | (before.keys() if content else now.keys()))
+    return [
+        f"its {name} is {before.get(name)} where this one's is {now.get(name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def begin(config: RunConfig, **content: str) -> None:
     """Makes the run's folder, with the settings it is begun with.
 
     Without `--resume` a folder of an earlier run makes room (one earlier run is kept as `<folder>.earlier`). With it, the
     settings and the `content` (checksums of data, vectors, model) must be those that the run was begun with, or `UserError`.
     """
-    settings = {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN} | content
-    begun = folder / "settings.json"
+    folder = folder_of(config)
+    begun = folder / SETTINGS
     if getattr(config, "resume", False) and begun.is_file():
-        before = json.loads(begun.read_text())
-        differing = [name for name in sorted(settings.keys() | before.keys()) if settings.get(name) != before.get(name)]
-        if differing:
-            name = differing[0]
+        if differing := differing_settings(config, **content):
             raise UserError(
-                f"{begun} is of another run: its {name} is {before.get(name)} where this one's is {settings.get(name)}; "
-                "give the same options as then, or leave out --resume to begin anew"
+                f"{begun} is of another run: {differing[0]}; give the same options as then, or leave out --resume to begin anew"
             )
         say(f"Going on with the run in {folder}")
         return
@@ -110,24 +134,37 @@ def begin(folder: Path, config: RunConfig, **content: str) -> None:
         earlier = folder.with_name(folder.name + ".earlier")
         shutil.rmtree(earlier, ignore_errors=True)
         folder.rename(earlier)
-    write_json(begun, settings)
+    write_json(begun, settings_of(config) | content)
 
 
 def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool = True) -> Outcome:
     """The outcome of a part, from the run's folder where it was finished before; else fitted, and kept there by `write`."""
-    path = folder / part.name / "outcome.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Outcome(validation=stored["validation"], test=stored["test"], **json.loads(str(stored["rest"])))
-    except FileNotFoundError:
-        outcome = fit(part)
+    if finished := read_outcome(folder / part.name):
+        return finished
+    outcome = fit(part)
     if outcome.complete and write:
-        rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
-        with whole(path) as file:
-            np.savez(file, validation=outcome.validation, test=outcome.test, rest=np.array(json.dumps(rest)))
-        for checkpoint in path.parent.glob("checkpoint-*"):  # the Trainer's, three times the size of the model each
+        keep_outcome(folder / part.name, outcome)
+        for checkpoint in (folder / part.name).glob("checkpoint-*"):  # the Trainer's, three times the size of the model each
             shutil.rmtree(checkpoint)
     return outcome
+
+
+def keep_outcome(folder: Path, outcome: Outcome) -> None:
+    """Writes it into a finished fit's folder."""
+    rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
+    with whole(folder / OUTCOME) as file:
+        np.savez(file, validation=outcome.validation, test=outcome.test, rest=np.array(json.dumps(rest)))
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """That of a finished fit's folder; None where it was not finished, or never begun. Raises `UserError` where it is damaged."""
+    try:
+        with np.load(folder / OUTCOME, allow_pickle=False) as stored:
+            return Outcome(validation=stored["validation"], test=stored["test"], **json.loads(str(stored["rest"])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as problem:
+        raise UserError(f"{folder / OUTCOME} is damaged ({problem}): remove it, and the fit is made again") from problem
 
 
 def conclude(config: RunConfig, competition: Competition, train_ids: list[str], test_ids: list[str], run: Run, **figures) -> None:
@@ -143,10 +180,7 @@ def conclude(config: RunConfig, competition: Competition, train_ids: list[str], 
         (config.output_dir / "submissions" / f"{config.name}.oof.csv").unlink(missing_ok=True)
     score = score_test(test_ids, run.test)
     if score:
-        say(
-            f"Test: {score.describe()}"
-            + ("" if competition.source != "embedded default" else " (embedded default, not Kaggle's)")
-        )
+        say(f"Test: {score.describe()}" + ("" if competition.source != EMBEDDED else " (embedded default, not Kaggle's)"))
     if not run.complete:
         say(
             "The time budget is spent: these submissions are valid, and the same command with --resume goes on with the training."

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from popcorn import data, figures
 from popcorn.config import RunConfig
 from popcorn.errors import one_sentence, say
-from popcorn.experiment import Outcome, Part, conclude, fit_all
+from popcorn.experiment import Outcome, Part, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import require_writable
 from popcorn.saved import keep_about, keep_pipeline
 from popcorn.submission import require_same_ids
@@ -27,7 +27,7 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
         texts = np.array([clean(text) for text in train.texts], dtype=object)
         test_texts = [clean(text) for text in test.texts]
         parameters = 0
-        folder = config.output_dir / "runs" / config.name / f"seed-{config.seed}"
+        folder = folder_of(config)
         for earlier in folder.glob("*/"):  # a fit of other options may have had other parts
             shutil.rmtree(earlier)
         keep_about(folder, build, config, "linear")
@@ -46,7 +46,9 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig) -> None:
             say(f"{part.name}: {seconds:.0f} s, " + ", ".join(f"{name} {value:.4f}" for name, value in history[0].items()))
             if not (len(part.validation) and config.refit) or config.folds:  # else the refit predicts
                 positive = model.predict_proba(test_texts)[:, 1]
-            return Outcome(held, positive, 1, history, len(part.train) / seconds)
+            outcome = Outcome(held, positive, 1, history, len(part.train) / seconds)
+            keep_outcome(folder / part.name, outcome)
+            return outcome
 
         done = fit_all(config, train.ids, train.labels, fit)
         conclude(

@@ -14,12 +14,10 @@ from safetensors import SafetensorError
 
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
+from popcorn.experiment import OUTCOME
 from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
 from popcorn.saved import ABOUT, ARRAYS, VOCABULARY, WEIGHTS, need
 from popcorn.text import TOKENISER, UNKNOWN, unpack
-
-OUTCOME = "outcome.npz"
-"""what `popcorn.experiment` writes last: a fit without it was not finished"""
 
 
 def load(folder: Path) -> Predictor:

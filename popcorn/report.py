@@ -2,28 +2,31 @@
 
 import json
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 import jinja2
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 
 from popcorn import charts, data
 from popcorn.data import Reviews
-from popcorn.ensemble import SUREST
+from popcorn.ensemble import OUT_OF_FOLD, SUREST, TEST
 from popcorn.errors import UserError, say
+from popcorn.experiment import read_outcome
+from popcorn.figures import BEST
 from popcorn.files import whole
 from popcorn.leaderboard import HEADINGS, cells
 from popcorn.loading import load
 from popcorn.predict import run_of
-from popcorn.results import Row, rows
-from popcorn.score import true_labels
+from popcorn.results import Row, rows, run_behind
+from popcorn.score import score_test, true_labels
 from popcorn.split import validation_parts
+from popcorn.submission import read_probabilities
 from popcorn.text import plain
 
 BINS, SHOWN, LONGEST = 8, 10, 400
@@ -37,16 +40,16 @@ class Model:
     curve: list[float]
     """the validation's ROC AUC after each epoch; empty where there was no validation"""
     test: np.ndarray | None
-    """probabilities (test,), where a submission is at hand"""
-    held: np.ndarray | None
-    """probabilities of the films held out of the training file, where the run is at hand"""
+    """probabilities (test,), where the submission of a recorded run is at hand"""
+    temperature: float | None
+    """of the probabilities of reviews that were held out, where those are at hand"""
 
 
 def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     """Writes `report/index.html`. What has no submission or no run at hand is left out of the parts that need it."""
     competition = data.find(data_dir)
     train, test = competition.read(data.TRAIN), competition.read(data.TEST)
-    models = [_model(row, output_dir, results, test.ids) for row in rows(results)]
+    models = [_model(row, output_dir, results, train, test.ids) for row in rows(results)]
     if not models:
         raise UserError(f"{results} holds no recorded results on the competition's data: run a script with --record first")
     labels = true_labels(test.ids)
@@ -59,11 +62,11 @@ def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     }  # fmt: skip
     predicted = [model for model in models if model.test is not None]
     if predicted and labels is not None:
-        parts |= _calibration(predicted, labels, train)
+        parts |= _calibration(predicted, labels)
         parts |= _by_length(predicted, labels, test)
         parts |= {"agreement": _agreement(predicted), "wrong": _wrong(predicted, labels, test, output_dir)}
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    drawn = ("time", "curves", "calibration", "lengths", "agreement")
+    drawn = ("time", "curves", "before", "after", "lengths", "agreement")
     page = template.render({name: _safe(value) if name in drawn else value for name, value in parts.items()})
     path = output_dir / "report" / "index.html"
     with whole(path, "w") as file:
@@ -75,18 +78,40 @@ def _safe(drawing: str) -> Markup:
     return Markup(drawing)  # ours, and not to be escaped as texts are
 
 
-def _model(row: Row, output_dir: Path, results: Path, test_ids: list[str]) -> Model:
-    first = json.loads((results / f"{row.name}.json").read_text(encoding="utf-8"))["runs"][0]
-    fits = [fit for name, fit in first["fits"].items() if name != "refit"]
-    curve = [entry["validation_auc"] for entry in fits[0]["history"]] if fits else []
-    submission = output_dir / "submissions" / f"{row.name}.proba.csv"
-    test = None
-    if submission.is_file():
-        table = pd.read_csv(submission, quoting=3, index_col="id")["sentiment"]
-        test = table.reindex(test_ids).to_numpy() if len(table) == len(test_ids) else None
-    outcomes = sorted((output_dir / "runs" / row.name).glob("seed-?/validated/outcome.npz"))
-    held = np.load(outcomes[0], allow_pickle=False)["validation"] if outcomes else None
-    return Model(row, curve, test if test is None or not np.isnan(test).any() else None, held)
+def _model(row: Row, output_dir: Path, results: Path, train: Reviews, test_ids: list[str]) -> Model:
+    path = results / f"{row.name}.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    histories = [fit["history"] for run in runs for name, fit in run["fits"].items() if name != "refit"]
+    curve = [entry["validation_auc"] for entry in histories[0]] if histories else []
+    submission = output_dir / "submissions" / f"{row.name}{TEST}"
+    if not submission.is_file():
+        return Model(row, curve, None, None)
+    again = f"remove the file, or run the script of {row.name} again"
+    test = read_probabilities(submission, test_ids, again)["sentiment"].to_numpy()
+    if run_behind(path, score_test(test_ids, test)) is None:
+        say(f"{submission} is of another run than those in {path}, and is left out")
+        return Model(row, curve, None, None)
+    out_of_fold = output_dir / "submissions" / f"{row.name}{OUT_OF_FOLD}"
+    if out_of_fold.is_file():
+        held = read_probabilities(out_of_fold, train.ids, again)["sentiment"].to_numpy()
+        return Model(row, curve, test, fitted_temperature(held, train.labels))
+    return Model(row, curve, test, _temperature(row.name, runs, output_dir, train))
+
+
+def _temperature(name: str, runs: list[dict], output_dir: Path, train: Reviews) -> float | None:
+    """Of the first recorded run that was validated and whose folder is at hand: the recipe's, whichever seed is submitted."""
+    for run in runs:
+        path = output_dir / "runs" / name / f"seed-{run['seed']}"
+        fit = run["fits"].get("validated")
+        outcome = read_outcome(path / "validated") if fit else None
+        if outcome is None:
+            continue
+        rows = validation_parts(train.ids, train.labels, "film", None)[0]
+        recorded = fit["history"][fit["epoch"] - 1][BEST]
+        # a folder's run may be of other reviews than the record's
+        if len(outcome.validation) == len(rows) and isclose(roc_auc_score(train.labels[rows], outcome.validation), recorded):
+            return fitted_temperature(outcome.validation, train.labels[rows])
+    return None
 
 
 def _curves(models: list[Model]) -> str:
@@ -94,21 +119,28 @@ def _curves(models: list[Model]) -> str:
     return charts.learning_curves(curves) if curves else ""
 
 
-def _calibration(models: list[Model], labels: np.ndarray, train: Reviews) -> dict:
-    """Reliability of each model's probabilities, and what a temperature makes of its log loss (Guo et al. 2017)."""
-    curves, lines = {}, []
-    held_out = validation_parts(train.ids, train.labels, "film", None)[0]
+def _calibration(models: list[Model], labels: np.ndarray) -> dict:
+    """Reliability of each model's probabilities, and what a temperature makes of them (Guo et al. 2017)."""
+    before, after, lines = {}, {}, []
     for model in models:
-        happened, said = calibration_curve(labels, model.test, n_bins=BINS)
-        curves[model.row.name] = said, happened
-        loss = log_loss(labels, np.clip(model.test, SUREST, 1 - SUREST))
-        if model.held is None or len(model.held) != len(held_out):
-            lines.append((model.row.name, "-", f"{loss:.4f}", "-"))
+        before[model.row.name] = _reliability(labels, model.test)
+        loss = f"{log_loss(labels, np.clip(model.test, SUREST, 1 - SUREST)):.4f}"
+        if model.temperature is None:
+            lines.append((model.row.name, "-", loss, "-"))
             continue
-        temperature = fitted_temperature(model.held, train.labels[held_out])
-        lines.append((model.row.name, f"{temperature:.2f}", f"{loss:.4f}",
-                      f"{log_loss(labels, at_temperature(model.test, temperature)):.4f}"))  # fmt: skip
-    return {"calibration": charts.reliability(curves), "temperatures": lines}
+        scaled = at_temperature(model.test, model.temperature)
+        after[model.row.name] = _reliability(labels, scaled)
+        lines.append((model.row.name, f"{model.temperature:.2f}", loss, f"{log_loss(labels, scaled):.4f}"))
+    return {
+        "before": charts.reliability(before, "as the model says"),
+        "after": charts.reliability(after, "with its temperature") if after else "",
+        "temperatures": lines,
+    }
+
+
+def _reliability(labels: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    happened, said = calibration_curve(labels, probability, n_bins=BINS)
+    return said, happened
 
 
 def at_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:

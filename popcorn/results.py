@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from popcorn.config import STARTED, RunConfig
-from popcorn.data import Competition
+from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Run
 from popcorn.files import write_json
@@ -34,7 +34,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     head = {
         "name": config.name,
         "config": recipe_of(config),
-        "data": {"source": "embedded default" if competition.source == "embedded default" else "competition",
+        "data": {"source": EMBEDDED if competition.source == EMBEDDED else "competition",
                  "sha256": competition.checksum},
     }  # fmt: skip
     entry = {

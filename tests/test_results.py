@@ -1,10 +1,14 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT, run
 
 import cnn
+from benchmarks import leaderboard as leaderboard_runs
 from popcorn.errors import UserError
+from popcorn.experiment import begin
 from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
 from popcorn.results import is_recorded, recipe_of, rows
 
@@ -93,14 +97,36 @@ def test_options_are_compared_as_they_are_recorded(tmp_path):
 
 
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
-    """What is recorded is not run again; what was run with other options is."""
-    command = "benchmarks/leaderboard.py", "--scripts", "tfidf", "--data-dir", competition, "--output-dir", tmp_path
+    """What is recorded and here is not run again; what was run with other options is. Table and report follow."""
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    where = "--data-dir", competition, "--output-dir", tmp_path, "--readme", readme
+    command = "benchmarks/leaderboard.py", "--scripts", "tfidf", *where
     run(*command)
+    assert "| tfidf |" in readme.read_text() and "tfidf" in (tmp_path / "report" / "index.html").read_text()
     result = tmp_path / "results" / "tfidf.json"
     first = result.read_text()
     run(*command)
     assert result.read_text() == first
+    shutil.rmtree(tmp_path / "runs")  # as in a fresh copy of the repository, which has the records alone
+    run(*command)
+    assert result.read_text() != first and (tmp_path / "runs" / "tfidf" / "seed-1").is_dir()
+    first = result.read_text()
     result.write_text(first.replace('"c": 5', '"c": 6'))
     assert result.read_text() != first
     run(*command)
     assert json.loads(result.read_text())["config"] == json.loads(first)["config"]
+
+
+def test_a_quick_try_makes_room_for_the_leaderboards_run(tmp_path):
+    """Resumed is what was begun with the same options, and nothing else."""
+    config = leaderboard_runs.Config(output_dir=tmp_path)
+    its = cnn.Config(name="cnn", output_dir=tmp_path)
+    begin(replace(its, limit=9))
+    assert "--resume" not in leaderboard_runs.command_of(its, "cnn", config)
+    begin(its, data="checksum")
+    assert "--resume" in leaderboard_runs.command_of(its, "cnn", config)
+    with pytest.raises(UserError, match="its folds is None where this one's is 4"):
+        begin(
+            replace(its, resume=True, folds=4), data="checksum"
+        )  # a fold's model has learnt from other reviews than that of more
