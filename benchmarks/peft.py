@@ -178,7 +178,7 @@ def compare(encoder: str, config: Config) -> None:
         "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
         "four layers of 128 with relative attention and a convolution, pretrained here",
         "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "max_tokens": config.max_tokens,
+        "max_tokens": config.max_tokens, "precision": device.mixed_precision("auto"),
     }  # fmt: skip
     rows = recorded(path, head)
     for name, measurement in wanted.items():

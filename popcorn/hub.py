@@ -5,6 +5,7 @@ from pathlib import Path
 
 from popcorn.errors import UserError, say
 
+CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENISERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 TRIES = 3
@@ -14,10 +15,8 @@ ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass i
 def fetch(model: str, family: str) -> Path:
     """The folder of `model`, complete and of the `family` (`model_type`), or a `UserError` that says what is wrong."""
     folder = Path(model) if Path(model).is_dir() else _download(model)
-    config = folder / "config.json"
-    for kind, names in (("", (config.name,)), ("weights: ", WEIGHTS), ("tokeniser: ", TOKENISERS)):
-        if not any((folder / name).is_file() for name in names):
-            raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: fetch or attach the whole model again")
+    require_parts(folder, "fetch or attach the whole model again")
+    config = folder / CONFIG
     try:
         found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as problem:
@@ -25,6 +24,13 @@ def fetch(model: str, family: str) -> Path:
     if found != family:
         raise UserError(f"--model {model} is of the family {found!r} ({config}), and this script fine-tunes {family!r} models")
     return folder
+
+
+def require_parts(folder: Path, mend: str, with_weights: bool = True) -> None:
+    """Raises `UserError` where one is missing: the library makes up a tokeniser of five words where it finds none."""
+    for kind, names in (("", (CONFIG,)), ("weights: ", WEIGHTS if with_weights else ()), ("tokeniser: ", TOKENISERS)):
+        if names and not any((folder / name).is_file() for name in names):
+            raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: {mend}")
 
 
 def _download(model: str) -> Path:

@@ -23,8 +23,8 @@ MODEL = re.compile(r"^[\w-]+/[\w.-]+/\w+/[\w.-]+/\d+$")
 HEADER = '''"""{title}
 
 Made by `python -m popcorn kernel {name}` for Kaggle: what the script imports comes first, as text, and the script with its model
-and its recipe below it, under MODEL. Add the competition "{competition}" to the notebook and run it; the files to
-submit are submissions/{name}.csv (accuracy) and submissions/{name}.proba.csv (ROC AUC).
+and its recipe below it, under MODEL. Add the competition "{competition}" to the notebook and run it. At its end it names
+the two files to submit in submissions/, labels (the score is the accuracy) and .proba.csv (ROC AUC).
 """
 
 # as on the command line, for example ["--epochs", "2"]; --unlabelled needs another file: give it where the kernel is made

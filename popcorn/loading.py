@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
@@ -16,8 +17,8 @@ from popcorn.config import RunConfig
 from popcorn.errors import UserError
 from popcorn.experiment import OUTCOME
 from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
-from popcorn.saved import ABOUT, ARRAYS, VOCABULARY, WEIGHTS, need
-from popcorn.text import TOKENISER, UNKNOWN, unpack
+from popcorn.saved import ABOUT, ARRAYS, ENCODER, VOCABULARY, WEIGHTS, need
+from popcorn.text import TOKENISER, UNKNOWN, tokenise, unpack
 
 
 def load(folder: Path) -> Predictor:
@@ -84,23 +85,36 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
     model = build(config, torch.zeros(weights["embedding.weight"].shape)).eval()
     model.load_state_dict(weights)
 
-    def read(texts: list[str]) -> tuple[Reviews, list[str]]:
-        reviews = [np.array([index.get(word, UNKNOWN) for word in words], np.int32) for words in tokenised(texts)]
-        first = cut(np.array(next(iter(tokenised(texts[:1]))) or [""], dtype=object), config.max_tokens)
-        return Reviews(reviews, config.max_tokens), first.tolist()
+    def read(texts: list[str]) -> Reviews:
+        return Reviews(
+            [np.array([index.get(word, UNKNOWN) for word in words], np.int32) for words in tokenised(texts)], config.max_tokens
+        )
 
-    return Neural(model, model.embedding, read, frame=0)
+    def words_of(text: str) -> list[tuple[str, int]]:
+        return [(word, 1) for word in cut(np.array(tokenise(text) or [""], dtype=object), config.max_tokens)]
+
+    return Neural(model, model.embedding, read, words_of, frame=0)
 
 
 def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
-    """Of the library's kind of module, saved whole, or of ours, whose encoder is built from the checkpoint again."""
+    """The library's kind of module, which a function loads, or a class of ours, whose weights have the encoder's in them."""
     from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModel
 
-    if (part / "model").is_dir():
+    from popcorn.hub import require_parts
+
+    again = "copy the run's whole folder, or run its script again"
+    if not isinstance(build, type):
+        require_parts(part / "model", again)
         return judge_of_subwords(build(config, part / "model"), config, part / "model")
-    model = build(config, config.checkpoint)
-    model.load_state_dict(load_file(need(part / WEIGHTS)))
-    return judge_of_subwords(model, config, config.checkpoint)
+    encoder = part.parent / ENCODER
+    require_parts(encoder, again, with_weights=False)
+    weights = load_file(need(part / WEIGHTS))
+    with tempfile.TemporaryDirectory() as folder:  # the class begins with a whole checkpoint, of weights that give way at once
+        AutoModel.from_config(AutoConfig.from_pretrained(encoder)).save_pretrained(folder)
+        model = build(config, Path(folder))
+    model.load_state_dict(weights)
+    return judge_of_subwords(model, config, encoder)
 
 
 def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:

@@ -1,6 +1,7 @@
 """Trained models as something to ask: the probability that a text is positive, and the words that speak for it and against it."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -69,12 +70,11 @@ class Linear:
 class Neural:
     """A module that judges padded batches of token ids."""
 
-    def __init__(self, judge: Callable, embedding, read: Callable[[list[str]], tuple], frame: int):
-        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `Reviews` and, for one text, its words.
-
-        frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
+    def __init__(self, judge: Callable, embedding, read: Callable, words_of: Callable, frame: int):
+        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `Reviews`. `words_of`: a text to its words that are
+        read, each with its number of tokens. frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
         """
-        self.judge, self.embedding, self.read, self.frame = judge, embedding, read, frame
+        self.judge, self.embedding, self.read, self.words_of, self.frame = judge, embedding, read, words_of, frame
         self.device = embedding.weight.device
 
     def probability(self, texts: list[str]) -> np.ndarray:
@@ -82,7 +82,7 @@ class Neural:
 
         from popcorn.batches import by_length
 
-        reviews, _ = self.read(texts)
+        reviews = self.read(texts)
         found = np.zeros(len(reviews))
         with torch.no_grad():
             for rows in by_length(np.arange(len(reviews)), reviews.lengths, 128):
@@ -92,16 +92,19 @@ class Neural:
         return found
 
     def words(self, text: str) -> list[tuple[str, float]]:
-        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vector."""
+        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vectors."""
         from captum.attr import LayerIntegratedGradients
 
-        reviews, words = self.read([text])
+        reviews, words = self.read([text]), self.words_of(text)
         tokens, lengths = (part.to(self.device) for part in reviews.batch(np.array([0])))
+        inside = slice(self.frame, tokens.shape[1] - self.frame)
         nothing = tokens.clone()
-        nothing[:, self.frame : tokens.shape[1] - self.frame] = reviews.padding
+        nothing[:, inside] = reviews.padding
         method = LayerIntegratedGradients(lambda tokens: self.judge(tokens, lengths.expand(len(tokens))), self.embedding)
         carried = method.attribute(tokens, nothing, n_steps=STEPS, internal_batch_size=8).sum(-1)[0]
-        return list(zip(words, carried.detach().tolist(), strict=True))
+        starts = np.cumsum([0, *(pieces for _, pieces in words)])[:-1]
+        by_word = np.add.reduceat(carried[inside].detach().cpu().numpy(), starts) if words else []
+        return [(word, float(weight)) for (word, _), weight in zip(words, by_word, strict=True)]
 
 
 def tokenised(texts: list[str]) -> Iterable[list[str]]:
@@ -119,15 +122,14 @@ def judge_of_subwords(model, config: RunConfig, folder: Path) -> Neural:
     from popcorn.batches import Reviews
     from popcorn.finetune import log_odds
     from popcorn.layers import mask_of
-    from popcorn.subwords import framed, split_texts
+    from popcorn.subwords import framed, split_texts, words_of
 
     tokeniser = AutoTokenizer.from_pretrained(folder)
     model.eval()
 
-    def read(texts: list[str]) -> tuple[Reviews, list[str]]:
+    def read(texts: list[str]) -> Reviews:
         contents = [np.array(ids, np.int32) for ids in split_texts(texts, tokeniser)]
-        ids = framed(contents, tokeniser, config.max_tokens)
-        return Reviews(ids, config.max_tokens, tokeniser.pad_token_id), tokeniser.convert_ids_to_tokens(ids[0].tolist())
+        return Reviews(framed(contents, tokeniser, config.max_tokens), config.max_tokens, tokeniser.pad_token_id)
 
     def judge(tokens, lengths):
         if not hasattr(model, "config"):  # our own module over an encoder, which takes lengths
@@ -138,4 +140,5 @@ def judge_of_subwords(model, config: RunConfig, folder: Path) -> Neural:
     inner = model if hasattr(model, "get_input_embeddings") else next(
         each for each in model.modules() if isinstance(each, PreTrainedModel)
     )  # fmt: skip
-    return Neural(judge, inner.get_input_embeddings(), read, frame=1)
+    words = partial(words_of, tokeniser=tokeniser, max_tokens=config.max_tokens)
+    return Neural(judge, inner.get_input_embeddings(), read, words, frame=1)

@@ -1,7 +1,8 @@
 """What a run leaves of its model: weights as safetensors or plain arrays, and beside them all that turns a text into a verdict.
 
 A run's folder, `runs/<name>/seed-<n>`, has `model.json` (the script, its options, how texts are read), the vocabulary of a model
-over words, and a folder for each fit with its weights. Nothing in it can run code. `popcorn.loading` makes a model of it again.
+over words or the tokeniser of a pretrained one, and a folder for each fit with its weights; an adapter's frozen base alone is
+elsewhere. Nothing in it can run code. `popcorn.loading` makes a model of it again.
 """
 
 import sys
@@ -17,6 +18,8 @@ from popcorn.files import whole, write_json
 from popcorn.text import TOKENISER, pack
 
 ABOUT, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
+ENCODER = "encoder"
+"""a folder: the configuration and the tokeniser of a pretrained encoder, whose weights are among the fit's own"""
 FITTED = ("idf_", "ratio_", "coef_", "intercept_", "classes_")
 """what scikit-learn's steps and ours learn, apart from the vocabulary"""
 

@@ -1,6 +1,8 @@
 """Reviews in a pretrained model's own subwords, and fine-tuning on them as a task for either engine."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.hub import TOKENISERS
 from popcorn.pretrained import parameter_groups
-from popcorn.saved import keep_about
+from popcorn.saved import ENCODER, keep_about
 from popcorn.text import plain
 
 Build = Callable[[PretrainedConfig, Path], nn.Module]
@@ -48,9 +50,16 @@ def reading(build: Build, config: PretrainedConfig) -> Task:
         train=read_subwords(competition, TRAIN, tokeniser, config), test=read_subwords(competition, TEST, tokeniser, config),
         build=lambda: _built(build, config, config.checkpoint),
         groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}],
-        keep=lambda folder: keep_about(folder, build, config, "subwords"),
+        keep=partial(_keep, build=build, config=config, tokeniser=tokeniser),
         origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
     )  # fmt: skip
+
+
+def _keep(folder: Path, build: Build, config: PretrainedConfig, tokeniser: PreTrainedTokenizerBase) -> None:
+    """Beside the weights: what a module of ours is made of again without the checkpoint that it began with."""
+    keep_about(folder, build, config, "subwords")
+    tokeniser.save_pretrained(folder / ENCODER)
+    AutoConfig.from_pretrained(config.checkpoint).save_pretrained(folder / ENCODER)
 
 
 def _further_pretraining(config: FineTuneConfig, competition: Competition, train: Reviews, tokeniser: PreTrainedTokenizerBase):
@@ -111,6 +120,16 @@ def split_texts(texts: list[str], tokeniser: PreTrainedTokenizerBase) -> list[li
         return []
     plain_texts = [plain(text) for text in texts]
     return tokeniser(plain_texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def words_of(text: str, tokeniser: PreTrainedTokenizerBase, max_tokens: int) -> list[tuple[str, int]]:
+    """The words that a model reads of the text, as they stand there, each with the number of its subwords that are read."""
+    text = plain(text)
+    encoding = tokeniser(text, add_special_tokens=False, verbose=False)
+    places, words = cut(np.arange(len(encoding["input_ids"])), max_tokens - 2), encoding.word_ids()
+    pieces = [list(group) for _, group in groupby(places.tolist(), key=lambda place: words[place])]
+    spans = [(encoding.token_to_chars(its[0]).start, encoding.token_to_chars(its[-1]).end) for its in pieces]
+    return [(text[start:end].strip(), len(its)) for (start, end), its in zip(spans, pieces, strict=True)]
 
 
 def framed(contents: list[np.ndarray], tokeniser: PreTrainedTokenizerBase, max_tokens: int) -> list[np.ndarray]:
