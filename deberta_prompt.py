@@ -23,7 +23,7 @@ class Config(AdapterConfig):
     virtual_tokens: int = 20
     """vectors before the review"""
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"
-    """what they begin as: its subwords between [CLS] and [SEP], repeated or cut to their number"""
+    """what they begin as: [CLS], its subwords and [SEP], repeated or cut to their number"""
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import BitsAndBytesConfig, DataCollatorWithPadding, Trainer, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME, is_bitsandbytes_available
 
 from popcorn import device, engine
-from popcorn.config import AdapterConfig
+from popcorn.config import ADAPTER, AdapterConfig
 from popcorn.deberta import DebertaClassifier
 from popcorn.engine import Fitting, Task
 from popcorn.errors import UserError, one_sentence
@@ -68,13 +69,16 @@ def affordable_bits(asked: int | None) -> int:
 
 
 def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
-    """The frozen model with a new adapter, or with that of `--adapter`."""
+    """The frozen model with a new adapter, or that of `--adapter`; raises `UserError` where that is none, or of another base."""
     about, base = adapter(config), frozen(config, checkpoint)
     if config.adapter is None:
         model = get_peft_model(base, about)
     else:
         require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
-        model = PeftModel.from_pretrained(base, config.adapter)
+        try:
+            model = PeftModel.from_pretrained(base, config.adapter)
+        except (SafetensorError, RuntimeError) as problem:
+            raise _no_adapter(config.adapter, problem) from problem
     its = model.active_peft_config  # of a saved adapter its own, whatever the options are now
     if its.is_prompt_learning and its.peft_type != PeftType.PREFIX_TUNING:
         base.virtual_tokens = its.num_virtual_tokens
@@ -127,7 +131,7 @@ class AdapterTuner(FineTuner):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def keep(self, folder: Path) -> None:
-        """Leaves the adapter in PEFT's form, a few megabytes, with the tokeniser and a word on the model that it belongs to."""
+        """Leaves the adapter in PEFT's form, with the tokeniser and a word on the model that it belongs to."""
         if self.is_world_process_zero():
             self.model.save_pretrained(folder)
             self.data_collator.tokenizer.save_pretrained(folder)
@@ -135,21 +139,24 @@ class AdapterTuner(FineTuner):
             write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
 
 
+def _no_adapter(folder: Path, problem: Exception) -> UserError:
+    said = (str(problem) or repr(problem)).splitlines()[0]
+    return UserError(f"--adapter {folder} is not an adapter that a run has left ({said}): give a folder such as {ADAPTER}")
+
+
 def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checksum: str) -> None:
     """Raises `UserError` unless the folder has an adapter of this kind, trained on the very weights of `--model`."""
     try:
-        about, base = PeftConfig.from_pretrained(str(folder)), json.loads((folder / BASE).read_text())
+        its, base = PeftConfig.from_pretrained(str(folder)).peft_type.value, json.loads((folder / BASE).read_text())
+        name, its_checksum = base["model"], base["weights_sha256"]
         need(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
-    except (OSError, ValueError, TypeError) as problem:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise _no_adapter(folder, problem) from problem
+    if its != kind.value:
+        raise UserError(f"--adapter {folder} is of the kind {its}, and this script's are {kind.value}")
+    if its_checksum != checksum:
         raise UserError(
-            f"--adapter {folder} is not an adapter that a run has left ({problem}): give a folder such as "
-            "runs/deberta_lora/seed-1/refit/model"
-        ) from problem
-    if about.peft_type != kind:
-        raise UserError(f"--adapter {folder} is of the kind {about.peft_type.value}, and this script's are {kind.value}")
-    if base.get("weights_sha256") != checksum:
-        raise UserError(
-            f"--adapter {folder} was trained on {base.get('model')}, and --model {config.model} has other weights: "
+            f"--adapter {folder} was trained on {name}, and --model {config.model} has other weights: "
             "pass the model that it was trained on"
         )
 

@@ -17,8 +17,11 @@ from popcorn.errors import UserError, one_sentence
 STARTED = time.monotonic()
 """when this process began, near enough: every script imports this module first"""
 Config = TypeVar("Config")
+ADAPTER = "runs/deberta_lora/seed-1/refit/model"
+"""an example of where a run leaves its adapter"""
 COUNTS = (
-    "limit", "folds", "epochs", "batch_size", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha", "virtual_tokens",
+    "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
+    "virtual_tokens",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
 
@@ -128,6 +131,8 @@ class PretrainedConfig(TrainingConfig):
     """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
     batch_size: int = 32
     """reviews a step, over all processes"""
+    micro_batch: int | None = None
+    """so many of them at a time, for the same gradient; else as many as memory holds (on several GPUs all: give it there)"""
 
     def prepare(self, script: str) -> None:
         """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
@@ -184,6 +189,8 @@ class AdapterConfig(PretrainedConfig):
 
     def prepare(self, script: str) -> None:
         """What an adapter predicts has a name of its own: the run that made it stays."""
+        if self.adapter and not (self.adapter / "adapter_config.json").is_file():
+            raise UserError(f"--adapter {self.adapter} is no folder with an adapter: give one such as {ADAPTER}")
         super().prepare(script + ("-predicted" if self.adapter else ""))
 
 

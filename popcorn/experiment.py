@@ -18,7 +18,9 @@ from popcorn.split import limited, validation_parts
 SETTINGS = "settings.json"
 OUTCOME = "outcome.npz"
 """what a fit's folder has once it is finished"""
-NOT_PART_OF_A_RUN = ("resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "refit")
+NOT_PART_OF_A_RUN = (
+    "resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "refit", "micro_batch",
+)  # fmt: skip
 """options that may change between a stop and a resume; the data and the vectors are compared by content instead"""
 
 

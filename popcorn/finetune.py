@@ -61,6 +61,7 @@ def hugging_face(
 ) -> Iterator[Fitting]:
     """A `popcorn.engine.Engine`; `tuner` is the Trainer that it fits with."""
     collate = DataCollatorWithPadding(load_tokeniser(config))
+    largest = config.micro_batch or config.batch_size
 
     def fit(build: Callable[[], PreTrainedModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
         rows = part.train
@@ -68,6 +69,8 @@ def hugging_face(
         predictions = len(task.test) + len(held)
 
         def train(micro_batch: int) -> tuple[FineTuner, Watch]:
+            nonlocal largest
+            largest = micro_batch  # what memory did not hold once is not tried again in the next part
             dataset = Rows(task.train, rows, targets)
             batches = MicroBatches(dataset, config.batch_size, micro_batch, config.seed)
             checkpoint = last_checkpoint(own)
@@ -77,7 +80,7 @@ def hugging_face(
             model = build()
             validated = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": BEST}
             trainer = tuner(
-                model, batches, Watch(batches, config.checkpoint_every, deadline, predictions), micro_batch < config.batch_size,
+                model, batches, Watch(batches, config.checkpoint_every, deadline, predictions),
                 args=arguments(
                     config, own, batches, micro_batch, num_train_epochs=epochs, greater_is_better=True,
                     **(validated if len(held) else {}),
@@ -90,7 +93,7 @@ def hugging_face(
             trainer.train(resume_from_checkpoint=checkpoint)
             return trainer, trainer.watch
 
-        trainer, watch = within_memory(train, config.batch_size)
+        trainer, watch = within_memory(train, largest)
         history = epochs_of(trainer.state.log_history, watch.batches.batches)
         best = max(history, key=lambda entry: entry.get(BEST, entry["epoch"]), default={"epoch": 0})
         outcome = Outcome(

@@ -53,7 +53,8 @@ class FurtherPretraining:
             return
         own = self.folder.with_name(self.folder.name + ".training")
         say(f"Further pretraining on {len(self.dataset):,} reviews")
-        trainer = within_memory(lambda micro_batch: self._train(micro_batch, own, deadline), self.config.batch_size)
+        largest = self.config.micro_batch or self.config.batch_size
+        trainer = within_memory(lambda micro_batch: self._train(micro_batch, own, deadline), largest)
         if trainer.watch.is_out_of_time:
             raise UserError(
                 f"the time budget ended in the further pretraining, after {trainer.state.global_step:,} of "
@@ -85,7 +86,7 @@ class FurtherPretraining:
                 return mask(items)
 
         trainer = ReviewTrainer(
-            model, batches, Watch(batches, config.checkpoint_every, deadline, predictions=0), micro_batch < config.batch_size,
+            model, batches, Watch(batches, config.checkpoint_every, deadline, predictions=0),
             args=arguments(config, own, batches, micro_batch, num_train_epochs=config.epochs),
             data_collator=masked, train_dataset=self.dataset, optimizers=optimiser_and_schedule(groups, config, batches.batches),
         )  # fmt: skip

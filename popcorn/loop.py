@@ -44,7 +44,7 @@ class Fit:
         self.config, self.accelerator, self.folder, self.deadline = config, accelerator, folder, deadline
         self.epochs = part.epochs or config.epochs
         self.steps = -(-len(part.train) // config.batch_size)
-        self.micro_batch = config.batch_size
+        self.micro_batch = getattr(config, "micro_batch", None) or config.batch_size
         self.taken = 0  # steps of this process
         self.rdrop = getattr(config, "rdrop", 0.0)
         optimiser, schedule = optimiser_and_schedule(groups, config, self.steps)

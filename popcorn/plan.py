@@ -25,6 +25,7 @@ from popcorn.trainer import RECOMPUTE
 
 GIB = 2**30
 REVIEWS = 25_000
+"""of the training file, and as many of the test"""
 OVERHEAD = 0.7 * GIB
 """what a GPU's driver, its libraries and the gaps between tensors take, by common experience"""
 REACHED = 0.3
@@ -128,10 +129,13 @@ def sizes_of(model: str) -> DebertaV2Config:
 
 
 def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: int) -> tuple[int, bool, Step] | None:
-    """The largest micro-batch that the training would end up with, whether it recomputes, and its step; None where none fits."""
-    size = -(-batch_size // machine.count)
+    """The largest micro-batch that fits, whether it recomputes, and its step; None where none fits.
+
+    On one device the training finds it by itself, on several it has to be given.
+    """
+    size = whole = -(-batch_size // machine.count)
     while size:
-        recomputed = size < batch_size and size <= RECOMPUTE
+        recomputed = size < whole and size <= RECOMPUTE
         found = step_of(size, recomputed)
         if found.peak + OVERHEAD <= machine.memory:
             return size, recomputed, found
@@ -139,12 +143,22 @@ def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: 
     return None
 
 
+def hours_of(taken: Step, reviews: int, machine: Machine, epochs: int) -> tuple[float, float]:
+    """Of an epoch, and of a whole run: validated on a tenth, trained on all for as many epochs, the test predicted twice."""
+    epoch = taken.flop / reviews * REVIEWS / machine.rate / machine.count / 3600
+    predicted = taken.forward / taken.flop * (0.1 * epochs + 2)
+    return epoch, epoch * (1.9 * epochs + predicted)
+
+
 def show(script: ModuleType, config: AdapterConfig) -> None:
     """Prints what would fit where, and how long an epoch would take."""
     sizes = sizes_of(config.model)
-    table = Table("", "bits", "micro-batch", "recomputed", "peak memory, GiB", "of, GiB", "hours an epoch")
+    table = Table("", "bits", "micro-batch", "recomputed", "peak memory, GiB", "of, GiB", "hours an epoch", "a whole run")
     for machine in (*GPUS, this_machine()):
         bits = config.bits or machine.bits
+        if bits == 8 and machine.bits == 4:  # as the script refuses it there
+            table.add_row(machine.name, "8", "refused", "", "", f"{machine.memory / GIB:.0f}", "", "")
+            continue
         its = replace(config, precision="fp32" if machine.bits == 32 and device.mixed_precision("auto") == "no" else "auto")
         its.checkpoint = Path(config.model)  # of which no more than the name is asked
         found = fitting(
@@ -152,18 +166,20 @@ def show(script: ModuleType, config: AdapterConfig) -> None:
             machine, config.batch_size,
         )  # fmt: skip
         if found is None:
-            table.add_row(machine.name, str(bits), "none fits", "", "", f"{machine.memory / GIB:.0f}", "")
+            table.add_row(machine.name, str(bits), "none fits", "", "", f"{machine.memory / GIB:.0f}", "", "")
             continue
         reviews, recomputed, taken = found
-        hours = taken.flop / reviews * REVIEWS / machine.rate / machine.count / 3600
+        epoch, run = hours_of(taken, reviews, machine, config.epochs)
         table.add_row(
             machine.name, str(bits), str(reviews), "yes" if recomputed else "no", f"{(taken.peak + OVERHEAD) / GIB:.1f}",
-            f"{machine.memory / GIB:.0f}", f"{hours:.1f}",
+            f"{machine.memory / GIB:.0f}", f"{epoch:.1f}", f"{run:.1f}",
         )  # fmt: skip
     console = Console(width=110)
     console.print(table)
     console.print(
         f"{config.model}, {config.max_tokens} tokens a review, batches of {config.batch_size}. An estimate: memory from a step "
         f"in float32, counted tensor by tensor, which is rather too much, and {OVERHEAD / GIB:.1f} GiB beside it; time from its "
-        f"FLOP at {REACHED:.0%} of a GPU's peak (half of this machine's matrix product). Shorter reviews take less."
+        f"FLOP at {REACHED:.0%} of a GPU's peak (half of this machine's matrix product), to which quantised weights add what "
+        f"is not counted here. A whole run is {config.epochs} epochs validated and as many refit. Shorter reviews take less. One "
+        "device finds its micro-batch, several need it given: --micro-batch."
     )

@@ -39,5 +39,5 @@ def recompute_activations(model: nn.Module) -> bool:
     if not able or getattr(able[0], f"is_{kind}_checkpointing"):
         return False
     getattr(able[0], f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    say("Out of memory: activations are recomputed from here on, a third more work for a fraction of the memory")
+    say("To save memory, activations are recomputed: a third more work for a fraction of it")
     return True

@@ -1,7 +1,7 @@
 """Reviews in a pretrained model's own subwords, and fine-tuning on them as a task for either engine."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -138,6 +138,7 @@ def framed(contents: list[np.ndarray], tokeniser: PreTrainedTokenizerBase, max_t
     return [np.concatenate([first, cut(ids, max_tokens - 2), last]) for ids in contents]
 
 
+@cache
 def weights_checksum(checkpoint: Path) -> str:
     """SHA-256 over a checkpoint's weights, which tells one fine-tuned copy from another of the same name."""
     return fingerprint(*sorted(path for ending in ("*.safetensors", "pytorch_model*.bin") for path in checkpoint.glob(ending)))

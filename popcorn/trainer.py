@@ -123,10 +123,11 @@ class Watch(TrainerCallback):
 class ReviewTrainer(Trainer):
     """A Trainer over `MicroBatches`, whose loss is the mean over the whole batch, and a number."""
 
-    def __init__(self, model, batches: MicroBatches, watch: Watch, is_memory_short: bool, **options):
-        """`is_memory_short`: the micro-batch is smaller than it should be; below a few reviews activations are recomputed."""
+    def __init__(self, model, batches: MicroBatches, watch: Watch, **options):
+        """Where batches are taken in pieces of a few reviews, activations are recomputed."""
         self.batches, self.watch = batches, watch
-        if is_memory_short and -(-batches.batch_size // batches.accumulation) <= RECOMPUTE:
+        pieces = batches.accumulation * batches.processes
+        if batches.accumulation > 1 and -(-batches.batch_size // pieces) <= RECOMPUTE:
             recompute_activations(model)
         super().__init__(model, callbacks=[watch], **options)
         # the Trainer counts the answers of a batch then, over all its pieces and processes, and leaves the division to the loss;
@@ -183,12 +184,12 @@ def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, mic
     return made
 
 
-def within_memory(train: Callable[[int], Trained], batch_size: int) -> Trained:
-    """Trains with micro-batches as large as memory holds: of the whole batch, half of it, and so on down to one review.
+def within_memory(train: Callable[[int], Trained], largest: int) -> Trained:
+    """Trains with micro-batches as large as memory holds: of so many reviews, half of them, and so on down to one.
 
     Raises `UserError` where none fits, and where one of several processes is out of memory: it cannot tell the others.
     """
-    sizes = iter([batch_size >> times for times in range(1, batch_size.bit_length() + 1)])
+    sizes = iter([largest >> times for times in range(1, largest.bit_length() + 1)])
 
     def smaller() -> int:
         size = next(sizes, 0)
@@ -198,11 +199,11 @@ def within_memory(train: Callable[[int], Trained], batch_size: int) -> Trained:
 
     try:
         if PartialState().num_processes > 1:
-            return train(batch_size)
-        return find_executable_batch_size(train, batch_size, reduce_batch_size_fn=smaller)()
+            return train(largest)
+        return find_executable_batch_size(train, largest, reduce_batch_size_fn=smaller)()
     except RuntimeError as problem:
         if should_reduce_batch_size(problem) or "No executable batch size" in str(problem):
-            raise UserError("memory does not suffice: give a smaller --batch-size or fewer --max-tokens") from problem
+            raise UserError("memory does not suffice: give a smaller --micro-batch or fewer --max-tokens") from problem
         raise
 
 

@@ -91,12 +91,22 @@ def test_what_fits_is_found():
     for memory, expected in ((10, (8, False)), (8, (4, True)), (3, (2, True)), (1, None)):
         found = plan.fitting(step, plan.Machine("", memory * plan.GIB, 1.0, 8), 8)
         assert (found and found[:2]) == expected
+    # each of two devices has half of the batch, which is no reason to recompute
+    assert plan.fitting(lambda *its: step(2 * its[0], its[1]), plan.Machine("", 10 * plan.GIB, 1.0, 8, count=2), 8)[:2] == (
+        4,
+        False,
+    )
 
 
-def test_the_command_needs_a_config_and_nothing_else(tmp_path):
+def test_the_command_needs_a_config_and_nothing_else(tmp_path, capsys):
     SIZES.save_pretrained(tmp_path)
     done = run("-m", "popcorn", "plan", "deberta_prompt.py", "--model", tmp_path, "--max-tokens", 32, "--batch-size", 4)
-    assert all(word in done.stdout for word in ("T4", "2 x T4", "P100", "this machine", "hours"))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line.startswith("│")]
+    rows = {name: rest for name, *rest in cells}
+    assert rows.keys() >= {"T4", "2 x T4", "P100"} and "this machine" in done.stdout
+    assert rows["T4"][:3] == ["8", "4", "no"] and rows["2 x T4"][1] == "2" and rows["P100"][0] == "4"
+    plan.show(import_module("deberta_lora"), import_module("deberta_lora").Config(model=str(tmp_path), max_tokens=32, bits=8))
+    assert [line.split("│")[3].strip() for line in capsys.readouterr().out.splitlines() if "P100" in line] == ["refused"]
     wrong = run("-m", "popcorn", "plan", "lstm.py", code=2)
     assert "trains no adapter" in wrong.stderr
     missing = run("-m", "popcorn", "plan", "deberta_lora.py", "--model", tmp_path / "nothing", code=2)
