@@ -19,6 +19,7 @@ SIZES = DebertaV2Config(
     relative_attention=True, position_buckets=32, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"],
     position_biased_input=False, conv_kernel_size=3, type_vocab_size=0, num_labels=2,
 )  # fmt: skip
+METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
 REVIEWS, TOKENS = 8, 64
 
 
@@ -58,7 +59,7 @@ def config_of(name: str, bits: int, folder):
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-@pytest.mark.parametrize("name", ["deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"])
+@pytest.mark.parametrize("name", METHODS)
 def test_memory_is_what_real_steps_take(name, recomputed, tmp_path):
     script, config = import_module(name), config_of(name, 32, tmp_path)
     estimate = plan.training_step(script, config, SIZES, REVIEWS, 32, recomputed).peak
@@ -66,9 +67,10 @@ def test_memory_is_what_real_steps_take(name, recomputed, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_memory_of_quantised_weights(bits, tmp_path):
+@pytest.mark.parametrize("name", ["deberta_lora", "deberta_ptuning", "deberta_prefix"])
+def test_memory_of_quantised_weights(name, bits, tmp_path):
     DebertaClassifier(SIZES).save_pretrained(tmp_path)
-    script, config = import_module("deberta_lora"), config_of("deberta_lora", bits, tmp_path)
+    script, config = import_module(name), config_of(name, bits, tmp_path)
     config.max_tokens = 8  # so few that the weights take most of the memory
     estimate = plan.training_step(script, config, SIZES, 1, bits, False).peak
     assert estimate == pytest.approx(measured(script, config, False, tmp_path, reviews=1), rel=0.2)
