@@ -18,7 +18,7 @@ class Config(FineTuneConfig):
     model: str = "bert-base-uncased"
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     last_layers: int = 4
-    """how many of the uppermost layers are averaged"""
+    """how many of the uppermost layers are averaged; all where there are fewer"""
     dropout: float = 0.1
     """share of the pooled numbers that are zeroed in training"""
 

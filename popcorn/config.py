@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -21,9 +22,11 @@ ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
 COUNTS = (
     "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
-    "virtual_tokens",
+    "virtual_tokens", "checkpoint_every", "last_layers", "patience",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
+RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip"
+"""options that are more than zero"""
 
 
 @dataclass
@@ -58,8 +61,13 @@ class RunConfig:
             if value is not None and value < least:
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
         for field, value in vars(self).items():
-            if "dropout" in field and not 0 <= value < 1:
-                raise UserError(f"--{field.replace('_', '-')} is {value}: give a share from 0 to less than 1")
+            option = f"--{field.replace('_', '-')} is {value}"
+            if ("dropout" in field or field == "warmup") and not 0 <= value < 1:
+                raise UserError(f"{option}: give a share from 0 to less than 1")
+            if field in RATES and not 0 < value < inf:
+                raise UserError(f"{option}: give a number above 0")
+            if field in ("weight_decay", "rdrop") and not 0 <= value < inf:
+                raise UserError(f"{option}: give 0, or a number above it")
         if self.final and (self.folds or not self.refit):
             raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
         if self.record and self.limit is not None:
@@ -166,6 +174,10 @@ class FineTuneConfig(PretrainedConfig):
     """passes over those reviews"""
     pretrain_rate: float = 5e-5
     """peak of the learning rate in them"""
+
+    def prepare(self, script: str) -> None:
+        """A run that learns from more has a name of its own."""
+        super().prepare(script + ("-further-pretrained" if self.further_pretrain else ""))
 
 
 @dataclass

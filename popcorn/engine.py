@@ -19,7 +19,7 @@ from popcorn.data import Competition
 from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept
 from popcorn.files import require_writable
-from popcorn.submission import require_same_ids
+from popcorn.submission import require_same_ids, write_submissions
 
 
 @dataclass
@@ -91,7 +91,13 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
                 own = folder / part.name
                 own.mkdir(exist_ok=True)
                 part, targets = task.teach(part) if task.teach else (part, task.labels)
-                return fitting(build, targets, part, own)
+                outcome = fitting(build, targets, part, own)
+                if processes.is_main_process and part.name == "validated" and outcome.complete:
+                    # the refit, whose turn it is, may be killed: until it ends there is this one's submission
+                    write_submissions(
+                        config.output_dir / "submissions", config.name, task.competition.sample_ids(), task.test_ids, outcome.test
+                    )
+                return outcome
 
             done = fit_all(config, task.train_ids, task.labels, lambda part: kept(folder, part, fit, processes.is_main_process))
         if processes.is_main_process:

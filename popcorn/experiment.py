@@ -146,8 +146,9 @@ def kept(folder: Path, part: Part, fit: Callable[[Part], Outcome], write: bool =
     outcome = fit(part)
     if outcome.complete and write:
         keep_outcome(folder / part.name, outcome)
-        for checkpoint in (folder / part.name).glob("checkpoint-*"):  # the Trainer's, three times the size of the model each
-            shutil.rmtree(checkpoint)
+        for kind in ("checkpoint-*", "step-*"):  # the Trainer's and our own, three times the size of the model each
+            for checkpoint in (folder / part.name).glob(kind):
+                shutil.rmtree(checkpoint)
     return outcome
 
 

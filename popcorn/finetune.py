@@ -61,7 +61,7 @@ def hugging_face(
 ) -> Iterator[Fitting]:
     """A `popcorn.engine.Engine`; `tuner` is the Trainer that it fits with."""
     collate = DataCollatorWithPadding(load_tokeniser(config))
-    largest = config.micro_batch or config.batch_size
+    largest, speed = config.micro_batch or config.batch_size, 0.0
 
     def fit(build: Callable[[], PreTrainedModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
         rows = part.train
@@ -80,7 +80,7 @@ def hugging_face(
             model = build()
             validated = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": BEST}
             trainer = tuner(
-                model, batches, Watch(batches, config.checkpoint_every, deadline, predictions),
+                model, batches, Watch(batches, config.checkpoint_every, deadline, predictions, speed),
                 args=arguments(
                     config, own, batches, micro_batch, num_train_epochs=epochs, greater_is_better=True,
                     **(validated if len(held) else {}),
@@ -93,7 +93,9 @@ def hugging_face(
             trainer.train(resume_from_checkpoint=checkpoint)
             return trainer, trainer.watch
 
+        nonlocal speed
         trainer, watch = within_memory(train, largest)
+        speed = watch.speed
         history = epochs_of(trainer.state.log_history, watch.batches.batches)
         best = max(history, key=lambda entry: entry.get(BEST, entry["epoch"]), default={"epoch": 0})
         outcome = Outcome(

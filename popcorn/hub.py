@@ -1,7 +1,12 @@
 """Pretrained checkpoints: a local folder as it is, or a model of the Hugging Face hub, fetched once into its cache."""
 
+import errno
 import json
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
+
+from safetensors import SafetensorError
 
 from popcorn.errors import UserError, say
 
@@ -9,6 +14,7 @@ CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENISERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 TRIES = 3
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its folder with --model"
 
 
@@ -33,9 +39,20 @@ def require_parts(folder: Path, mend: str, with_weights: bool = True) -> None:
             raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: {mend}")
 
 
+@contextmanager
+def readable(checkpoint: Path):
+    """Turns the failure to read a checkpoint's weights, cut short or a shard missing, into a `UserError`."""
+    try:
+        yield
+    except (OSError, UnpicklingError, SafetensorError) as problem:
+        raise UserError(
+            f"the weights in {checkpoint} cannot be read ({str(problem).splitlines()[0]}): fetch or attach the whole model again"
+        ) from problem
+
+
 def _download(model: str) -> Path:
     """The hub's copy, or that of an earlier fetch where the hub is out of reach; tried again where waiting may help."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_exponential
 
@@ -44,18 +61,31 @@ def _download(model: str) -> Path:
         stop=stop_after_attempt(TRIES), wait=wait_exponential(), retry=retry_if_not_exception_type(final), reraise=True,
         before_sleep=lambda state: say(f"The hub did not answer ({type(state.outcome.exception()).__name__}): trying again"),
     )  # fmt: skip
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+    def download() -> Path:
+        # the download itself would wait for its first answer for ever
+        HfApi().model_info(model, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        folder = Path(snapshot_download(model, allow_patterns=patterns))
+        if not any((folder / name).is_file() for name in WEIGHTS):  # older models have nothing else
+            folder = Path(snapshot_download(model, allow_patterns=[*patterns, "pytorch_model*.bin"]))
+        return folder
+
     say(f"Model: {model}")
     try:
-        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-        folder = Path(attempts(snapshot_download, model, allow_patterns=patterns))
-        if not any((folder / name).is_file() for name in WEIGHTS):  # older models have nothing else
-            folder = Path(attempts(snapshot_download, model, allow_patterns=[*patterns, "pytorch_model*.bin"]))
-        return folder
+        return attempts(download)
     except final as problem:
         raise UserError(
             f"--model {model} is neither a folder here nor a model of the hub that may be read: correct the name; or {ATTACH}"
         ) from problem
-    except Exception as problem:  # of the network, of its client or of the disk: what helps is the same
+    except Exception as problem:  # of the network, of its client or of the disk
+        if getattr(problem, "errno", None) in UNWRITABLE:
+            raise UserError(
+                f"{model} cannot be kept in {constants.HF_HUB_CACHE} ({problem.strerror}): free some space, or set HF_HOME to "
+                "another folder"
+            ) from problem
+        with suppress(Exception):
+            return Path(snapshot_download(model, local_files_only=True))
         raise UserError(
             f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}"
         ) from problem

@@ -17,6 +17,7 @@ from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
 from popcorn.errors import UserError, say
 from popcorn.files import fingerprint
+from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
 from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint, within_memory
@@ -74,7 +75,8 @@ class FurtherPretraining:
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config
         set_seed(config.seed)  # a checkpoint without a language model's head is given a new one
-        model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32")
+        with readable(self.checkpoint):
+            model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32")
         batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
         groups = parameter_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokeniser, mlm_probability=MASKED)
@@ -82,7 +84,8 @@ class FurtherPretraining:
         def masked(items: list[dict]) -> dict[str, torch.Tensor]:
             # by the epoch and the review alone: a run that goes on asks for the same, and leaves dropout's numbers as they were
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
+                # and not torch's own function, which begins a GPU's numbers anew too
+                torch.default_generator.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
                 return mask(items)
 
         trainer = ReviewTrainer(

@@ -34,11 +34,12 @@ class Fit:
 
     def __init__(
         self, model: nn.Module, groups: list[dict], train: Reviews, test: Reviews, labels: np.ndarray, part: Part,
-        config: TrainingConfig, accelerator: Accelerator, folder: Path, deadline: float,
+        config: TrainingConfig, accelerator: Accelerator, folder: Path, deadline: float, speed: float = 0.0,
     ):  # fmt: skip
         """Takes the model and the groups of its parameters, as torch's optimisers do, each with its `lr`.
 
-        labels (len(train),): 0, 1, or a probability; `folder` is this fit's own; `deadline` is a `time.monotonic()`.
+        labels (len(train),): 0, 1, or a probability; `folder` is this fit's own; `deadline` is a `time.monotonic()`;
+        `speed`: an earlier fit's reviews per second, to reckon with until this one's is known.
         """
         self.train, self.test, self.labels, self.part = train, test, labels, part
         self.config, self.accelerator, self.folder, self.deadline = config, accelerator, folder, deadline
@@ -46,6 +47,7 @@ class Fit:
         self.steps = -(-len(part.train) // config.batch_size)
         self.micro_batch = getattr(config, "micro_batch", None) or config.batch_size
         self.taken = 0  # steps of this process
+        self.before = speed
         self.rdrop = getattr(config, "rdrop", 0.0)
         optimiser, schedule = optimiser_and_schedule(groups, config, self.steps)
         self.model, self.optimiser, self.schedule = accelerator.prepare(model, optimiser, schedule)
@@ -102,7 +104,8 @@ class Fit:
                 if not should_reduce_batch_size(problem):
                     raise
                 if self.accelerator.num_processes > 1 or not self._save_memory():  # one process cannot tell the others
-                    raise UserError("memory does not suffice: give a smaller --batch-size or fewer --max-tokens") from problem
+                    smaller = "--micro-batch" if hasattr(self.config, "micro_batch") else "--batch-size"
+                    raise UserError(f"memory does not suffice: give a smaller {smaller} or fewer --max-tokens") from problem
             self.optimiser.zero_grad()
             clear_device_cache(garbage_collection=True)
         loss, correct = self.accelerator.reduce(torch.stack([loss, correct]), "sum").tolist()
@@ -159,7 +162,7 @@ class Fit:
         self.model.eval()
         probability = torch.zeros(len(reviews), dtype=torch.float64)
         if len(rows):
-            batches = by_length(rows, reviews.lengths, 2 * self.config.batch_size)
+            batches = by_length(rows, reviews.lengths, 2 * self.micro_batch)
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 logit = self.model(*self._inputs(reviews, batch))
                 probability[batch] = torch.sigmoid(logit.float().cpu().double())
@@ -193,7 +196,8 @@ class Fit:
 
     def _is_time_over(self) -> bool:
         """Whether the rest of the time is needed to predict, which takes a third of the time of training as many reviews."""
-        needed = (len(self.test) + len(self.part.validation)) / self._speed() if self.taken >= STEADY else 0
+        speed = self._speed() if self.taken >= STEADY else self.before
+        needed = (len(self.test) + len(self.part.validation)) / speed if speed else 0
         if time.monotonic() + needed >= self.deadline:
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()

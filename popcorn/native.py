@@ -58,9 +58,15 @@ def native(task: Task, config: TrainingConfig, folder: Path, deadline: float) ->
     )
     accelerator.init_trackers("tensorboard")
 
+    speed = 0.0
+
     def fit(build: Callable[[], nn.Module], targets: np.ndarray, part: Part, own: Path) -> Outcome:
+        nonlocal speed
         model = build()
-        return Fit(model, task.groups(model), task.train, task.test, targets, part, config, accelerator, own, deadline).run()
+        fit = Fit(model, task.groups(model), task.train, task.test, targets, part, config, accelerator, own, deadline, speed)
+        outcome = fit.run()
+        speed = outcome.reviews_per_second
+        return outcome
 
     yield fit
     accelerator.end_training()

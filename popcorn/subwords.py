@@ -18,7 +18,7 @@ from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
 from popcorn.engine import Task
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
-from popcorn.hub import TOKENISERS
+from popcorn.hub import TOKENISERS, readable
 from popcorn.pretrained import parameter_groups
 from popcorn.saved import ENCODER, keep_about
 from popcorn.text import plain
@@ -73,7 +73,8 @@ def _further_pretraining(config: FineTuneConfig, competition: Competition, train
 
 def _built(build: Build, config: PretrainedConfig, checkpoint: Path) -> nn.Module:
     try:
-        return build(config, checkpoint)
+        with readable(checkpoint):
+            return build(config, checkpoint)
     except RuntimeError as problem:
         raise UserError(
             f"the weights in {checkpoint} do not fit this script's model ({str(problem).splitlines()[0]}): "
@@ -88,6 +89,8 @@ def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:
         positions = AutoConfig.from_pretrained(config.checkpoint).max_position_embeddings
     except (OSError, ValueError, KeyError, AttributeError) as problem:
         raise UserError(f"the model in {config.checkpoint} cannot be read ({problem}): fetch or attach it again") from problem
+    if config.FAMILY == "roberta":  # which counts places from behind the padding's id
+        positions -= tokeniser.pad_token_id + 1
     most = min(tokeniser.model_max_length, positions)
     if config.max_tokens > most:
         raise UserError(f"--max-tokens is {config.max_tokens}: {config.model} reads at most {most}")

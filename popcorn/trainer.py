@@ -75,9 +75,10 @@ class MicroBatches(Sampler):
 class Watch(TrainerCallback):
     """Turns the batches over with the epochs, asks for checkpoints, and stops in time or where more epochs are of no use."""
 
-    def __init__(self, batches: MicroBatches, checkpoint_every: int, deadline: float, predictions: int):
-        """`predictions`: reviews to predict after the training, for which time is kept."""
+    def __init__(self, batches: MicroBatches, checkpoint_every: int, deadline: float, predictions: int, before: float = 0.0):
+        """`predictions`: reviews to predict after the training, for which time is kept; `before`: an earlier fit's `speed`."""
         self.batches, self.checkpoint_every, self.deadline, self.predictions = batches, checkpoint_every, deadline, predictions
+        self.before = before
         self.steps, self.seconds, self.is_out_of_time = 0, 0.0, False
         self.is_enough: Callable[[list[dict]], bool] = lambda log: False
         """whether the Trainer's log asks for the end"""
@@ -101,7 +102,8 @@ class Watch(TrainerCallback):
         self.steps += 1
         last = state.global_step % self.batches.batches == 0  # the Trainer saves there anyway, after the evaluation
         # to predict takes a third of the time of training on as many reviews; the rest is for loading and writing
-        needed = self.predictions / 2 / self.speed if self.steps >= STEADY else 0
+        speed = self.speed if self.steps >= STEADY else self.before
+        needed = self.predictions / 2 / speed if speed else 0
         late = torch.tensor(time.monotonic() + needed >= self.deadline, dtype=torch.int, device=args.device)
         if PartialState().num_processes > 1:  # all stop after the same step
             torch.distributed.all_reduce(late)
@@ -144,8 +146,9 @@ class ReviewTrainer(Trainer):
         loss, outputs = self.mean_loss(model, inputs)
         if model.training and num_items_in_batch is not None:
             # gradients of the processes are averaged, so that each scales its own by their number
-            share = (inputs["labels"] != IGNORED).sum() / num_items_in_batch
-            loss = loss * share * self.accelerator.num_processes
+            asked = (inputs["labels"] != IGNORED).sum()
+            # of a piece that asks nothing the library's mean is no number
+            loss = loss * asked / num_items_in_batch * self.accelerator.num_processes if asked else outputs.logits.sum() * 0
         return (loss, outputs) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader:

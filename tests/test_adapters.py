@@ -203,6 +203,11 @@ def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition
         ({"rank": 0}, "--rank is 0"),
         ({"dropout": 1.5}, "--dropout is 1.5"),
         ({"adapter": Path("x"), "folds": 2}, "trains nothing"),
+        ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
+        ({"warmup": 2.0}, "--warmup is 2.0"),
+        ({"weight_decay": -1.0}, "--weight-decay is -1.0"),
+        ({"learning_rate": -1e-4}, "--learning-rate is -0.0001: give a number above 0"),
+        ({"head_rate": float("nan")}, "--head-rate is nan"),
     ],
 )
 def test_options_are_checked(given, said):

@@ -1,6 +1,8 @@
 """Fine-tuning in this process: what a pretrained model reads, how it is trained, and that both engines train it alike."""
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -116,6 +118,41 @@ def test_subwords_are_framed_and_keep_head_and_tail(config_of, competition):
 def test_more_tokens_than_positions_are_refused(config_of):
     with pytest.raises(UserError, match=r"--max-tokens is 513: .* reads at most 512"):
         load_tokeniser(config_of(max_tokens=513))
+
+
+def test_a_roberta_has_no_places_for_its_padding(config_of):
+    """Its tokenisers do not always say how much it reads."""
+    config = config_of("roberta_trainer")
+    folder = shutil.copytree(config.checkpoint, config.checkpoint.with_name("unsaid"))
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | {"model_max_length": 10**30}))
+    with pytest.raises(UserError, match=r"--max-tokens is 514: .* reads at most 513"):  # of 514, and the padding's id is 0
+        load_tokeniser(config_of("roberta_trainer", model=str(folder), max_tokens=514))
+
+
+def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
+    """Half of a file, a pointer in its place, and a list of files that are not there."""
+    whole = config_of().checkpoint
+    for number, (name, content) in enumerate((
+        ("model.safetensors", (whole / "model.safetensors").read_bytes()[:1000]),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+        ("model.safetensors.index.json", b'{"metadata": {}, "weight_map": {"pooler.dense.bias": "model-00001.safetensors"}}'),
+    )):  # fmt: skip
+        folder = shutil.copytree(whole, tmp_path / str(number))
+        (folder / "model.safetensors").unlink()
+        (folder / name).write_bytes(content)
+        for further in (False, True):
+            task = fine_tuning(bert_trainer.build, config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path))
+            with pytest.raises(UserError, match=r"the weights in .* cannot be read .*fetch or attach the whole model again"):
+                task.pretrain(float("inf")) if further else task.build()
+
+
+def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path):
+    """Of one review, and that of two words: its mean loss would be no number, and so the batch's."""
+    config = config_of(further_pretrain=True, pretrain_epochs=1, micro_batch=1, max_tokens=4, limit=32, output_dir=tmp_path)
+    task = fine_tuning(bert_trainer.build, config)
+    task.pretrain(float("inf"))
+    assert all(weights.isfinite().all() for weights in task.build().parameters())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

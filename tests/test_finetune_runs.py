@@ -8,14 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib import import_module
 
+import numpy as np
 import pandas as pd
 import pretrained
 import pytest
 from conftest import ROOT, run, run_kernel
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from popcorn import engine
+from popcorn.experiment import Outcome
+from popcorn.subwords import fine_tuning
 
 SCRIPTS = {
     "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
@@ -122,6 +128,23 @@ def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_furth
     assert submissions(tmp_path, "bert_native") == submissions(pretrained_further[0], "bert_native")
 
 
+def test_a_kill_in_the_refit_leaves_the_validated_models_submission(options, competition, tmp_path):
+    @contextmanager
+    def killed(task, config, folder, deadline):
+        def fit(build, targets, part, own):
+            if part.name == "refit":
+                raise KeyboardInterrupt
+            return Outcome(np.zeros(len(part.validation)), np.linspace(0, 1, len(task.test)), epoch=1, history=[{"epoch": 1}])
+
+        yield fit
+
+    script = import_module("bert_native")
+    config = script.Config(model=str(options("bert_native")[2]), data_dir=competition, output_dir=tmp_path, name="killed")
+    with pytest.raises(SystemExit):
+        engine.run(killed, lambda: fine_tuning(script.BERT, config), config)
+    assert pd.read_csv(tmp_path / "submissions" / "killed.proba.csv")["sentiment"].nunique() == 100
+
+
 def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):
     checkpoint = options("bert_native")[2]
     mounted = shutil.copytree(checkpoint, tmp_path / "input" / "small" / "transformers" / "uncased" / "1")
@@ -129,6 +152,9 @@ def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):
     for config in configs:
         config.prepare("bert_native")
     assert [config.name for config in configs] == ["bert_native-bert", "bert_native-small-transformers-uncased-1"]
+    further = import_module("bert_native").Config(model=str(checkpoint), further_pretrain=True)
+    further.prepare("bert_native")  # it learns from more, and is no seed of the plain run
+    assert further.name == "bert_native-further-pretrained-bert"
 
 
 def test_a_checkpoint_with_more_classes_is_refused(options, tmp_path):
@@ -149,6 +175,9 @@ def test_help_explains_every_field(script):
 
 
 def test_mistakes_are_told_in_one_sentence(options, tmp_path):
-    for extra, said in ((("--max-tokens", "900"), "reads at most 512"), (("--pretrain-epochs", "0"), "--pretrain-epochs is 0")):
-        done = run(*options("bert_trainer"), "--output-dir", tmp_path, *extra, code=2)
+    for script, extra, said in (
+        ("bert_trainer", ("--max-tokens", "900"), "reads at most 512"),
+        ("bert_scratch", ("--last-layers", "0"), "--last-layers is 0: "),
+    ):
+        done = run(*options(script), "--output-dir", tmp_path, *extra, code=2)
         assert said in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")

@@ -34,7 +34,7 @@ def reviews():
 
 @pytest.fixture
 def fit_of(reviews, tmp_path):
-    def build(change=lambda model: model, deadline=float("inf"), folder="fit", validation=range(100, 120), **options):
+    def build(change=lambda model: model, deadline=float("inf"), folder="fit", validation=range(100, 120), speed=0.0, **options):
         options = {
             "hidden": 8, "epochs": 3, "batch_size": 16, "learning_rate": 0.02, "checkpoint_every": 2, "name": "test",
             "embedding_rate": 1.0,
@@ -47,8 +47,9 @@ def fit_of(reviews, tmp_path):
         accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
         part = Part("validated", np.arange(100), np.array(validation, dtype=int))
         return Fit(
-            model, parameter_groups(model, config), texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline
-        )
+            model, parameter_groups(model, config), texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline,
+            speed,
+        )  # fmt: skip
 
     return build
 
@@ -145,6 +146,13 @@ def test_time_runs_out_and_the_fit_goes_on_later(fit_of):
     again = fit_of(folder="parts").run()
     assert again.complete and np.array_equal(again.test, whole.test) and np.array_equal(again.validation, whole.validation)
     assert [epoch["loss"] for epoch in again.history] == [epoch["loss"] for epoch in whole.history]
+
+
+def test_a_later_fit_reckons_with_the_speed_of_the_one_before(fit_of):
+    """To predict 140 reviews at one a second takes longer than the fifty seconds that are left."""
+    late = fit_of(folder="late", deadline=time.monotonic() + 50, speed=1.0)
+    assert not late.run().complete and late.taken == 0
+    assert fit_of(folder="unknown", deadline=time.monotonic() + 50).run().complete
 
 
 def test_a_refit_takes_the_last_of_a_known_number_of_epochs(fit_of):
