@@ -101,6 +101,10 @@ def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
     )  # fmt: skip
     for name in HEAD:
         getattr(model, name).float()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # else the first evaluation on such a CPU lays 4-bit weights out anew, and there is no gradient from then on
+            module.support_avx512bf16_for_cpu = False
     model.config.weights_sha256 = weights_checksum(checkpoint)
     model.config.source = Path(config.model).name if Path(config.model).is_dir() else config.model
     return model

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 
 from popcorn import prepare
 from popcorn.kernel import write_kernel
@@ -41,6 +42,13 @@ def own_cache(tmp_path_factory):
     patch.delenv("POPCORN_DATA", raising=False)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def own_accelerate():
+    """Accelerate keeps the first precision that a process asks for; tests in one process ask for several."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:

@@ -40,7 +40,7 @@ def options(script: str, checkpoint: Path, competition: Path, folder: Path, **ch
     return import_module(script).Config(
         **dict(
             model=str(checkpoint), data_dir=competition, output_dir=folder, name=script, epochs=4, batch_size=16,
-            learning_rate=0.01, head_rate=0.01, max_tokens=64, checkpoint_every=5, final=True,
+            learning_rate=0.01, head_rate=0.01, max_tokens=64, checkpoint_every=5, final=True, precision="fp32",
         )
         | changes
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, 
     assert not torch.allclose(read, alone, atol=1e-3) and not torch.allclose(wrong, alone, atol=1e-3)
 
 
-@pytest.mark.parametrize(("script", "bits"), [("deberta_ptuning", 32), ("deberta_lora", 8)])
+@pytest.mark.parametrize(("script", "bits"), [("deberta_ptuning", 32), ("deberta_lora", 8), ("deberta_lora", 4)])
 def test_a_killed_run_goes_on_to_the_same_submission(script, bits, checkpoint, competition, tmp_path, monkeypatch):
     """Of P-tuning too, whose network PEFT's own checkpoints leave out; and validated, over a quantised base."""
     changes = {"bits": bits, "final": False, "epochs": 2, "refit": False}
@@ -219,7 +219,7 @@ def test_options_are_checked(given, said):
 def test_its_kernel_gives_the_same_bytes(script, checkpoint, competition, tmp_path):
     trained(script, checkpoint, competition, tmp_path, bits=32, epochs=1)
     given = ["--model", checkpoint, "--name", script, "--epochs", 1, "--batch-size", 16, "--learning-rate", 0.01]
-    given += ["--head-rate", 0.01, "--max-tokens", 64, "--bits", 32, "--final"]
+    given += ["--head-rate", 0.01, "--max-tokens", 64, "--bits", 32, "--final", "--precision", "fp32"]
     mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
     assert run_kernel(script, given, competition, tmp_path) == mine
 
