@@ -16,7 +16,7 @@ test: .venv/ready .venv/transformers4/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 	@echo "once more with transformers 4, which Kaggle's image may hold"
-	PYTHONPATH=.venv/transformers4 $(BIN)/python -m pytest tests/test_finetune.py
+	PYTHONPATH=.venv/transformers4 $(BIN)/python -m pytest --numprocesses 2 tests/test_finetune.py
 
 .venv/ready: requirements.txt requirements-dev.txt requirements-checkpoint.txt
 	$(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DebertaV2Config
 
 from popcorn import adapters, plan
+from popcorn.__main__ import Plan
 from popcorn.deberta import DebertaClassifier
+from popcorn.errors import UserError
 from popcorn.pretrained import recompute_activations
 
 SIZES = DebertaV2Config(
@@ -109,7 +112,7 @@ def test_the_command_needs_a_config_and_nothing_else(tmp_path, capsys):
     assert rows["T4"][:3] == ["8", "4", "no"] and rows["2 x T4"][1] == "2" and rows["P100"][0] == "4"
     plan.show(import_module("deberta_lora"), import_module("deberta_lora").Config(model=str(tmp_path), max_tokens=32, bits=8))
     assert [line.split("│")[3].strip() for line in capsys.readouterr().out.splitlines() if "P100" in line] == ["refused"]
-    wrong = run("-m", "popcorn", "plan", "lstm.py", code=2)
-    assert "trains no adapter" in wrong.stderr
-    missing = run("-m", "popcorn", "plan", "deberta_lora.py", "--model", tmp_path / "nothing", code=2)
-    assert "config.json" in missing.stderr
+    with pytest.raises(UserError, match="trains no adapter"):
+        Plan(Path("lstm.py")).run()
+    with pytest.raises(UserError, match=r"config\.json"):
+        Plan(Path("deberta_lora.py"), model=str(tmp_path / "nothing")).run()
