@@ -19,7 +19,7 @@ class Config(AdapterConfig):
     """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
     epochs: int = 2
     """at most so many passes over the training reviews"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     """AdamW's peak for the network, reached after the warm-up and followed by a linear decay to zero"""
     virtual_tokens: int = 20
     """vectors before the review"""
