@@ -103,7 +103,7 @@ def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
         getattr(model, name).float()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # else the first evaluation on such a CPU lays 4-bit weights out anew, and there is no gradient from then on
+            # else the first evaluation on such a CPU lays 4-bit weights out for a kernel that has no gradient
             module.support_avx512bf16_for_cpu = False
     model.config.weights_sha256 = weights_checksum(checkpoint)
     model.config.source = Path(config.model).name if Path(config.model).is_dir() else config.model
