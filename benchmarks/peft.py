@@ -38,8 +38,10 @@ class Config:
     """passes over them"""
     max_tokens: int = 128
     """tokens of a review"""
-    pretrain_reviews: int = 15_000
+    pretrain_reviews: int = 40_000
     """training reviews that the small encoder's language model reads, once"""
+    words: int = 4_096
+    """of the small encoder's own vocabulary: with MiniLM's 30,522 to choose from, most of the time would go there"""
     output: Path = Path("results/benchmarks")
     """folder that receives the figures"""
     work: Path = Path("runs/peft")
@@ -71,6 +73,7 @@ from benchmarks.layouts import lay_out, minilm
 from benchmarks.recipes import part_of, recorded
 from popcorn import adapters, device
 from popcorn.batches import Reviews, by_length
+from popcorn.data import TRAIN, find
 from popcorn.engine import Task
 from popcorn.files import write_json
 from popcorn.finetune import hugging_face
@@ -138,15 +141,18 @@ def adapted(config: Config, checkpoint: Path, method: str, is_common: bool) -> d
 
 def small_encoder(config: Config) -> Path:
     """A DeBERTa-v2 as the large ones are, its language model trained on some of the competition's reviews."""
+    texts = find(config.data_dir).read(TRAIN).texts
+    tokeniser = AutoTokenizer.from_pretrained(minilm()).train_new_from_iterator(texts, config.words)
     sizes = DebertaV2Config(
-        vocab_size=30_522, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+        vocab_size=len(tokeniser), pad_token_id=tokeniser.pad_token_id,
+        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
         pooler_hidden_size=128, relative_attention=True, position_buckets=64, norm_rel_ebd="layer_norm", share_att_key=True,
         pos_att_type=["p2c", "c2p"], position_biased_input=False, conv_kernel_size=3, conv_act="gelu", type_vocab_size=0,
     )  # fmt: skip
     torch.manual_seed(1)
     beginning = config.work / "small"
     DebertaV2Model(sizes).save_pretrained(beginning)
-    AutoTokenizer.from_pretrained(minilm()).save_pretrained(beginning)
+    tokeniser.save_pretrained(beginning)
     options = SmallConfig(
         model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=config.max_tokens, batch_size=64,
         further_pretrain=True, limit=config.pretrain_reviews, pretrain_epochs=1, pretrain_rate=1e-3,
@@ -156,7 +162,7 @@ def small_encoder(config: Config) -> Path:
     return task.build()
 
 
-def alone(function, *arguments) -> dict:
+def alone(function, *arguments):
     """Its result, from a process of its own, whose peak memory is then its own too."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
@@ -165,7 +171,7 @@ def alone(function, *arguments) -> dict:
 def compare(encoder: str, config: Config) -> None:
     """All rows of one encoder, printed, and written as they come."""
     device.keep_freed_memory()
-    checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else small_encoder(config)
+    checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else alone(small_encoder, config)
     wanted = {
         "logistic regression on [CLS]": (features, config, checkpoint, False),
         "logistic regression on the mean": (features, config, checkpoint, True),  # which MiniLM was trained to give
