@@ -4,8 +4,9 @@ The common settings, as public notebooks have them: a rate of 1e-4, the pooler f
 stand where the pooler reads; of prefix tuning, which raises an exception there, the first two over our attention. Both learn
 from the same reviews and are measured on the same others, of other films; the test is not touched. The encoders: MiniLM laid out
 as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones are (relative attention, a convolution),
-whose language model is trained here first. Writes results/benchmarks/peft-<encoder>.json after every row; the same command goes
-on where it was stopped (remove the file where a recipe has changed since).
+whose language model is trained here first, from MiniLM's word vectors in fewer dimensions. Writes
+results/benchmarks/peft-<encoder>.json after every row; the same command goes on where it was stopped (remove the file where a
+recipe has changed since).
 """
 
 import sys
@@ -25,6 +26,22 @@ COMMON_RATE = 1e-4
 
 
 @dataclass
+class Conditions:
+    """What an encoder's rows have in common."""
+
+    max_tokens: int
+    """tokens of a review"""
+    epochs: int
+    """passes over the training reviews"""
+    rates: float
+    """our learning rates, as a multiple of the scripts'"""
+
+
+CONDITIONS = {"minilm": Conditions(128, 2, 1.0), "small": Conditions(64, 8, 10.0)}
+"""The small encoder takes higher rates, as small models do, and half of the tokens, which buys it more passes."""
+
+
+@dataclass
 class Config:
     """What to measure, and on how much."""
 
@@ -34,11 +51,7 @@ class Config:
     """minilm, small"""
     reviews: int = 5_000
     """training reviews, and as many for validation"""
-    epochs: int = 2
-    """passes over them"""
-    max_tokens: int = 128
-    """tokens of a review"""
-    pretrain_reviews: int = 40_000
+    pretrain_reviews: int = 75_000
     """training reviews that the small encoder's language model reads, once"""
     words: int = 4_096
     """of the small encoder's own vocabulary: with MiniLM's 30,522 to choose from, most of the time would go there"""
@@ -65,6 +78,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import accuracy_score, roc_auc_score
 from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Model
@@ -81,10 +95,10 @@ from popcorn.layers import mask_of
 from popcorn.subwords import fine_tuning, reading
 
 
-def features(config: Config, checkpoint: Path, is_mean: bool) -> dict:
+def features(config: Config, its: Conditions, checkpoint: Path, is_mean: bool) -> dict:
     """Logistic regression on what the frozen encoder says at [CLS], or of all tokens; its strength chosen by cross-validation."""
     script = import_module(METHODS[0])
-    options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_tokens=config.max_tokens)
+    options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_tokens=its.max_tokens)
     task = reading(lambda *_: None, options)
     part, encoder = part_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
     found = np.zeros((len(task.train), encoder.config.hidden_size))
@@ -99,16 +113,16 @@ def features(config: Config, checkpoint: Path, is_mean: bool) -> dict:
     return {"accuracy": accuracy_score(right, said > 0.5), "auc": roc_auc_score(right, said)}
 
 
-def adapted(config: Config, checkpoint: Path, method: str, is_common: bool) -> dict:
+def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_common: bool) -> dict:
     """One adapter, by its script's recipe or by the common settings."""
     device.keep_freed_memory()
     script = import_module(method)
     options = script.Config(
-        model=str(checkpoint), data_dir=config.data_dir, max_tokens=config.max_tokens, epochs=config.epochs, bits=32,
-        patience=config.epochs, name=method,
+        model=str(checkpoint), data_dir=config.data_dir, max_tokens=its.max_tokens, epochs=its.epochs, bits=32,
+        patience=its.epochs, name=method,
     )  # fmt: skip
-    if is_common:
-        options = replace(options, learning_rate=COMMON_RATE, head_rate=COMMON_RATE)
+    rates = (COMMON_RATE, COMMON_RATE) if is_common else (its.rates * options.learning_rate, its.rates * options.head_rate)
+    options = replace(options, learning_rate=rates[0], head_rate=rates[1])
 
     def adapter(options):
         about = script.adapter(options)
@@ -140,7 +154,10 @@ def adapted(config: Config, checkpoint: Path, method: str, is_common: bool) -> d
 
 
 def small_encoder(config: Config) -> Path:
-    """A DeBERTa-v2 as the large ones are, its language model trained on some of the competition's reviews."""
+    """A DeBERTa-v2 as the large ones are, its language model trained on the competition's reviews.
+
+    Its word vectors begin as principal components of MiniLM's: so few steps would learn poorer ones (benchmarks/log.md).
+    """
     texts = find(config.data_dir).read(TRAIN).texts
     tokeniser = AutoTokenizer.from_pretrained(minilm()).train_new_from_iterator(texts, config.words)
     sizes = DebertaV2Config(
@@ -150,12 +167,18 @@ def small_encoder(config: Config) -> Path:
         pos_att_type=["p2c", "c2p"], position_biased_input=False, conv_kernel_size=3, conv_act="gelu", type_vocab_size=0,
     )  # fmt: skip
     torch.manual_seed(1)
+    model, theirs = DebertaV2Model(sizes), AutoTokenizer.from_pretrained(minilm()).get_vocab()
+    known = sorted(word for word in tokeniser.get_vocab() if word in theirs)  # in the same order in every process
+    vectors = AutoModel.from_pretrained(minilm()).get_input_embeddings().weight[[theirs[word] for word in known]]
+    projected = PCA(sizes.hidden_size, random_state=1).fit_transform(vectors.detach().numpy())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokeniser.convert_tokens_to_ids(known)] = torch.from_numpy(projected)
     beginning = config.work / "small"
-    DebertaV2Model(sizes).save_pretrained(beginning)
+    model.save_pretrained(beginning)
     tokeniser.save_pretrained(beginning)
     options = SmallConfig(
-        model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=config.max_tokens, batch_size=64,
-        further_pretrain=True, limit=config.pretrain_reviews, pretrain_epochs=1, pretrain_rate=1e-3,
+        model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=CONDITIONS["small"].max_tokens,
+        batch_size=32, further_pretrain=True, limit=config.pretrain_reviews, pretrain_epochs=1, pretrain_rate=1e-3,
     )  # fmt: skip
     task = fine_tuning(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
     task.pretrain(float("inf"))
@@ -171,20 +194,21 @@ def alone(function, *arguments):
 def compare(encoder: str, config: Config) -> None:
     """All rows of one encoder, printed, and written as they come."""
     device.keep_freed_memory()
+    its = CONDITIONS[encoder]
     checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else alone(small_encoder, config)
     wanted = {
-        "logistic regression on [CLS]": (features, config, checkpoint, False),
-        "logistic regression on the mean": (features, config, checkpoint, True),  # which MiniLM was trained to give
+        "logistic regression on [CLS]": (features, config, its, checkpoint, False),
+        "logistic regression on the mean": (features, config, its, checkpoint, True),  # which MiniLM was trained to give
     }
     for method in METHODS:
-        wanted[f"{method}, ours"] = adapted, config, checkpoint, method, False
-        wanted[f"{method}, common settings"] = adapted, config, checkpoint, method, True
+        wanted[f"{method}, ours"] = adapted, config, its, checkpoint, method, False
+        wanted[f"{method}, common settings"] = adapted, config, its, checkpoint, method, True
     path = config.output / f"peft-{encoder}.json"
     head = {
         "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
-        "four layers of 128 with relative attention and a convolution, pretrained here",
-        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "max_tokens": config.max_tokens, "precision": device.mixed_precision("auto"),
+        "four layers of 128 with relative attention and a convolution, pretrained here; word vectors begun as MiniLM's",
+        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": its.epochs,
+        "max_tokens": its.max_tokens, "precision": device.mixed_precision("auto"),
     }  # fmt: skip
     rows = recorded(path, head)
     for name, measurement in wanted.items():
