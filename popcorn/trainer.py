@@ -179,7 +179,9 @@ def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, mic
         per_device_eval_batch_size=2 * micro_batch,
         use_cpu=not torch.accelerator.is_available(), bf16=precision == "bf16", fp16=precision == "fp16",
         save_strategy="epoch", save_total_limit=2, logging_strategy="epoch", logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=["tensorboard"], **options,
+        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=["tensorboard"],
+        disable_tqdm=False,  # by itself it goes with the library's warnings, which are silenced
+        **options,
     )  # fmt: skip
     if made.n_gpu > 1:
         say(f"{made.n_gpu} GPUs are here, and one is used: torchrun --nproc_per_node {made.n_gpu} uses them all")

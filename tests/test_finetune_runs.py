@@ -83,7 +83,8 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
     (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
-    assert "Going on with the run" in run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume").stdout
+    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume")
+    assert "Going on with the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
     assert submissions(tmp_path, "bert_trainer") == submissions(undisturbed, "bert_trainer")
 
 
