@@ -17,7 +17,7 @@ sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken
 from popcorn.config import RunConfig, parse
 
 LINEAR = "tfidf", "nbsvm"
-NEURAL = "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
+NEURAL = "paragraph_vectors", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
 
 
 @dataclass

@@ -17,8 +17,8 @@ from popcorn.config import RunConfig
 from popcorn.errors import UserError
 from popcorn.experiment import OUTCOME
 from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
-from popcorn.saved import ABOUT, ARRAYS, ENCODER, VOCABULARY, WEIGHTS, need
-from popcorn.text import TOKENISER, UNKNOWN, tokenise, unpack
+from popcorn.saved import ABOUT, ARRAYS, ENCODER, VOCABULARY, WEIGHTS, need, restore
+from popcorn.text import TOKENISER, UNKNOWN, tokenise
 
 
 def load(folder: Path) -> Predictor:
@@ -44,7 +44,9 @@ def load(folder: Path) -> Predictor:
     if not parts:
         raise UserError(f"{folder} has no finished fit in it: go on with {script}.py --resume, or run it again")
     try:
-        make = {"words": _words, "linear": _linear, "subwords": _subwords, "adapter": _adapter}[kind]
+        if kind == "linear":
+            return _linear(getattr(module, build), config, parts)
+        make = {"words": _words, "subwords": _subwords, "adapter": _adapter}[kind]
         return Mean([make(getattr(module, build), config, part) for part in parts])
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as problem:
         said = str(problem).splitlines()[0]
@@ -61,16 +63,22 @@ def _module(script: str, folder: Path) -> ModuleType:
     return import_module(script)
 
 
-def _linear(build: Callable, config: RunConfig, part: Path) -> Linear:
-    pipeline = build(config)
-    with np.load(need(part / ARRAYS), allow_pickle=False) as arrays:
-        terms = unpack(arrays["terms"])
-        pipeline[0].vocabulary_ = {term: number for number, term in enumerate(terms)}
-        for key in arrays.files:
-            number, _, name = key.partition(".")
-            if name:
-                setattr(pipeline[int(number)], name, arrays[key])
-    return Linear(pipeline)
+def _linear(build: Callable, config: RunConfig, parts: list[Path]) -> Linear:
+    """One pipeline for each fit; steps that all fits have in common are loaded once, from the run's own folder."""
+    pipelines, common = [build(config) for _ in parts], 0
+    for pipeline, part in zip(pipelines, parts, strict=True):
+        arrays = _arrays(part / ARRAYS)
+        restore(pipeline, arrays)
+        if "terms" not in arrays:
+            common = min(int(key.partition(".")[0]) for key in arrays)
+    if common:
+        restore(pipelines[0], _arrays(parts[0].parent / ARRAYS))
+    return Linear(pipelines[0][:common], [pipeline[common:] for pipeline in pipelines])
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(need(path), allow_pickle=False) as stored:
+        return dict(stored)
 
 
 def _words(build: Callable, config: RunConfig, part: Path) -> Neural:

@@ -39,20 +39,35 @@ class Mean:
 
 
 class Linear:
-    """A scikit-learn pipeline from texts to classes."""
+    """scikit-learn's pipelines from texts to classes, the first steps of which may be common to several fits."""
 
-    def __init__(self, pipeline):
-        self.pipeline = pipeline
+    def __init__(self, common, fits: list):
+        """common: a pipeline of such steps, or of none; fits: the rest of each fit, whose mean counts."""
+        self.common, self.fits = common, fits
 
     def probability(self, texts: list[str]) -> np.ndarray:
-        return self.pipeline.predict_proba([clean(text) for text in texts])[:, 1]
+        features = [clean(text) for text in texts]
+        if len(self.common):
+            features = self.common.transform(features)
+        return np.mean([fit.predict_proba(features)[:, 1] for fit in self.fits], axis=0)
 
     def words(self, text: str) -> list[tuple[str, float]]:
-        """A term of several words is shared out among them, and a term's weight among the places it stands at."""
-        terms, judge = self.pipeline[0], self.pipeline[-1]
+        """A term of several words is shared out among them, and a term's weight among the places it stands at.
+
+        In a paragraph vector a term weighs what the classifier gives its own vector, towards which it draws the paragraph's.
+        """
+        from sklearn.pipeline import Pipeline
+
+        whole = Pipeline([*self.common.steps, *self.fits[0].steps])
+        terms, judge = whole[0], whole[-1].coef_[0]
         words = terms.build_tokenizer()(clean(text))
-        row = self.pipeline[:-1].transform([clean(text)])
-        worth = dict(zip(row.indices, row.data * judge.coef_[0][row.indices], strict=True))
+        if hasattr(whole[1], "vectors_"):
+            row = terms.transform([clean(text)])
+            weights = whole[1].vectors_[row.indices] @ judge
+        else:
+            row = whole[:-1].transform([clean(text)])
+            weights = judge[row.indices]
+        worth = dict(zip(row.indices, row.data * weights, strict=True))
         least, most = terms.ngram_range
         places: dict[int, list[tuple[int, int]]] = {}
         for size in range(least, most + 1):

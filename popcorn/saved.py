@@ -15,12 +15,12 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
 from popcorn.files import whole, write_json
-from popcorn.text import TOKENISER, pack
+from popcorn.text import TOKENISER, pack, unpack
 
 ABOUT, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
 ENCODER = "encoder"
 """a folder: the configuration and the tokeniser of a pretrained encoder, whose weights are among the fit's own"""
-FITTED = ("idf_", "ratio_", "coef_", "intercept_", "classes_")
+FITTED = ("idf_", "ratio_", "vectors_", "counts_", "coef_", "intercept_", "classes_")
 """what scikit-learn's steps and ours learn, apart from the vocabulary"""
 
 
@@ -42,16 +42,31 @@ def keep_vocabulary(folder: Path, index: dict[str, int]) -> None:
         file.writelines(word + "\n" for word in sorted(index, key=index.get))
 
 
-def keep_pipeline(folder: Path, pipeline) -> None:
-    """Writes the terms and the learned numbers of a scikit-learn pipeline."""
-    learned = {
+def learned(pipeline, first: int = 0) -> dict[str, np.ndarray]:
+    """The numbers that a scikit-learn pipeline's steps have learned, by name, and the terms; `first`: the first step's number."""
+    arrays = {
         f"{number}.{name}": getattr(step, name)
-        for number, step in enumerate(pipeline.named_steps.values())
+        for number, step in enumerate(pipeline.named_steps.values(), start=first)
         for name in FITTED
         if hasattr(step, name)
     }
+    return arrays if first else arrays | {"terms": pack(pipeline[0].get_feature_names_out().tolist())}
+
+
+def restore(pipeline, arrays: dict[str, np.ndarray]) -> None:
+    """Gives the steps of an unfitted pipeline what `learned` took from them."""
+    if "terms" in arrays:
+        pipeline[0].vocabulary_ = {term: number for number, term in enumerate(unpack(arrays["terms"]))}
+    for key, array in arrays.items():
+        number, _, name = key.partition(".")
+        if name:
+            setattr(pipeline[int(number)], name, array)
+
+
+def keep_learned(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes what `learned` gives."""
     with whole(folder / ARRAYS) as file:
-        np.savez_compressed(file, terms=pack(pipeline[0].get_feature_names_out().tolist()), **learned)
+        np.savez_compressed(file, **arrays)
 
 
 def need(path: Path) -> Path:

@@ -117,18 +117,12 @@ def _word2vec(competition: Competition, corpus: Corpus) -> tuple[list[str], np.n
         import os
 
         from gensim.models import Word2Vec
-        from gensim.models.callbacks import CallbackAny2Vec
-        from tqdm import tqdm
 
-        class Progress(CallbackAny2Vec):
-            def __init__(self):
-                self.bar = tqdm(desc="Training word2vec", total=WORD2VEC["epochs"], unit="epoch")
-
-            def on_epoch_end(self, _):
-                self.bar.update()
+        from popcorn.progress import EpochBar
 
         sentences = [review for file in corpus.training_files for review in file.sentences()]
-        model = Word2Vec(sentences, workers=os.cpu_count() or 1, callbacks=[Progress()], **WORD2VEC).wv
+        bar = EpochBar("Training word2vec", WORD2VEC["epochs"])
+        model = Word2Vec(sentences, workers=os.cpu_count() or 1, callbacks=[bar], **WORD2VEC).wv
         return {"words": pack(model.index_to_key), "vectors": model.vectors}
 
     files = [path for name in (TRAIN, UNLABELLED) if (path := competition.path(name))]

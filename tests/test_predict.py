@@ -31,6 +31,11 @@ KINDS = {
     "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
     "nbsvm": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2}),
     "tfidf": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2, "refit": False, "final": False}),
+    "paragraph_vectors": (
+        "model",
+        lambda build, config: linear.run(build, config, unsupervised=2),
+        {"sample": 0, "width": 20, "ngrams": 1, "folds": 2, "final": False},
+    ),
     "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: fine_tuning(build, config), config), TINY),
     "bert_scratch": ("build", lambda build, config: finetune.run(build, config), TINY),
     "deberta_prefix": (
@@ -82,7 +87,7 @@ def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoi
     assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
 
 
-@pytest.mark.parametrize("script", ["lstm", "nbsvm", "bert_scratch"])
+@pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "bert_scratch"])
 def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
     model = loading.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
@@ -178,7 +183,7 @@ def test_pieces_of_a_word_are_shown_as_the_word(checkpoints):
     ]
 
 
-PARTS = {"lstm": 3, "nbsvm": 2, "bert_native": 4, "bert_scratch": 4}
+PARTS = {"lstm": 3, "nbsvm": 2, "paragraph_vectors": 4, "bert_native": 4, "bert_scratch": 4}
 
 
 @pytest.mark.parametrize("script", PARTS)

@@ -1,0 +1,17 @@
+"""Progress of what gensim trains."""
+
+from gensim.models.callbacks import CallbackAny2Vec
+from tqdm import tqdm
+
+
+class EpochBar(CallbackAny2Vec):
+    """A bar of epochs, which gensim's models take as a callback."""
+
+    def __init__(self, what: str, epochs: int):
+        self.bar = tqdm(desc=what, total=epochs, unit="epoch")
+
+    def on_epoch_end(self, model):
+        self.bar.update()
+
+    def on_train_end(self, model):
+        self.bar.close()
