@@ -88,15 +88,16 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
     def transform(self, counts: csr_matrix) -> np.ndarray:
         """(reviews, terms) -> float32 (reviews, width); a review without a known term has a vector of zeros."""
         chunks = [counts[start : start + CHUNK] for start in range(0, counts.shape[0], CHUNK)]
-        found = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(self._descend)(chunk) for chunk in chunks)
+        model = self._model  # before there are threads that would all make it
+        threads = Parallel(n_jobs=-1, prefer="threads", return_as="generator")
+        found = threads(delayed(self._descend)(copy(model), chunk) for chunk in chunks)
         return np.concatenate(list(tqdm(found, "Vectors of reviews", len(chunks), disable=len(chunks) < 2)))
 
-    def _descend(self, counts: csr_matrix) -> np.ndarray:
-        model = copy(self._model)  # with a source of chance of its own, which no other thread draws from
+    def _descend(self, model: Doc2Vec, counts: csr_matrix) -> np.ndarray:
         vectors = np.zeros((counts.shape[0], self.width), np.float32)
         work, free = np.zeros(self.width, np.float32), np.ones(1, np.float32)
         for vector, row in zip(vectors, counts, strict=True):
-            model.random = np.random.RandomState(self.seed)
+            model.random = np.random.RandomState(self.seed)  # of this copy: no other thread or review draws from it
             terms = terms_of(row)
             for rate in np.linspace(self.learning_rate, LAST_RATE, self.epochs):
                 train_document_dbow(

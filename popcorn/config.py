@@ -22,10 +22,10 @@ ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
 COUNTS = (
     "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
-    "virtual_tokens", "checkpoint_every", "last_layers", "patience",
+    "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_reviews", "width", "negative",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
-RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip"
+RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip", "c", "alpha"
 """options that are more than zero"""
 
 
@@ -58,7 +58,7 @@ class RunConfig:
         for field in COUNTS:
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
         for field, value in vars(self).items():
             option = f"--{field.replace('_', '-')} is {value}"
@@ -66,7 +66,7 @@ class RunConfig:
                 raise UserError(f"{option}: give a share from 0 to less than 1")
             if field in RATES and not 0 < value < inf:
                 raise UserError(f"{option}: give a number above 0")
-            if field in ("weight_decay", "rdrop") and not 0 <= value < inf:
+            if field in ("weight_decay", "rdrop", "sample") and not 0 <= value < inf:
                 raise UserError(f"{option}: give 0, or a number above it")
         if self.final and (self.folds or not self.refit):
             raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")

@@ -206,6 +206,20 @@ def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
     assert not list((tmp_path / "submissions").glob("*")) if (tmp_path / "submissions").exists() else True
 
 
+@pytest.mark.parametrize(
+    ("script", "extra", "said"),
+    [
+        ("nbsvm.py", ("--c", "0"), "--c is 0.0: give a number above 0"),
+        ("nbsvm.py", ("--alpha", "0"), "--alpha is 0.0: give a number above 0"),
+        ("tfidf.py", ("--ngrams", "0"), "--ngrams is 0"),
+        ("paragraph_vectors.py", ("--sample", "-1"), "--sample is -1.0: give 0, or a number above it"),
+    ],
+)
+def test_mistakes_of_the_linear_models(tmp_path, script, extra, said):
+    done = run(script, "--output-dir", tmp_path, *extra, code=2)
+    assert said in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_ids_that_the_sample_lacks(competition, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
