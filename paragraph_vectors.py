@@ -1,7 +1,8 @@
 """Paragraph vectors: a vector for each review that foretells its terms, and a linear classifier over it (Le & Mikolov 2014).
 
-The vectors are learned without labels, in the distributed bag of words (section 2.3). Terms are words, pairs and triples as in
-Li et al. 2016, and the classifier sees a vector's direction alone, which Thongtan & Phienthrakul 2019 found best for reviews.
+The vectors are learned without labels, as a distributed bag of words (section 2.3) with negative sampling. Terms are words,
+pairs and triples as in Li et al. 2016, "Learning Document Embeddings by Predicting N-grams". The classifier sees the vector's
+direction alone; Thongtan & Phienthrakul 2019 go further and train by the cosine.
 """
 
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ class Config(RunConfig):
     epochs: int = 10
     """passes over all training reviews, and as many over one whose vector is asked for later"""
     learning_rate: float = 0.05
-    """of the first step; it falls to nearly zero along a line"""
+    """of the first step; it falls to nearly zero"""
     negative: int = 5
     """terms drawn at random for each one that is there"""
     sample: float = 1e-4
-    """terms more frequent than this are skipped now and then (Mikolov et al. 2013, section 2.3); 0 for never"""
+    """terms of more than some three times this share are skipped now and then (Mikolov et al. 2013, section 2.3); 0: never"""
     c: float = 1.0
     """inverse strength of the classifier's L2 penalty"""
 
@@ -34,7 +35,6 @@ class Config(RunConfig):
 if __name__ == "__main__":
     config = parse(Config)
 
-import os
 import tempfile
 from copy import copy
 from functools import cached_property
@@ -42,7 +42,7 @@ from pathlib import Path
 
 import numpy as np
 from gensim.models.doc2vec import Doc2Vec, train_document_dbow
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import CountVectorizer
@@ -59,11 +59,11 @@ CHUNK = 250  # reviews that a thread takes at once
 
 
 class ParagraphVectors(TransformerMixin, BaseEstimator):
-    """Counts of terms to vectors d with the largest sum over a review's terms t of log s(v_t d) + sum_n log s(-v_n d).
+    """Counts of terms to vectors d that make log s(v_t d) + sum_n log s(-v_n d) large for each term t of the review.
 
-    s is the logistic function, v_t the vector of the term and v_n those of `negative` terms drawn at random (Mikolov et al. 2013,
-    equation 4). `fit` learns the terms' vectors; `transform` holds them fast and descends to each review's anew, so that a
-    review which `fit` has seen is not told from one that it has not. To be fitted once.
+    s is the logistic function, v_t the term's vector and v_n those of `negative` terms, drawn by their counts to the power of 3/4
+    (Mikolov et al. 2013, equation 4). `fit` learns all vectors together; `transform` keeps those of the terms, `vectors_`,
+    and fits each review's anew (section 2.2), in as many passes, whether `fit` has seen it or not.
     """
 
     def __init__(self, width: int, epochs: int, learning_rate: float, negative: int, sample: float, seed: int):
@@ -71,17 +71,19 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
         self.negative, self.sample, self.seed = negative, sample, seed
 
     def fit(self, counts: csr_matrix, labels: None = None) -> "ParagraphVectors":
-        """counts (reviews, terms); learns `vectors_` (terms, width), and keeps `counts_` (terms,), by which terms are drawn."""
-        order = np.random.default_rng(self.seed).permutation(counts.shape[0])
+        """counts (reviews, terms); learns `vectors_` float16 (terms, width), and keeps `counts_` (terms,). To be called once.
+
+        Several threads write to the same vectors: only with one processor does it repeat exactly.
+        """
+        generator = np.random.default_rng(self.seed)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "reviews.txt"
+            path = Path(folder) / "reviews.txt"  # as numbers, since terms hold blanks; from a file gensim reads without Python
             with path.open("w") as file:
-                file.writelines(" ".join(terms_of(counts[row])) + "\n" for row in order)
+                for row in generator.permutation(counts.shape[0]):
+                    file.write(" ".join(terms_of(counts[row], generator)) + "\n")
             bar = EpochBar("Training paragraph vectors", self.epochs)
-            model = Doc2Vec(
-                corpus_file=str(path), workers=os.cpu_count() or 1, callbacks=[bar], min_alpha=LAST_RATE, **self._options()
-            )
-        self.vectors_ = model.syn1neg[self._rows(model, counts.shape[1])].astype(np.float16)
+            model = Doc2Vec(corpus_file=str(path), workers=cpu_count(), callbacks=[bar], min_alpha=LAST_RATE, **self._options())
+        self.vectors_ = model.syn1neg.astype(np.float16)[self._rows(model, counts.shape[1])]
         self.counts_ = np.asarray(counts.sum(0)).ravel()
         return self
 
@@ -90,15 +92,22 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
         chunks = [counts[start : start + CHUNK] for start in range(0, counts.shape[0], CHUNK)]
         model = self._model  # before there are threads that would all make it
         threads = Parallel(n_jobs=-1, prefer="threads", return_as="generator")
-        found = threads(delayed(self._descend)(copy(model), chunk) for chunk in chunks)
+        found = threads(delayed(self._infer)(copy(model), chunk) for chunk in chunks)
         return np.concatenate(list(tqdm(found, "Vectors of reviews", len(chunks), disable=len(chunks) < 2)))
 
-    def _descend(self, model: Doc2Vec, counts: csr_matrix) -> np.ndarray:
+    def pull(self, terms: np.ndarray) -> np.ndarray:
+        """Where each of the terms (n,) draws a vector that is zero, (n, width): twice the expected gradient there."""
+        share = self.counts_[terms] / self.counts_.sum()
+        kept = np.minimum(1, np.sqrt(self.sample / share) + self.sample / share) if self.sample else np.ones(len(terms))
+        return kept[:, None] * (self.vectors_[terms] - self.negative * self._noise)
+
+    def _infer(self, model: Doc2Vec, counts: csr_matrix) -> np.ndarray:
+        """What gensim's `infer_vector` does, which begins at a vector that differs from process to process."""
         vectors = np.zeros((counts.shape[0], self.width), np.float32)
         work, free = np.zeros(self.width, np.float32), np.ones(1, np.float32)
         for vector, row in zip(vectors, counts, strict=True):
             model.random = np.random.RandomState(self.seed)  # of this copy: no other thread or review draws from it
-            terms = terms_of(row)
+            terms = terms_of(row, np.random.default_rng(self.seed))
             for rate in np.linspace(self.learning_rate, LAST_RATE, self.epochs):
                 train_document_dbow(
                     model, terms, [0], rate, work, learn_words=False, learn_hidden=False, doctag_vectors=vector[None],
@@ -108,11 +117,16 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
 
     @cached_property
     def _model(self) -> Doc2Vec:
-        """What was fitted, made anew of what is kept of it."""
+        """gensim's, of what is kept: after `fit` the same, bit for bit, as where it is restored."""
         model = Doc2Vec(**self._options())
         model.build_vocab_from_freq({str(term): int(count) for term, count in enumerate(self.counts_)})
         model.syn1neg[self._rows(model, len(self.counts_))] = self.vectors_
         return model
+
+    @cached_property
+    def _noise(self) -> np.ndarray:
+        """The mean of what is drawn at random, (width,)."""
+        return np.average(self.vectors_.astype(np.float32), axis=0, weights=self.counts_**0.75)
 
     def _rows(self, model: Doc2Vec, terms: int) -> list[int]:
         """Where gensim, which sorts them by frequency, has put the terms."""
@@ -125,9 +139,9 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
         }  # fmt: skip
 
 
-def terms_of(counts: csr_matrix) -> list[str]:
-    """The numbers of one review's terms, each as often as it stands there: counts (1, terms)."""
-    return [str(term) for term in np.repeat(counts.indices, counts.data)]
+def terms_of(counts: csr_matrix, generator: np.random.Generator) -> list[str]:
+    """The numbers of one review's terms, each as often as it stands there, in any order: counts (1, terms)."""
+    return [str(term) for term in generator.permutation(np.repeat(counts.indices, counts.data))]
 
 
 def model(config: Config) -> Pipeline:

@@ -58,15 +58,15 @@ class RunConfig:
         for field in COUNTS:
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
-            if isinstance(value, int) and value < least:
+            if isinstance(value, int) and value < least:  # NB-SVM's alpha is none of these
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
         for field, value in vars(self).items():
             option = f"--{field.replace('_', '-')} is {value}"
-            if ("dropout" in field or field == "warmup") and not 0 <= value < 1:
+            if ("dropout" in field or field in ("warmup", "sample")) and not 0 <= value < 1:
                 raise UserError(f"{option}: give a share from 0 to less than 1")
             if field in RATES and not 0 < value < inf:
                 raise UserError(f"{option}: give a number above 0")
-            if field in ("weight_decay", "rdrop", "sample") and not 0 <= value < inf:
+            if field in ("weight_decay", "rdrop") and not 0 <= value < inf:
                 raise UserError(f"{option}: give 0, or a number above it")
         if self.final and (self.folds or not self.refit):
             raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")

@@ -9,13 +9,14 @@ from platformdirs import user_cache_path
 from sklearn.pipeline import Pipeline
 
 from popcorn import data, figures
-from popcorn.config import RunConfig
+from popcorn.config import STARTED, RunConfig
 from popcorn.errors import one_sentence, say
 from popcorn.experiment import Outcome, Part, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import ARRAYS, keep_about, keep_learned, learned, restore
+from popcorn.split import limited
 from popcorn.submission import require_same_ids
-from popcorn.text import clean
+from popcorn.text import TOKENISER, clean
 
 PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
@@ -24,7 +25,7 @@ PARAMETERS = "vectors_", "coef_", "intercept_"
 def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0) -> None:
     """Fits `build(config)`, a pipeline from texts to `predict_proba`, and writes its submissions.
 
-    So many first steps are `unsupervised`: they learn once from all training reviews, labelled or not, and never a label.
+    Its first `unsupervised` steps learn once from all training reviews, labelled or not, and never a label.
     """
     with one_sentence():
         require_writable(config.output_dir / "submissions")
@@ -33,19 +34,23 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         require_same_ids(competition.sample_ids(), test.ids)  # now, not after the training
         texts = np.array([clean(text) for text in train.texts], dtype=object)
         test_texts = [clean(text) for text in test.texts]
+        before = earlier_run = 0.0
+        shared = {}
+        if unsupervised:
+            start = time.monotonic()
+            common, learning = _fitted_once(build(config)[:unsupervised], competition, texts, limited(train.labels, config.limit))
+            earlier_run = max(0.0, learning - (time.monotonic() - start))
+            shared = learned(common)
+            texts, test_texts = common.transform(texts), common.transform(test_texts)
+            before = earlier_run + time.monotonic() - start
         parameters = 0
         folder = folder_of(config)
         for earlier in folder.glob("*/"):  # a fit of other options may have had other parts
             shutil.rmtree(earlier)
         (folder / ARRAYS).unlink(missing_ok=True)
         keep_about(folder, build, config, "linear")
-        start, shared = time.monotonic(), {}
         if unsupervised:
-            common = _fitted_once(build(config)[:unsupervised], competition, texts)
-            shared = learned(common)
             keep_learned(folder, shared)
-            texts, test_texts = common.transform(texts), common.transform(test_texts)
-        before = time.monotonic() - start
 
         def fit(part: Part) -> Outcome:
             nonlocal parameters
@@ -69,18 +74,30 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         done = fit_all(config, train.ids, train.labels, fit)
         conclude(
             config, competition, train.ids, test.ids, done,
-            parameters=parameters, machine=figures.processor(), peak_memory=figures.peak_memory(), precision="fp64", processes=1,
+            parameters=parameters, machine=figures.processor(), peak_memory=figures.peak_memory(), processes=1,
+            precision="fp32" if unsupervised else "fp64", seconds=earlier_run + time.monotonic() - STARTED,
         )  # fmt: skip
 
 
-def _fitted_once(steps: Pipeline, competition: data.Competition, labelled: np.ndarray) -> Pipeline:
-    """Fits the steps to the texts of the training files, or restores what an earlier run has learned from the same files."""
+def _fitted_once(
+    steps: Pipeline, competition: data.Competition, labelled: np.ndarray, rows: np.ndarray
+) -> tuple[Pipeline, float]:
+    """Fits the steps to the texts of the training files, or restores what an earlier run has learned from the same files.
+
+    Of the labelled texts the given rows count; where these are not all, as many of the others. Returns the seconds that it took
+    too, this time or then.
+    """
+    limit = len(rows) if len(rows) < len(labelled) else None
 
     def make() -> dict[str, np.ndarray]:
-        others = competition.read(data.UNLABELLED).texts if competition.path(data.UNLABELLED) else []
-        return learned(steps.fit([*labelled, *(clean(text) for text in others)]))
+        start = time.monotonic()
+        others = competition.read(data.UNLABELLED).texts[:limit] if competition.path(data.UNLABELLED) else []
+        steps.fit([*labelled[rows], *(clean(text) for text in others)])
+        return learned(steps) | {"seconds": np.array(time.monotonic() - start)}
 
     files = [path for name in (data.TRAIN, data.UNLABELLED) if (path := competition.path(name))]
-    key = fingerprint(*files, str(steps.get_params()))[:24]
-    restore(steps, cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make))
-    return steps
+    key = fingerprint(*files, TOKENISER, limit, str(steps.get_params()))[:24]
+    arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
+    seconds = float(arrays.pop("seconds"))
+    restore(steps, arrays)
+    return steps, seconds

@@ -64,15 +64,14 @@ def _module(script: str, folder: Path) -> ModuleType:
 
 
 def _linear(build: Callable, config: RunConfig, parts: list[Path]) -> Linear:
-    """One pipeline for each fit; steps that all fits have in common are loaded once, from the run's own folder."""
-    pipelines, common = [build(config) for _ in parts], 0
-    for pipeline, part in zip(pipelines, parts, strict=True):
-        arrays = _arrays(part / ARRAYS)
+    """One pipeline for each fit; the first steps, where all fits have them in common, are those of the run's own folder."""
+    own = [_arrays(part / ARRAYS) for part in parts]
+    shared = {} if "terms" in own[0] else _arrays(parts[0].parent / ARRAYS)
+    common = 1 + max((int(key.partition(".")[0]) for key in shared if key != "terms"), default=-1)
+    pipelines = [build(config) for _ in parts]
+    for pipeline, arrays in zip(pipelines, own, strict=True):
         restore(pipeline, arrays)
-        if "terms" not in arrays:
-            common = min(int(key.partition(".")[0]) for key in arrays)
-    if common:
-        restore(pipelines[0], _arrays(parts[0].parent / ARRAYS))
+    restore(pipelines[0], shared)
     return Linear(pipelines[0][:common], [pipeline[common:] for pipeline in pipelines])
 
 

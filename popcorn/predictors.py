@@ -54,16 +54,16 @@ class Linear:
     def words(self, text: str) -> list[tuple[str, float]]:
         """A term of several words is shared out among them, and a term's weight among the places it stands at.
 
-        In a paragraph vector a term weighs what the classifier gives its own vector, towards which it draws the paragraph's.
+        In a paragraph vector a term weighs as much as where it pulls the vector.
         """
         from sklearn.pipeline import Pipeline
 
         whole = Pipeline([*self.common.steps, *self.fits[0].steps])
         terms, judge = whole[0], whole[-1].coef_[0]
         words = terms.build_tokenizer()(clean(text))
-        if hasattr(whole[1], "vectors_"):
+        if hasattr(whole[1], "pull"):
             row = terms.transform([clean(text)])
-            weights = whole[1].vectors_[row.indices] @ judge
+            weights = whole[1].pull(row.indices) @ judge
         else:
             row = whole[:-1].transform([clean(text)])
             weights = judge[row.indices]

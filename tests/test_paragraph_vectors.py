@@ -29,7 +29,7 @@ def fitted(counts, **options):
 
 @pytest.fixture(scope="module")
 def vectors(counts):
-    return fitted(counts)
+    return fitted(counts[:200])
 
 
 def test_reviews_of_one_topic_lie_together(counts, vectors):
@@ -64,6 +64,21 @@ def test_a_vector_depends_on_its_own_review_alone(counts, vectors):
     assert not together[5].any() and together[6].any()
 
 
+def test_frequent_terms_are_skipped_as_often_as_gensim_skips_them(counts):
+    """In the model that is made anew too, and in the words that are shown, which pull by their chance to be read."""
+    frequent = counts.copy()
+    frequent.data[frequent.indices == 3] += 40
+    vectors = fitted(frequent, sample=0.02, epochs=1)
+    share = vectors.counts_ / vectors.counts_.sum()
+    chance = np.minimum(1, (np.sqrt(share / 0.02) + 1) * 0.02 / share)
+    wv = vectors._model.wv
+    kept = np.array([wv.get_vecattr(str(term), "sample_int") for term in range(TERMS)]) / 2**32
+    assert np.allclose(kept, chance, atol=1e-6) and chance[3] < 0.5 < chance[0]
+    terms = vectors.vectors_.astype(float)
+    noise = (vectors.counts_**0.75 @ terms) / np.sum(vectors.counts_**0.75)
+    assert np.allclose(vectors.pull(np.array([3, 0])), chance[[3, 0], None] * (terms[[3, 0]] - 5 * noise), atol=1e-4)
+
+
 def test_counts_weigh_and_rare_terms_are_left_out():
     pipeline = model(Config(min_reviews=2, ngrams=2, width=4, epochs=1))
     found = pipeline[0].fit_transform(["good good film !", "a good film", "good film , awful"])
@@ -80,7 +95,11 @@ def test_terms_are_learned_once_from_the_training_files_and_no_label(competition
         return fit(self, counts, labels)
 
     monkeypatch.setattr(ParagraphVectors, "fit", spied)
-    for options in ({"folds": 3}, {"final": True}):
-        config = Config(data_dir=competition, output_dir=tmp_path, name="it", sample=0, width=20, ngrams=1, epochs=3, **options)
+    runs = {"folds": 3}, {"final": True}, {"final": True, "epochs": 2}, {"final": True, "limit": 50}
+    for options in runs:
+        config = Config(**{"output_dir": tmp_path, "name": "it", "sample": 0, "width": 20, "ngrams": 1, "epochs": 3} | options)
+        config.data_dir = competition
         linear.run(model, config, unsupervised=2)
-    assert calls == [(460, None)]
+    assert calls == [(460, None), (460, None), (100, None)]
+    folder = tmp_path / "runs" / "it" / "seed-1"
+    assert {path.name for path in folder.iterdir()} == {"model.json", "model.npz", "refit"}
