@@ -30,6 +30,12 @@ class Config(RunConfig):
     """terms of more than some three times this share are skipped now and then (Mikolov et al. 2013, section 2.3); 0: never"""
     c: float = 1.0
     """inverse strength of the classifier's L2 penalty"""
+    transductive: bool = False
+    """learn the terms' vectors from the test's texts too, as Li et al. do: the submission is of these reviews then, no others"""
+
+    def prepare(self, script: str) -> None:
+        """A run that learns from more has a name of its own."""
+        super().prepare(script + ("-transductive" if self.transductive else ""))
 
 
 if __name__ == "__main__":
@@ -154,4 +160,4 @@ def model(config: Config) -> Pipeline:
 
 
 if __name__ == "__main__":
-    run(model, config, unsupervised=2)
+    run(model, config, unsupervised=2, transductive=config.transductive)

@@ -22,10 +22,11 @@ PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
 
 
-def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0) -> None:
+def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0, transductive: bool = False) -> None:
     """Fits `build(config)`, a pipeline from texts to `predict_proba`, and writes its submissions.
 
-    Its first `unsupervised` steps learn once from all training reviews, labelled or not, and never a label.
+    Its first `unsupervised` steps learn once from the texts of all training reviews, labelled or not, and never a label;
+    where it is `transductive` from the test's texts too.
     """
     with one_sentence():
         require_writable(config.output_dir / "submissions")
@@ -38,7 +39,10 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         shared = {}
         if unsupervised:
             start = time.monotonic()
-            common, learning = _fitted_once(build(config)[:unsupervised], competition, texts, limited(train.labels, config.limit))
+            others = [data.UNLABELLED] if competition.path(data.UNLABELLED) else []
+            others += [data.TEST] if transductive else []
+            rows = limited(train.labels, config.limit)
+            common, learning = _fitted_once(build(config)[:unsupervised], competition, texts[rows], others, config.limit)
             earlier_run = max(0.0, learning - (time.monotonic() - start))
             shared = learned(common)
             texts, test_texts = common.transform(texts), common.transform(test_texts)
@@ -80,22 +84,19 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
 
 
 def _fitted_once(
-    steps: Pipeline, competition: data.Competition, labelled: np.ndarray, rows: np.ndarray
+    steps: Pipeline, competition: data.Competition, labelled: list[str], others: list[str], limit: int | None
 ) -> tuple[Pipeline, float]:
-    """Fits the steps to the texts of the training files, or restores what an earlier run has learned from the same files.
+    """Fits the steps to the labelled texts and at most `limit` of each other file, or restores what an earlier run has learned.
 
-    Of the labelled texts the given rows count; where these are not all, as many of the others. Returns the seconds that it took
-    too, this time or then.
+    Returns the seconds that it took too, this time or then.
     """
-    limit = len(rows) if len(rows) < len(labelled) else None
 
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
-        others = competition.read(data.UNLABELLED).texts[:limit] if competition.path(data.UNLABELLED) else []
-        steps.fit([*labelled[rows], *(clean(text) for text in others)])
-        return learned(steps) | {"seconds": np.array(time.monotonic() - start)}
+        texts = [clean(text) for file in others for text in competition.read(file).texts[:limit]]
+        return learned(steps.fit([*labelled, *texts])) | {"seconds": np.array(time.monotonic() - start)}
 
-    files = [path for name in (data.TRAIN, data.UNLABELLED) if (path := competition.path(name))]
+    files = [competition.path(name) for name in (data.TRAIN, *others)]
     key = fingerprint(*files, TOKENISER, limit, str(steps.get_params()))[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
     seconds = float(arrays.pop("seconds"))
