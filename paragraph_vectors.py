@@ -30,12 +30,6 @@ class Config(RunConfig):
     """terms of more than some three times this share are skipped now and then (Mikolov et al. 2013, section 2.3); 0: never"""
     c: float = 1.0
     """inverse strength of the classifier's L2 penalty"""
-    transductive: bool = False
-    """learn the terms' vectors from the test's texts too, as Li et al. do: the submission is of these reviews then, no others"""
-
-    def prepare(self, script: str) -> None:
-        """A run that learns from more has a name of its own."""
-        super().prepare(script + ("-transductive" if self.transductive else ""))
 
 
 if __name__ == "__main__":
@@ -99,7 +93,9 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
         model = self._model  # before there are threads that would all make it
         threads = Parallel(n_jobs=-1, prefer="threads", return_as="generator")
         found = threads(delayed(self._infer)(copy(model), chunk) for chunk in chunks)
-        return np.concatenate(list(tqdm(found, "Vectors of reviews", len(chunks), disable=len(chunks) < 2)))
+        return np.concatenate(
+            list(tqdm(found, "Vectors of reviews", len(chunks), disable=len(chunks) < 2, unit=f"{CHUNK} reviews"))
+        )
 
     def pull(self, terms: np.ndarray) -> np.ndarray:
         """Where each of the terms (n,) draws a vector that is zero, (n, width): twice the expected gradient there."""
@@ -160,4 +156,4 @@ def model(config: Config) -> Pipeline:
 
 
 if __name__ == "__main__":
-    run(model, config, unsupervised=2, transductive=config.transductive)
+    run(model, config, unsupervised=2)

@@ -22,11 +22,10 @@ PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
 
 
-def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0, transductive: bool = False) -> None:
+def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0) -> None:
     """Fits `build(config)`, a pipeline from texts to `predict_proba`, and writes its submissions.
 
-    Its first `unsupervised` steps learn once from the texts of all training reviews, labelled or not, and never a label;
-    where it is `transductive` from the test's texts too.
+    Its first `unsupervised` steps learn once from the texts of all training reviews, labelled or not, and never a label.
     """
     with one_sentence():
         require_writable(config.output_dir / "submissions")
@@ -35,15 +34,12 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         require_same_ids(competition.sample_ids(), test.ids)  # now, not after the training
         texts = np.array([clean(text) for text in train.texts], dtype=object)
         test_texts = [clean(text) for text in test.texts]
-        before = earlier_run = 0.0
-        shared = {}
+        before, earlier_run, peak_memory, shared = 0.0, 0.0, 0, {}
         if unsupervised:
             start = time.monotonic()
-            others = [data.UNLABELLED] if competition.path(data.UNLABELLED) else []
-            others += [data.TEST] if transductive else []
             rows = limited(train.labels, config.limit)
-            common, learning = _fitted_once(build(config)[:unsupervised], competition, texts[rows], others, config.limit)
-            earlier_run = max(0.0, learning - (time.monotonic() - start))
+            common, seconds, peak_memory = _fitted_once(build(config)[:unsupervised], competition, texts[rows], config.limit)
+            earlier_run = max(0.0, seconds - (time.monotonic() - start))
             shared = learned(common)
             texts, test_texts = common.transform(texts), common.transform(test_texts)
             before = earlier_run + time.monotonic() - start
@@ -78,27 +74,28 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         done = fit_all(config, train.ids, train.labels, fit)
         conclude(
             config, competition, train.ids, test.ids, done,
-            parameters=parameters, machine=figures.processor(), peak_memory=figures.peak_memory(), processes=1,
+            parameters=parameters, machine=figures.processor(), peak_memory=max(figures.peak_memory(), peak_memory), processes=1,
             precision="fp32" if unsupervised else "fp64", seconds=earlier_run + time.monotonic() - STARTED,
         )  # fmt: skip
 
 
 def _fitted_once(
-    steps: Pipeline, competition: data.Competition, labelled: list[str], others: list[str], limit: int | None
-) -> tuple[Pipeline, float]:
-    """Fits the steps to the labelled texts and at most `limit` of each other file, or restores what an earlier run has learned.
+    steps: Pipeline, competition: data.Competition, labelled: np.ndarray, limit: int | None
+) -> tuple[Pipeline, float, int]:
+    """Fits the steps to the labelled texts and at most `limit` others, or restores what an earlier run has learned from them.
 
-    Returns the seconds that it took too, this time or then.
+    Returns what it took too, this time or then: seconds, and bytes of memory.
     """
 
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
-        texts = [clean(text) for file in others for text in competition.read(file).texts[:limit]]
-        return learned(steps.fit([*labelled, *texts])) | {"seconds": np.array(time.monotonic() - start)}
+        others = competition.read(data.UNLABELLED).texts[:limit] if competition.path(data.UNLABELLED) else []
+        steps.fit([*labelled, *(clean(text) for text in others)])
+        return learned(steps) | {"cost": np.array([time.monotonic() - start, figures.peak_memory()])}
 
-    files = [competition.path(name) for name in (data.TRAIN, *others)]
+    files = [path for name in (data.TRAIN, data.UNLABELLED) if (path := competition.path(name))]
     key = fingerprint(*files, TOKENISER, limit, str(steps.get_params()))[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
-    seconds = float(arrays.pop("seconds"))
+    seconds, peak_memory = arrays.pop("cost").tolist()
     restore(steps, arrays)
-    return steps, seconds
+    return steps, seconds, int(peak_memory)
