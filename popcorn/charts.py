@@ -9,6 +9,7 @@ import numpy as np
 matplotlib.use("Agg")
 import itertools
 
+from adjustText import adjust_text
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
@@ -32,18 +33,28 @@ def svg(draw: Callable[[Axes], None], width: float = 7.5, height: float = 4.2) -
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
+def legend_beside(axes: Axes) -> None:
+    """Where it hides no curve."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
 def accuracy_against_time(points: list[tuple[str, float, float, float]]) -> str:
+    """points: as `draw_accuracy_against_time` has them."""
+    return svg(lambda axes: draw_accuracy_against_time(axes, points), width=9.5)
+
+
+def draw_accuracy_against_time(axes: Axes, points: list[tuple[str, float, float, float]]) -> None:
     """points: name, seconds, accuracy and the half-width of its interval."""
-
-    def draw(axes: Axes) -> None:
-        for name, seconds, accuracy, half in points:
-            axes.errorbar(seconds / 60, accuracy, yerr=half, fmt="o", capsize=3)
-            axes.annotate(name, (seconds / 60, accuracy), xytext=(6, 4), textcoords="offset points")
-        axes.set(xscale="log", xlabel="minutes of one run", ylabel="test accuracy, 95% interval")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.margins(x=0.2)
-
-    return svg(draw)
+    names, seconds, accuracy, half = zip(*points, strict=True)
+    minutes = np.array(seconds) / 60
+    for where in zip(minutes, accuracy, half, strict=True):
+        axes.errorbar(*where[:2], yerr=where[2], fmt="o", capsize=3)
+    axes.set(xscale="log", xlabel="minutes of one run", ylabel="test accuracy, 95% interval")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.1)
+    axes.figure.draw_without_rendering()  # the layout must be known before the names can give way to each other
+    texts = [axes.text(*place, size=8) for place in zip(minutes, accuracy, names, strict=True)]
+    adjust_text(texts, minutes, accuracy, ax=axes, arrowprops={"arrowstyle": "-", "alpha": 0.4}, iter_lim=500)
 
 
 def learning_curves(curves: dict[str, list[float]]) -> str:
@@ -54,9 +65,9 @@ def learning_curves(curves: dict[str, list[float]]) -> str:
             axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
         axes.set(xlabel="epoch", ylabel="validation ROC AUC")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        legend_beside(axes)
 
-    return svg(draw)
+    return svg(draw, width=9.5)
 
 
 def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) -> str:
@@ -67,9 +78,9 @@ def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) ->
         for name, (said, happened) in curves.items():
             axes.plot(said, happened, marker="o", label=name)
         axes.set(xlabel="probability of positive", ylabel="share of positive reviews", title=title)
-        axes.legend()
+        legend_beside(axes)
 
-    return svg(draw, width=5.5, height=5.3)
+    return svg(draw, width=7.5, height=4.8)
 
 
 def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
@@ -80,9 +91,9 @@ def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
         for name, values in curves.items():
             axes.plot(names, values, marker="o", label=name)
         axes.set(xlabel="words of the review", ylabel="test accuracy")
-        axes.legend()
+        legend_beside(axes)
 
-    return svg(draw)
+    return svg(draw, width=9.5)
 
 
 def agreement(names: list[str], share: np.ndarray) -> str:

@@ -76,18 +76,12 @@ def cells(row: Row) -> list[str]:
 
 def _draw(found: list[Row], path: Path) -> None:
     """Accuracy with its 95% interval against the wall time of a run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for row in found:
-        axes.errorbar(row.seconds / 60, row.accuracy, yerr=row.interval, fmt="o", capsize=3)
-        axes.annotate(row.name, (row.seconds / 60, row.accuracy), xytext=(7, 4), textcoords="offset points")
-    axes.set(xscale="log", xlabel="wall time of one run, minutes", ylabel="test accuracy, 95% interval")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.2)
+    from popcorn.charts import draw_accuracy_against_time
+
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    draw_accuracy_against_time(axes, [(row.name, row.seconds, row.accuracy, row.interval) for row in found])
     axes.grid(alpha=0.3)
     with whole(path) as file:
         figure.savefig(file, format="png", dpi=120)
