@@ -13,7 +13,7 @@ from popcorn.config import STARTED, RunConfig
 from popcorn.errors import one_sentence, say
 from popcorn.experiment import Outcome, Part, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import cached, fingerprint, require_writable
-from popcorn.saved import ARRAYS, keep_about, keep_learned, learned, restore
+from popcorn.saved import keep_about, keep_learned, learned, restore
 from popcorn.split import limited
 from popcorn.submission import require_same_ids
 from popcorn.text import TOKENISER, clean
@@ -47,7 +47,6 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         folder = folder_of(config)
         for earlier in folder.glob("*/"):  # a fit of other options may have had other parts
             shutil.rmtree(earlier)
-        (folder / ARRAYS).unlink(missing_ok=True)
         keep_about(folder, build, config, "linear")
         if unsupervised:
             keep_learned(folder, shared)

@@ -102,3 +102,20 @@ def test_terms_are_learned_once_from_the_training_files_and_no_label(competition
     assert calls == [(460, None), (460, None), (100, None)]
     folder = tmp_path / "runs" / "it" / "seed-1"
     assert {path.name for path in folder.iterdir()} == {"model.json", "model.npz", "refit"}
+
+
+def test_an_earlier_run_stays_until_the_terms_are_learned(competition, tmp_path, monkeypatch):
+    def start(**options):
+        config = Config(output_dir=tmp_path, data_dir=competition, name="it", sample=0, width=4, ngrams=1, final=True, **options)
+        linear.run(model, config, unsupervised=2)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    start(epochs=1)
+    folder = tmp_path / "runs" / "it" / "seed-1"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(ParagraphVectors, "fit", stopped)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        start(epochs=2)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
