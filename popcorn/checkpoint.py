@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from popcorn.errors import UserError
@@ -84,7 +84,8 @@ class Checkpoints:
             return
         unfinished = self.folder / "unfinished"
         with told_where_unwritable(self.folder):
-            self.accelerator.save_state(str(unfinished))
+            # not as safetensors: on a GPU an LSTM's weights lie in one block of memory, and of those Accelerate writes the first
+            self.accelerator.save_state(str(unfinished), safe_serialization=False)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 (unfinished / "position.json").write_text(json.dumps(asdict(position)))
@@ -99,14 +100,14 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             with told_where_unwritable(self.folder):
                 unfinished = self.best.with_suffix(".unfinished")
-                save_model(self.accelerator.unwrap_model(model), str(unfinished))
+                save_file(self.accelerator.unwrap_model(model).state_dict(), unfinished)
                 unfinished.replace(self.best)
 
     def load_best(self, model: nn.Module) -> None:
         """Gives the model the kept weights, where there are any."""
         self.accelerator.wait_for_everyone()
         if self.best.is_file():
-            load_model(self.accelerator.unwrap_model(model), self.best)
+            self.accelerator.unwrap_model(model).load_state_dict(load_file(self.best))
 
     def load(self) -> Position:
         """Restores the newest checkpoint; a new position where there is none."""

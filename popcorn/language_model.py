@@ -3,33 +3,25 @@
 Devlin et al. 2019, section 3.1, task 1, on the reviews of the task itself (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
 """
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import AutoModel, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
-from popcorn.errors import UserError, say
 from popcorn.files import fingerprint
 from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
-from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint, within_memory
+from popcorn.pretraining import RECIPE, train_once
+from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
-
-RECIPE = (
-    "limit", "max_tokens", "batch_size", "pretrain_epochs", "pretrain_rate", "warmup", "weight_decay", "clip", "precision",
-    "seed",
-)  # fmt: skip
-"""options that the checkpoint depends on"""
 
 
 class FurtherPretraining:
@@ -48,29 +40,16 @@ class FurtherPretraining:
         """where the new checkpoint is, once `train` has made it"""
 
     def train(self, deadline: float) -> None:
-        """Makes the checkpoint, from where an earlier run was stopped. Raises `UserError` where the time ends before."""
-        if self.folder.is_dir():
-            say(f"The further pretrained model in {self.folder} is used again")
-            return
-        own = self.folder.with_name(self.folder.name + ".training")
-        say(f"Further pretraining on {len(self.dataset):,} reviews")
+        """Makes the checkpoint, or finds it made; see `train_once`."""
         largest = self.config.micro_batch or self.config.batch_size
-        trainer = within_memory(lambda micro_batch: self._train(micro_batch, own, deadline), largest)
-        if trainer.watch.is_out_of_time:
-            raise UserError(
-                f"the time budget ended in the further pretraining, after {trainer.state.global_step:,} of "
-                f"{trainer.state.max_steps:,} steps, and there is nothing to submit yet: the same command goes on from there"
-            )
-        if PartialState().is_main_process:
-            whole = AutoModel.from_pretrained(self.checkpoint, dtype="float32")
-            # a language model has no pooler: the checkpoint's own stays
-            whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
-            whole.save_pretrained(own / "model")
-            self.tokeniser.save_pretrained(own / "model")
-            (own / "model").rename(self.folder)
-            shutil.rmtree(own)
-        trainer.accelerator.free_memory()
-        PartialState().wait_for_everyone()
+        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), largest, self._write)
+
+    def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
+        whole = AutoModel.from_pretrained(self.checkpoint, dtype="float32")
+        # a language model has no pooler: the checkpoint's own stays
+        whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
+        whole.save_pretrained(folder)
+        self.tokeniser.save_pretrained(folder)
 
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config

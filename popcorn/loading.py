@@ -89,7 +89,8 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
     words = need(part.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
     weights = load_file(need(part / WEIGHTS))
-    model = build(config, torch.zeros(weights["embedding.weight"].shape)).eval()
+    (vectors,) = (value for name, value in weights.items() if name.endswith("embedding.weight"))
+    model = build(config, torch.zeros(vectors.shape)).eval()
     model.load_state_dict(weights)
 
     def read(texts: list[str]) -> Reviews:

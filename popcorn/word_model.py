@@ -21,10 +21,11 @@ Build = Callable[[WordVectorConfig, Tensor], nn.Module]
 
 def run(build: Build, config: WordVectorConfig) -> None:
     """Reads the reviews as word ids, trains the model, and writes its submissions."""
-    engine.run(native, lambda: _task(build, config), config)
+    engine.run(native, lambda: task_of(build, config), config)
 
 
-def _task(build: Build, config: WordVectorConfig) -> engine.Task:
+def task_of(build: Build, config: WordVectorConfig) -> engine.Task:
+    """The reviews as word ids, and the model over the vectors of those words."""
     competition = data.find(config.data_dir)
     corpus = read_corpus(competition)
     vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width)

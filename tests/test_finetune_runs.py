@@ -109,7 +109,7 @@ def pretrained_further(options, tmp_path_factory):
 
 def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
     output, first = pretrained_further
-    assert "Further pretraining on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
+    assert "A language model is trained on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
     (folder,) = (output / "runs" / "further-pretrained").iterdir()
     from safetensors.torch import load_file
 
@@ -118,13 +118,13 @@ def test_the_language_model_is_trained_once_and_used_again(pretrained_further, o
     changed = {name for name in before if not before[name].equal(after[name])}
     assert "embeddings.word_embeddings.weight" in changed and not any(name.startswith("pooler") for name in changed)
     again = run(*options("bert_scratch"), *FURTHER, "--output-dir", output)
-    assert "is used again" in again.stdout and "Further pretraining on" not in again.stdout
+    assert "is used again" in again.stdout and "A language model is trained" not in again.stdout
 
 
 def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_further, options, tmp_path):
     further = (*options("bert_native"), *FURTHER, "--output-dir", tmp_path)
     done = run(*further, "--time-budget", "1s", code=2)
-    assert "the time budget ended in the further pretraining, after 1 of 29 steps" in done.stderr
+    assert "the time budget ended in the training of the language model, after 1 of 29 steps" in done.stderr
     run(*further)
     assert submissions(tmp_path, "bert_native") == submissions(pretrained_further[0], "bert_native")
 

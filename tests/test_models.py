@@ -11,6 +11,7 @@ import capsule_lstm
 import cnn
 import cnn_lstm
 import gru
+import lm_lstm
 import lstm
 import transformer
 from popcorn import device
@@ -24,6 +25,7 @@ MODELS = {
     "cnn_lstm": (cnn_lstm.CNNLSTM, cnn_lstm.Config(filters=6, hidden=6)),
     "attention_lstm": (attention_lstm.AttentionLSTM, attention_lstm.Config(hidden=6, attention=4)),
     "capsule_lstm": (capsule_lstm.CapsuleLSTM, capsule_lstm.Config(hidden=6, kinds=2, primary=8, capsule=4)),
+    "lm_lstm": (lm_lstm.LMLSTM, lm_lstm.Config(hidden=6)),
     "transformer": (transformer.Transformer, transformer.Config(model=8, heads=2, inner=12)),
 }
 

@@ -15,7 +15,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from transformers import AutoTokenizer
 
-from popcorn import adapters, data, engine, finetune, linear, loading, predict, saved, word_model
+import lm_lstm
+from popcorn import adapters, data, engine, finetune, linear, loading, predict, saved, word_language_model, word_model
 from popcorn.errors import UserError
 from popcorn.native import native
 from popcorn.subwords import fine_tuning, words_of
@@ -29,6 +30,11 @@ QUICK = {
 PREFIX = {**TINY, "bits": 32, "head_rate": 0.01, "epochs": 4}
 KINDS = {
     "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
+    "lm_lstm": (
+        "LMLSTM",
+        lambda build, config: word_language_model.run(build, config, lm_lstm.LanguageModel),
+        QUICK | {"pretrain_epochs": 1},
+    ),
     "nbsvm": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2}),
     "tfidf": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2, "refit": False, "final": False}),
     "paragraph_vectors": (

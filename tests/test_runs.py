@@ -14,7 +14,10 @@ from conftest import ROOT, SMALL, run, run_kernel
 
 # in so few reviews every word is frequent
 LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--width", "20", "--ngrams", "1"]}
-WORD_MODELS = ["gru", "cnn", "cnn_lstm", "attention_lstm", "capsule_lstm", "transformer"]  # and lstm, which the rest is about
+WORD_MODELS = {  # and lstm, which the rest is about
+    "gru": [], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [], "transformer": [],
+    "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],
+}  # fmt: skip
 
 
 def submissions(folder, name="lstm"):
@@ -81,7 +84,8 @@ def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options,
 @pytest.mark.parametrize("script", WORD_MODELS)
 def test_every_other_script_runs_and_learns(script, competition, glove, tmp_path):
     """Without validation, on fewer steps than any user takes."""
-    recipe = "--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-rate", 1, "--word-dropout", 0
+    recipe = ["--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-rate", 1, "--word-dropout", 0]
+    recipe += WORD_MODELS[script]
     done = run(
         f"{script}.py", "--data-dir", competition, "--vectors", glove, *recipe, "--output-dir", tmp_path, "--final", "--record"
     )

@@ -1,0 +1,120 @@
+"""A language model over words, trained on the competition's own reviews, whose encoder a classifier begins with.
+
+The scripts' one call is `run`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import CausalLMOutput
+
+from popcorn import engine, word_model
+from popcorn.config import WordVectorConfig
+from popcorn.files import fingerprint
+from popcorn.layers import mask_of
+from popcorn.native import native
+from popcorn.optimiser import optimiser_and_schedule
+from popcorn.pretraining import RECIPE, train_once
+from popcorn.text import PAD
+from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
+
+BuildLanguageModel = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
+"""a class: config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`, tokens (batch, time) and
+lengths (batch,) -> log-probability (targets,), of all words of a review but one in each direction"""
+MODEL = "hidden", "word_dropout", "dropout"
+"""options that a model is made with, and its checkpoint depends on too"""
+WEIGHTS = "encoder.safetensors"
+
+
+def run(build: word_model.Build, config: WordVectorConfig, language_model: BuildLanguageModel) -> None:
+    """Trains the language model on all training reviews, or finds it trained; then the model, as `popcorn.word_model.run` does.
+
+    Both have an `encoder`, and the model begins with that of the language model.
+    """
+
+    def prepare() -> engine.Task:
+        task = word_model.task_of(build, config)
+        first = WordLanguageModel(language_model, config, task)
+        task.build, task.pretrain = first.before(task.build), first.train
+        return task
+
+    engine.run(native, prepare, config)
+
+
+class WordLanguageModel:
+    """The encoder of a language model, kept under a name that holds all it depends on."""
+
+    def __init__(self, build: BuildLanguageModel, config: WordVectorConfig, task: engine.Task):
+        """It learns from the task's training reviews, labelled or not, of which `--limit` takes the first."""
+        self.build, self.vectors = build, task.build().embedding.weight.detach()
+        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, name="language model")
+        self.dataset = Rows(task.train, np.arange(len(task.train))[: config.limit])
+        words = np.concatenate([task.train.reviews[row] for row in self.dataset.rows])
+        self.counts = torch.from_numpy(np.bincount(words, minlength=len(self.vectors)))
+        options = asdict(config)
+        key = fingerprint(task.competition.checksum, task.origin, *(options[name] for name in RECIPE + MODEL))
+        self.folder = config.output_dir / "runs" / "language-model" / key[:12]
+        """where the encoder is, once `train` has made it"""
+
+    def train(self, deadline: float) -> None:
+        """Trains it, or finds it trained; see `train_once`."""
+        train_once(
+            self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config.batch_size, self._write
+        )
+
+    def before(self, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        """A way to build the model with the trained encoder in the place of its own."""
+
+        def built() -> nn.Module:
+            model = build()
+            model.encoder.load_state_dict(load_file(self.folder / WEIGHTS))
+            return model
+
+        return built
+
+    def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
+        config = self.config
+        set_seed(config.seed)
+        model = MeanLoss(self.build(config, self.vectors, self.counts))
+        batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
+        groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
+        trainer = ReviewTrainer(
+            model, batches, Watch(batches, config.checkpoint_every, deadline, predictions=0),
+            args=arguments(config, own, batches, micro_batch, num_train_epochs=config.epochs),
+            data_collator=collate, train_dataset=self.dataset, optimizers=optimiser_and_schedule(groups, config, batches.batches),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=last_checkpoint(own))
+        return trainer
+
+    def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
+        folder.mkdir()
+        save_file(trainer.model.model.encoder.state_dict(), folder / WEIGHTS)
+
+
+class MeanLoss(nn.Module):
+    """A language model as the library's Trainer takes it; labels (batch, time) say only how much is asked."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> CausalLMOutput:
+        found = self.model(tokens, lengths)
+        return CausalLMOutput(loss=-found.mean(), logits=found)
+
+
+def collate(items: list[dict]) -> dict[str, Tensor]:
+    """Reviews as a batch; its labels are the words that are foretold from those before them, as many as from those behind."""
+    reviews = [torch.tensor(item["input_ids"]) for item in items]
+    lengths = torch.tensor([len(review) for review in reviews])
+    tokens = pad_sequence(reviews, batch_first=True, padding_value=PAD)
+    labels = tokens.masked_fill(~mask_of(lengths, tokens.shape[1]), IGNORED)
+    labels[:, 0] = IGNORED
+    return {"tokens": tokens, "lengths": lengths, "labels": labels}

@@ -1,0 +1,113 @@
+"""The language model of lm_lstm.py, and how the classifier comes to its encoder."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lm_lstm import LMLSTM, Config, Encoder, LanguageModel
+from popcorn.batches import Reviews
+from popcorn.data import Competition
+from popcorn.engine import Task
+from popcorn.errors import UserError
+from popcorn.text import PAD
+from popcorn.trainer import IGNORED
+from popcorn.word_language_model import WEIGHTS, WordLanguageModel, collate
+
+WORDS, WIDTH = 12, 6
+TOKENS = torch.tensor([[3, 5, 7, 2, 9], [4, 6, 8, PAD, PAD], [5, PAD, PAD, PAD, PAD]])
+LENGTHS = torch.tensor([5, 3, 1])
+
+
+@pytest.fixture
+def language_model():
+    torch.manual_seed(0)
+    counts = torch.tensor([0, 1, 9, 8, 7, 6, 5, 4, 3, 2, 30, 20])
+    return LanguageModel(Config(hidden=4), torch.randn(WORDS, WIDTH), counts).eval()
+
+
+def test_every_word_is_asked_for_but_those_without_a_neighbour(language_model):
+    """4 + 2 + 0 words have one before them, as many one behind; padding and what stands there are not asked for."""
+    with torch.no_grad():
+        found = language_model(TOKENS, LENGTHS)
+        noise = language_model(torch.where(TOKENS == PAD, 10, TOKENS), LENGTHS)
+        alone = language_model(TOKENS[1:2, :3], LENGTHS[1:2])
+    assert found.shape == (12,) and (found < 0).all() and torch.equal(found, noise)
+    assert torch.allclose(found[[4, 5, 10, 11]], alone, atol=1e-6)
+    batch = collate([{"input_ids": row[:length].tolist()} for row, length in zip(TOKENS, LENGTHS, strict=True)])
+    assert torch.equal(batch["tokens"], TOKENS) and torch.equal(batch["lengths"], LENGTHS)
+    assert (batch["labels"] != IGNORED).sum() == 6
+
+
+def test_no_direction_sees_what_it_foretells(language_model):
+    """Another word in the middle of five: forwards its own answer and those behind it change, backwards those before it."""
+    changed = TOKENS[:1].clone()
+    changed[0, 2] = 8
+    with torch.no_grad():
+        before, after = (language_model(tokens, LENGTHS[:1]) for tokens in (TOKENS[:1], changed))
+    same = torch.isclose(before, after, atol=1e-7)
+    #                   forwards: words 1 to 4         backwards: words 0 to 3
+    assert same.tolist() == [True, False, False, False, False, False, False, True]
+
+
+def test_the_probabilities_of_all_words_are_one(language_model):
+    """And the cheap ones of the softmax are the frequent ones."""
+    with torch.no_grad():
+        found = [language_model(torch.tensor([[3, word]]), torch.tensor([2]))[0].exp().item() for word in range(WORDS)]
+    assert sum(found) == pytest.approx(1, abs=1e-5)
+    assert language_model.place[[10, 11, 2, 0]].tolist() == [0, 1, 2, 11]
+
+
+def task() -> Task:
+    """Reviews that count from their first word, so that every other word is known from its neighbour."""
+    starts = np.random.default_rng(0).integers(2, WORDS, 96)
+    texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
+    reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
+    torch.manual_seed(0)
+    vectors = torch.randn(WORDS, WIDTH)
+    return Task(
+        Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews, test=reviews,
+        build=lambda: LMLSTM(config_of(Path("unused")), vectors), groups=lambda model: [], origin={},
+    )  # fmt: skip
+
+
+def config_of(folder: Path, **options) -> Config:
+    options = {"pretrain_epochs": 6, "pretrain_rate": 0.03, "precision": "fp32", "checkpoint_every": 2} | options
+    return Config(hidden=16, batch_size=16, word_dropout=0.0, dropout=0.0, output_dir=folder, **options)
+
+
+def test_it_learns_what_follows_and_what_goes_before(tmp_path):
+    """Ten words in a ring: at first each is as likely as any."""
+    trainer = WordLanguageModel(LanguageModel, config_of(tmp_path), task())._train(16, tmp_path / "own", float("inf"))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] > 1.5 and losses[-1] < 0.3
+
+
+def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path, capsys):
+    its = task()
+    first = WordLanguageModel(LanguageModel, config_of(tmp_path), its)
+    first.train(float("inf"))
+    kept = load_file(first.folder / WEIGHTS)
+    assert kept.keys() == Encoder(config_of(tmp_path), torch.zeros(WORDS, WIDTH)).state_dict().keys()
+    model, bare = first.before(its.build)(), its.build()
+    assert all(torch.equal(kept[name], weights) for name, weights in model.encoder.state_dict().items())
+    assert not torch.equal(bare.encoder.forwards.weight_hh_l0, model.encoder.forwards.weight_hh_l0)
+    assert "A language model is trained on 96 reviews" in capsys.readouterr().out
+    WordLanguageModel(LanguageModel, config_of(tmp_path), its).train(0.0)  # there is no time for a second one
+    assert "is used again" in capsys.readouterr().out
+    others = {WordLanguageModel(LanguageModel, config_of(tmp_path, **{name: 2}), its).folder for name in ("seed", "max_tokens")}
+    assert len(others | {first.folder}) == 3
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    whole, cut = (WordLanguageModel(LanguageModel, config_of(tmp_path / name), task()) for name in ("whole", "cut"))
+    whole.train(float("inf"))
+    with pytest.raises(UserError, match="the time budget ended in the training of the language model, after 1 of 36 steps"):
+        cut.train(time.monotonic())
+    assert not cut.folder.exists()
+    cut.train(float("inf"))
+    one, other = (load_file(each.folder / WEIGHTS) for each in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
