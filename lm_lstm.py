@@ -2,8 +2,8 @@
 
 A language model comes first: one LSTM foretells each word of a review from those before it, another from those behind it, and
 both answer through the same softmax (Peters et al. 2018, section 3.1). It learns from all training reviews, labelled or not. The
-classifier begins with its word vectors and its LSTMs, and everything learns on (Howard & Ruder 2018, section 3.3). It is made for
-a GPU: on two CPU cores the language model alone would take some fifteen hours.
+classifier begins with its word vectors and its LSTMs, and all of it learns on at once. It is made for a GPU: on two CPU cores the
+language model alone would take half a day or more.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """tokens (batch, time), lengths (batch,) -> log-probability (targets,) of every word that has one before it, and behind it"""
+    """tokens (batch, time), lengths (batch,) -> log-probability (targets,) of all but the first words, then all but the last"""
 
     def __init__(self, config: Config, vectors: Tensor, counts: Tensor):
         """counts (vocabulary,): how often each word stands in the reviews; vectors (vocabulary, width)."""
@@ -70,14 +70,15 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         ends = sorted({min(end, len(counts) - 1) for end in COMMON})
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(config.hidden, len(counts), ends)
-        self.register_buffer("place", counts.argsort(descending=True).argsort(), persistent=False)  # in the order of frequency
+        # the words in the order of frequency; a run that goes on elsewhere must find those of equal frequency where they were
+        self.register_buffer("place", counts.argsort(descending=True, stable=True).argsort(), persistent=False)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         forwards, backwards = self.encoder(tokens, lengths)  # each (batch, time, hidden)
         pairs = mask_of(lengths, tokens.shape[1])[:, 1:]  # of a word and its neighbour before it
         states = torch.cat([forwards[:, :-1][pairs], backwards[:, 1:][pairs]])  # (targets, hidden)
         targets = torch.cat([tokens[:, 1:][pairs], tokens[:, :-1][pairs]])
-        # a GPU's autocast has the probabilities in float32 even so, a CPU's has not
+        # torch's softmax puts its clusters' answers together in the type of its input, which a CPU's autocast would not give them
         with torch.autocast(tokens.device.type, enabled=torch.is_autocast_enabled("cuda")):
             return self.softmax(self.dropout(states).float(), self.place[targets]).output
 

@@ -137,7 +137,7 @@ def measure(family: str, precision: str, config: Config) -> dict:
 def main(config: Config) -> None:
     head = {
         "weights": "random, of the base sizes", "machine": device.processor(), "torch": torch.__version__,
-        "reviews": config.reviews, "max_tokens": config.max_tokens, "memory_gib": config.memory,
+        "reviews": config.reviews, "max_tokens": config.max_tokens, "memory_gib": config.memory, "warm_up": WARM_UP,
     }  # fmt: skip
     rows = recorded(config.output, head)
     table = Table(

@@ -9,6 +9,7 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -120,7 +121,7 @@ class Checkpoints:
         try:
             self.accelerator.load_state(str(finished[-1]))
             return Position(**json.loads((finished[-1] / "position.json").read_text()))
-        except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as problem:
+        except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as problem:
             raise UserError(
                 f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to begin anew"
             ) from problem

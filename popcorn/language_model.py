@@ -17,7 +17,7 @@ from popcorn.files import fingerprint
 from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
-from popcorn.pretraining import RECIPE, train_once
+from popcorn.pretraining import key_of, train_once
 from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
 MASKED = 0.15
@@ -29,20 +29,15 @@ class FurtherPretraining:
 
     def __init__(self, config: FineTuneConfig, reviews: Reviews, tokeniser: PreTrainedTokenizerBase, content: str):
         """`content`: checksum of the checkpoint and of the reviews, of which `--limit` takes the first."""
-        self.config = replace(
-            config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, layer_decay=1.0, name="language model"
-        )
+        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, layer_decay=1.0)
         self.checkpoint, self.tokeniser = config.checkpoint, tokeniser
         self.dataset = Rows(reviews, np.arange(len(reviews))[: config.limit])
-        recipe = [getattr(config, option) for option in RECIPE]
-        key = fingerprint(content, *recipe)
-        self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key[:12]}"
+        self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key_of(config, content)}"
         """where the new checkpoint is, once `train` has made it"""
 
     def train(self, deadline: float) -> None:
         """Makes the checkpoint, or finds it made; see `train_once`."""
-        largest = self.config.micro_batch or self.config.batch_size
-        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), largest, self._write)
+        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
         whole = AutoModel.from_pretrained(self.checkpoint, dtype="float32")

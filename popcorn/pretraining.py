@@ -5,40 +5,55 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 
+from popcorn import device
+from popcorn.checkpoint import told_where_unwritable
+from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, say
+from popcorn.files import fingerprint
 from popcorn.trainer import ReviewTrainer, within_memory
 
-RECIPE = (
-    "limit", "max_tokens", "batch_size", "pretrain_epochs", "pretrain_rate", "warmup", "weight_decay", "clip", "precision",
-    "seed",
-)  # fmt: skip
-"""options that a checkpoint depends on, whatever is trained"""
+RECIPE = "limit", "max_tokens", "batch_size", "pretrain_epochs", "pretrain_rate", "warmup", "weight_decay", "clip", "seed"
+"""options that what is trained depends on, whatever it is"""
+
+
+def key_of(config: TrainingConfig, *content: object) -> str:
+    """Names what the options and the `content` (checksums, a model's description) are trained to."""
+    recipe = [getattr(config, option) for option in RECIPE]
+    return fingerprint(*content, device.mixed_precision(config.precision), *recipe)[:12]
 
 
 def train_once(
-    folder: Path, reviews: int, train: Callable[[int, Path], ReviewTrainer], largest: int,
+    folder: Path, reviews: int, train: Callable[[int, Path], ReviewTrainer], config: TrainingConfig,
     write: Callable[[ReviewTrainer, Path], None],
 ) -> None:  # fmt: skip
     """Has `write` fill the folder with what was trained, unless it is there; an unfinished training goes on where it was.
 
-    `train` takes a micro-batch, `largest` or less where memory asks for it, and a folder for checkpoints. Every process must call
-    this, the first one writes. Raises `UserError` where the time budget ends before.
+    `train` takes a micro-batch, less than the config's where memory asks for it, and a folder for checkpoints. Every process must
+    call this, the first one writes. Raises `UserError` where the time budget ends before, and where the folder cannot be written.
     """
     if folder.is_dir():
         say(f"The language model in {folder} is used again")
         return
     own = folder.with_name(folder.name + ".training")
     say(f"A language model is trained on {reviews:,} reviews")
-    trainer = within_memory(lambda micro_batch: train(micro_batch, own), largest)
+    given = getattr(config, "micro_batch", None)
+    option = "--micro-batch" if hasattr(config, "micro_batch") else "--batch-size"
+    trainer = within_memory(lambda micro_batch: train(micro_batch, own), given or config.batch_size, option)
     if trainer.watch.is_out_of_time:
         raise UserError(
             f"the time budget ended in the training of the language model, after {trainer.state.global_step:,} of "
             f"{trainer.state.max_steps:,} steps, and there is nothing to submit yet: the same command goes on from there"
         )
     if PartialState().is_main_process:
-        write(trainer, own / "model")
-        (own / "model").rename(folder)
+        with told_where_unwritable(own):
+            (own / "model").mkdir(exist_ok=True)  # an earlier run may have been killed as it wrote
+            write(trainer, own / "model")
+            (own / "model").rename(folder)
         shutil.rmtree(own)
-    trainer.accelerator.free_memory()
+    accelerator = trainer.accelerator
+    del trainer
+    accelerator.free_memory()
+    clear_device_cache(garbage_collection=True)  # mixed precision ties a model to itself, and only the collector undoes that
     PartialState().wait_for_everyone()

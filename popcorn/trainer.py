@@ -189,10 +189,11 @@ def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, mic
     return made
 
 
-def within_memory(train: Callable[[int], Trained], largest: int) -> Trained:
+def within_memory(train: Callable[[int], Trained], largest: int, option: str = "--micro-batch") -> Trained:
     """Trains with micro-batches as large as memory holds: of so many reviews, half of them, and so on down to one.
 
-    Raises `UserError` where none fits, and where one of several processes is out of memory: it cannot tell the others.
+    Raises `UserError`, which names the `option`, where none fits, and where one of several processes is out of memory: it cannot
+    tell the others.
     """
     sizes = iter([largest >> times for times in range(1, largest.bit_length() + 1)])
 
@@ -208,7 +209,7 @@ def within_memory(train: Callable[[int], Trained], largest: int) -> Trained:
         return find_executable_batch_size(train, largest, reduce_batch_size_fn=smaller)()
     except RuntimeError as problem:
         if should_reduce_batch_size(problem) or "No executable batch size" in str(problem):
-            raise UserError("memory does not suffice: give a smaller --micro-batch or fewer --max-tokens") from problem
+            raise UserError(f"memory does not suffice: give a smaller {option} or fewer --max-tokens") from problem
         raise
 
 

@@ -4,7 +4,7 @@ The scripts' one call is `run`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,17 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn import engine, word_model
 from popcorn.config import WordVectorConfig
-from popcorn.files import fingerprint
+from popcorn.files import write_json
 from popcorn.layers import mask_of
 from popcorn.native import native
 from popcorn.optimiser import optimiser_and_schedule
-from popcorn.pretraining import RECIPE, train_once
+from popcorn.pretraining import key_of, train_once
 from popcorn.text import PAD
 from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
 BuildLanguageModel = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
 """a class: config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`, tokens (batch, time) and
 lengths (batch,) -> log-probability (targets,), of all words of a review but one in each direction"""
-MODEL = "hidden", "word_dropout", "dropout"
-"""options that a model is made with, and its checkpoint depends on too"""
 WEIGHTS = "encoder.safetensors"
 
 
@@ -40,9 +38,10 @@ def run(build: word_model.Build, config: WordVectorConfig, language_model: Build
     """
 
     def prepare() -> engine.Task:
-        task = word_model.task_of(build, config)
-        first = WordLanguageModel(language_model, config, task)
+        task, vectors = word_model.task_of(build, config)
+        first = WordLanguageModel(language_model, config, task, vectors)
         task.build, task.pretrain = first.before(task.build), first.train
+        task.origin["language_model"] = first.folder.name
         return task
 
     engine.run(native, prepare, config)
@@ -51,23 +50,20 @@ def run(build: word_model.Build, config: WordVectorConfig, language_model: Build
 class WordLanguageModel:
     """The encoder of a language model, kept under a name that holds all it depends on."""
 
-    def __init__(self, build: BuildLanguageModel, config: WordVectorConfig, task: engine.Task):
+    def __init__(self, build: BuildLanguageModel, config: WordVectorConfig, task: engine.Task, vectors: Tensor):
         """It learns from the task's training reviews, labelled or not, of which `--limit` takes the first."""
-        self.build, self.vectors = build, task.build().embedding.weight.detach()
-        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, name="language model")
+        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate)
         self.dataset = Rows(task.train, np.arange(len(task.train))[: config.limit])
         words = np.concatenate([task.train.reviews[row] for row in self.dataset.rows])
-        self.counts = torch.from_numpy(np.bincount(words, minlength=len(self.vectors)))
-        options = asdict(config)
-        key = fingerprint(task.competition.checksum, task.origin, *(options[name] for name in RECIPE + MODEL))
-        self.folder = config.output_dir / "runs" / "language-model" / key[:12]
+        counts = torch.from_numpy(np.bincount(words, minlength=len(vectors)))
+        self.build = lambda: MeanLoss(build(config, vectors, counts))
+        key = key_of(config, task.competition.checksum, task.origin, str(self.build()))
+        self.folder = config.output_dir / "runs" / "language-model" / key
         """where the encoder is, once `train` has made it"""
 
     def train(self, deadline: float) -> None:
         """Trains it, or finds it trained; see `train_once`."""
-        train_once(
-            self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config.batch_size, self._write
-        )
+        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def before(self, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         """A way to build the model with the trained encoder in the place of its own."""
@@ -82,7 +78,7 @@ class WordLanguageModel:
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config
         set_seed(config.seed)
-        model = MeanLoss(self.build(config, self.vectors, self.counts))
+        model = self.build()
         batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         trainer = ReviewTrainer(
@@ -94,7 +90,7 @@ class WordLanguageModel:
         return trainer
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
-        folder.mkdir()
+        write_json(folder / "log.json", {"log": trainer.state.log_history})
         save_file(trainer.model.model.encoder.state_dict(), folder / WEIGHTS)
 
 

@@ -21,11 +21,11 @@ Build = Callable[[WordVectorConfig, Tensor], nn.Module]
 
 def run(build: Build, config: WordVectorConfig) -> None:
     """Reads the reviews as word ids, trains the model, and writes its submissions."""
-    engine.run(native, lambda: task_of(build, config), config)
+    engine.run(native, lambda: task_of(build, config)[0], config)
 
 
-def task_of(build: Build, config: WordVectorConfig) -> engine.Task:
-    """The reviews as word ids, and the model over the vectors of those words."""
+def task_of(build: Build, config: WordVectorConfig) -> tuple[engine.Task, Tensor]:
+    """The reviews as word ids and the model over the vectors of those words; the vectors, float32 (vocabulary, width)."""
     competition = data.find(config.data_dir)
     corpus = read_corpus(competition)
     vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width)
@@ -36,7 +36,7 @@ def task_of(build: Build, config: WordVectorConfig) -> engine.Task:
         keep_about(folder, build, config, "words")
         keep_vocabulary(folder, vocabulary.index)
 
-    return engine.Task(
+    task = engine.Task(
         competition, corpus.train.ids, corpus.test.ids, corpus.train.labels,
         train=Reviews(train + unlabelled, config.max_tokens),
         test=Reviews(test, config.max_tokens),
@@ -46,6 +46,7 @@ def task_of(build: Build, config: WordVectorConfig) -> engine.Task:
         keep=keep,
         teach=_teach(competition, config) if config.unlabelled else None,
     )  # fmt: skip
+    return task, vectors
 
 
 def _teach(competition: data.Competition, config: WordVectorConfig) -> Callable:

@@ -1,5 +1,6 @@
 """The language model of lm_lstm.py, and how the classifier comes to its encoder."""
 
+import json
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import lm_lstm
 from lm_lstm import LMLSTM, Config, Encoder, LanguageModel
 from popcorn.batches import Reviews
 from popcorn.data import Competition
@@ -20,6 +22,12 @@ from popcorn.word_language_model import WEIGHTS, WordLanguageModel, collate
 WORDS, WIDTH = 12, 6
 TOKENS = torch.tensor([[3, 5, 7, 2, 9], [4, 6, 8, PAD, PAD], [5, PAD, PAD, PAD, PAD]])
 LENGTHS = torch.tensor([5, 3, 1])
+
+
+@pytest.fixture(autouse=True)
+def clusters(monkeypatch):
+    """Three of them, as with a whole vocabulary, and none of a word alone."""
+    monkeypatch.setattr(lm_lstm, "COMMON", (4, 8))
 
 
 @pytest.fixture
@@ -54,41 +62,53 @@ def test_no_direction_sees_what_it_foretells(language_model):
 
 
 def test_the_probabilities_of_all_words_are_one(language_model):
-    """And the cheap ones of the softmax are the frequent ones."""
+    """In each direction; and the cheap ones of the softmax are the frequent ones, of equal ones the first."""
+    two = torch.tensor([2])
     with torch.no_grad():
-        found = [language_model(torch.tensor([[3, word]]), torch.tensor([2]))[0].exp().item() for word in range(WORDS)]
-    assert sum(found) == pytest.approx(1, abs=1e-5)
+        behind = [language_model(torch.tensor([[3, word]]), two)[0].exp().item() for word in range(WORDS)]
+        before = [language_model(torch.tensor([[word, 3]]), two)[1].exp().item() for word in range(WORDS)]
+    assert sum(behind) == pytest.approx(1, abs=1e-5) and sum(before) == pytest.approx(1, abs=1e-5)
     assert language_model.place[[10, 11, 2, 0]].tolist() == [0, 1, 2, 11]
+    equal = LanguageModel(Config(hidden=4), torch.randn(50_000, 2), torch.ones(50_000))
+    assert torch.equal(equal.place, torch.arange(50_000))
 
 
-def task() -> Task:
+VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def task(**origin) -> Task:
     """Reviews that count from their first word, so that every other word is known from its neighbour."""
     starts = np.random.default_rng(0).integers(2, WORDS, 96)
     texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
     reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
-    torch.manual_seed(0)
-    vectors = torch.randn(WORDS, WIDTH)
     return Task(
         Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews, test=reviews,
-        build=lambda: LMLSTM(config_of(Path("unused")), vectors), groups=lambda model: [], origin={},
+        build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], origin=origin,
     )  # fmt: skip
 
 
 def config_of(folder: Path, **options) -> Config:
-    options = {"pretrain_epochs": 6, "pretrain_rate": 0.03, "precision": "fp32", "checkpoint_every": 2} | options
-    return Config(hidden=16, batch_size=16, word_dropout=0.0, dropout=0.0, output_dir=folder, **options)
+    options = {
+        "pretrain_epochs": 6, "pretrain_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
+        "word_dropout": 0.0, "dropout": 0.0,
+    } | options  # fmt: skip
+    return Config(batch_size=16, output_dir=folder, **options)
+
+
+def first_of(folder: Path, its: Task | None = None, **options) -> WordLanguageModel:
+    return WordLanguageModel(LanguageModel, config_of(folder, **options), its or task(), VECTORS)
 
 
 def test_it_learns_what_follows_and_what_goes_before(tmp_path):
     """Ten words in a ring: at first each is as likely as any."""
-    trainer = WordLanguageModel(LanguageModel, config_of(tmp_path), task())._train(16, tmp_path / "own", float("inf"))
+    trainer = first_of(tmp_path, pretrain_epochs=9)._train(16, tmp_path / "own", float("inf"))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] > 1.5 and losses[-1] < 0.3
 
 
 def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path, capsys):
     its = task()
-    first = WordLanguageModel(LanguageModel, config_of(tmp_path), its)
+    first = first_of(tmp_path, its)
     first.train(float("inf"))
     kept = load_file(first.folder / WEIGHTS)
     assert kept.keys() == Encoder(config_of(tmp_path), torch.zeros(WORDS, WIDTH)).state_dict().keys()
@@ -96,18 +116,23 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
     assert all(torch.equal(kept[name], weights) for name, weights in model.encoder.state_dict().items())
     assert not torch.equal(bare.encoder.forwards.weight_hh_l0, model.encoder.forwards.weight_hh_l0)
     assert "A language model is trained on 96 reviews" in capsys.readouterr().out
-    WordLanguageModel(LanguageModel, config_of(tmp_path), its).train(0.0)  # there is no time for a second one
+    first_of(tmp_path, its).train(0.0)  # there is no time for a second one
     assert "is used again" in capsys.readouterr().out
-    others = {WordLanguageModel(LanguageModel, config_of(tmp_path, **{name: 2}), its).folder for name in ("seed", "max_tokens")}
-    assert len(others | {first.folder}) == 3
+    differing = {"seed": 2, "max_tokens": 6, "hidden": 8, "dropout": 0.1, "word_dropout": 0.1, "pretrain_rate": 0.1, "limit": 50}
+    others = {first_of(tmp_path, **{name: value}).folder for name, value in differing.items()}
+    others |= {first_of(tmp_path, task(vectors="other ones")).folder, first.folder}
+    assert len(others) == 9
+    losses = [entry["loss"] for entry in json.loads((first.folder / "log.json").read_text())["log"] if "loss" in entry]
+    assert len(losses) >= 6
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
-    whole, cut = (WordLanguageModel(LanguageModel, config_of(tmp_path / name), task()) for name in ("whole", "cut"))
+    whole, cut = (first_of(tmp_path / name, dropout=0.2, word_dropout=0.2) for name in ("whole", "cut"))
     whole.train(float("inf"))
     with pytest.raises(UserError, match="the time budget ended in the training of the language model, after 1 of 36 steps"):
         cut.train(time.monotonic())
     assert not cut.folder.exists()
+    (cut.folder.with_name(cut.folder.name + ".training") / "model").mkdir()  # as a kill leaves it that comes while it is written
     cut.train(float("inf"))
     one, other = (load_file(each.folder / WEIGHTS) for each in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)

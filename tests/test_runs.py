@@ -121,10 +121,11 @@ def test_a_checkpoint_of_other_options_is_refused(undisturbed, options, other):
 
 def test_a_damaged_checkpoint_is_refused(options, tmp_path):
     run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s")
-    (weights,) = tmp_path.glob("runs/lstm/seed-1/validated/step-*/model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:100])
-    done = run("lstm.py", *options, "--output-dir", tmp_path, "--resume", code=2)
-    assert f"{weights.parent.name} is damaged" in done.stderr and "--resume" in done.stderr
+    (weights,) = tmp_path.glob("runs/lstm/seed-1/validated/step-*/pytorch_model.bin")
+    for damaged in (weights.read_bytes()[:100], b"something else"):
+        weights.write_bytes(damaged)
+        done = run("lstm.py", *options, "--output-dir", tmp_path, "--resume", code=2)
+        assert f"{weights.parent.name} is damaged" in done.stderr and "--resume" in done.stderr
 
 
 def test_two_processes_give_one_complete_submission(undisturbed, options, tmp_path):
