@@ -15,7 +15,6 @@ sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whos
 
 from popcorn.config import parse
 
-SCRIPTS = {"bert": "bert_trainer", "distilbert": "distilbert_trainer", "roberta": "roberta_trainer"}
 EPOCHS = 3
 WARM_UP = 640  # reviews: an H100's first steps were seen to take forty seconds, for whatever is loaded in them
 LENGTHS = 16  # of all reviews, evenly from the shortest to the longest, whose FLOP stand for all
@@ -58,7 +57,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, PretrainedConfig, RobertaConfig
 
 from benchmarks.layouts import minilm
-from benchmarks.recipes import recorded
+from benchmarks.recipes import SCRIPTS, recorded
 from popcorn import device
 from popcorn.batches import Reviews
 from popcorn.experiment import Part

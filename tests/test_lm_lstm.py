@@ -16,7 +16,7 @@ from popcorn.data import Competition
 from popcorn.engine import Task
 from popcorn.errors import UserError
 from popcorn.text import PAD
-from popcorn.trainer import IGNORED
+from popcorn.trainer import IGNORED, ReviewTrainer
 from popcorn.word_language_model import WEIGHTS, WordLanguageModel, collate
 
 WORDS, WIDTH = 12, 6
@@ -126,7 +126,9 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
     assert len(losses) >= 6
 
 
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    steps, step = [], ReviewTrainer.training_step
+    monkeypatch.setattr(ReviewTrainer, "training_step", lambda *given, **named: (steps.append(1), step(*given, **named))[1])
     whole, cut = (first_of(tmp_path / name, dropout=0.2, word_dropout=0.2) for name in ("whole", "cut"))
     whole.train(float("inf"))
     with pytest.raises(UserError, match="the time budget ended in the training of the language model, after 1 of 36 steps"):
@@ -136,3 +138,4 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     cut.train(float("inf"))
     one, other = (load_file(each.folder / WEIGHTS) for each in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(steps) == 36 + 1 + 35
