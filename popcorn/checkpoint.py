@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from popcorn import cost
 from popcorn.errors import UserError
 from popcorn.figures import BEST
 
@@ -91,6 +92,7 @@ class Checkpoints:
             if self.accelerator.is_main_process:
                 (unfinished / "position.json").write_text(json.dumps(asdict(position)))
                 earlier = self._finished()
+                cost.brought_up_to_date(self.folder.parent)
                 unfinished.rename(target)
                 for folder in earlier:
                     shutil.rmtree(folder)

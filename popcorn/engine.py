@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
 
-from popcorn import device
+from popcorn import cost, device
 from popcorn.batches import Reviews
 from popcorn.config import STARTED, TrainingConfig
 from popcorn.data import Competition
@@ -92,6 +92,8 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
                 own.mkdir(exist_ok=True)
                 part, targets = task.teach(part) if task.teach else (part, task.labels)
                 outcome = fitting(build, targets, part, own)
+                if processes.is_main_process:
+                    cost.brought_up_to_date(folder)
                 if processes.is_main_process and part.name == "validated" and outcome.complete:
                     # the refit, whose turn it is, may be killed: until it ends there is this one's submission
                     write_submissions(
@@ -104,7 +106,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             conclude(
                 config, task.competition, task.train_ids, task.test_ids, done, **task.origin, machine=device.processor(),
                 precision=precision, processes=processes.num_processes,
-                peak_memory=device.peak_memory(), parameters=parameters, trainable_parameters=learning,
+                parameters=parameters, trainable_parameters=learning, **cost.brought_up_to_date(folder),
             )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from scipy.special import expit
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
-from popcorn import engine
+from popcorn import cost, engine
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig, PretrainedConfig
 from popcorn.engine import Fitting, Task
@@ -37,6 +37,11 @@ class FineTuner(ReviewTrainer):
             return super().mean_loss(model, inputs)
         outputs = model(**dict(zip(inputs, twice(*inputs.values()), strict=True)))
         return outputs.loss + self.rdrop / 2 * divergence(log_odds(outputs.logits.float())).mean(), outputs
+
+    def _save_checkpoint(self, *arguments, **options) -> None:
+        if self.is_world_process_zero():
+            cost.brought_up_to_date(Path(self.args.output_dir).parent)
+        super()._save_checkpoint(*arguments, **options)
 
     def keep(self, folder: Path) -> None:
         """Leaves the weights that predicted, with the tokeniser, as the library loads them."""

@@ -3,7 +3,6 @@
 import json
 import platform
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from popcorn.config import STARTED, RunConfig
+from popcorn.config import RunConfig
 from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Run
@@ -47,7 +46,6 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
             for name, outcome in run.outcomes.items()
         },
         "command": typed(sys.argv),
-        "seconds": time.monotonic() - STARTED,
         "versions": versions(),
         **figures,
     }

@@ -83,7 +83,11 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
     (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
-    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume")
+    (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
+    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume", "--record")
+    (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
+    first, second = json.loads((folder.parent / "cost.json").read_text()).values()
+    assert first == killed and entry["seconds"] == first["seconds"] + second["seconds"]
     assert "Going on with the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
     assert submissions(tmp_path, "bert_trainer") == submissions(undisturbed, "bert_trainer")
 

@@ -67,8 +67,14 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     (checkpoint, *_) = sorted(folder.glob("step-*"))
     assert json.loads((checkpoint / "position.json").read_text())["step"] > 0  # in the middle of an epoch
     assert not (tmp_path / "submissions" / "lstm.csv").exists()
-    assert "Going on with the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume").stdout
+    (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
+    assert "Going on with the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", "--record").stdout
     assert submissions(tmp_path) == submissions(undisturbed[0])
+    first, second = json.loads((folder.parent / "cost.json").read_text()).values()
+    (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]
+    assert first == killed and min(first["seconds"], second["seconds"]) > 0
+    assert entry["seconds"] == first["seconds"] + second["seconds"]  # what both processes took, and the larger one's memory
+    assert entry["peak_memory"] == max(first["peak_memory"], second["peak_memory"])
 
 
 def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options, tmp_path):
