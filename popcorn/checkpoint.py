@@ -92,10 +92,10 @@ class Checkpoints:
             if self.accelerator.is_main_process:
                 (unfinished / "position.json").write_text(json.dumps(asdict(position)))
                 earlier = self._finished()
-                cost.brought_up_to_date(self.folder.parent)
                 unfinished.rename(target)
                 for folder in earlier:
                     shutil.rmtree(folder)
+                cost.bring_up_to_date(self.folder.parent)
         self.accelerator.wait_for_everyone()
 
     def save_best(self, model: nn.Module) -> None:

@@ -93,7 +93,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
                 part, targets = task.teach(part) if task.teach else (part, task.labels)
                 outcome = fitting(build, targets, part, own)
                 if processes.is_main_process:
-                    cost.brought_up_to_date(folder)
+                    cost.bring_up_to_date(folder)
                 if processes.is_main_process and part.name == "validated" and outcome.complete:
                     # the refit, whose turn it is, may be killed: until it ends there is this one's submission
                     write_submissions(
@@ -106,7 +106,7 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             conclude(
                 config, task.competition, task.train_ids, task.test_ids, done, **task.origin, machine=device.processor(),
                 precision=precision, processes=processes.num_processes,
-                parameters=parameters, trainable_parameters=learning, **cost.brought_up_to_date(folder),
+                parameters=parameters, trainable_parameters=learning, **cost.of(folder),
             )  # fmt: skip
 
 

@@ -39,9 +39,9 @@ class FineTuner(ReviewTrainer):
         return outputs.loss + self.rdrop / 2 * divergence(log_odds(outputs.logits.float())).mean(), outputs
 
     def _save_checkpoint(self, *arguments, **options) -> None:
-        if self.is_world_process_zero():
-            cost.brought_up_to_date(Path(self.args.output_dir).parent)
         super()._save_checkpoint(*arguments, **options)
+        if self.is_world_process_zero():
+            cost.bring_up_to_date(Path(self.args.output_dir).parent)
 
     def keep(self, folder: Path) -> None:
         """Leaves the weights that predicted, with the tokeniser, as the library loads them."""

@@ -60,7 +60,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     command = [sys.executable, "lstm.py", *map(str, options), "--output-dir", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = tmp_path / "runs" / "lstm" / "seed-1" / "validated"
-    while process.poll() is None and not list(folder.glob("step-*")):
+    while process.poll() is None and not (folder.parent / "cost.json").is_file():  # written after the checkpoint
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -72,9 +72,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert submissions(tmp_path) == submissions(undisturbed[0])
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]
-    assert first == killed and min(first["seconds"], second["seconds"]) > 0
-    assert entry["seconds"] == first["seconds"] + second["seconds"]  # what both processes took, and the larger one's memory
-    assert entry["peak_memory"] == max(first["peak_memory"], second["peak_memory"])
+    assert first == killed and entry["seconds"] == first["seconds"] + second["seconds"]
 
 
 def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options, tmp_path):
