@@ -49,7 +49,8 @@ class BertClassifier(BertPreTrainedModel):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
         layers = self.bert(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
-        states = torch.stack(layers[-self.config.last_layers :]).mean(0)  # (batch, time, hidden)
+        # the first is what goes into the layers
+        states = torch.stack(layers[1:][-self.config.last_layers :]).mean(0)  # (batch, time, hidden)
         words = attention_mask.unsqueeze(-1).to(states)
         mean = (states * words).sum(1) / words.sum(1)  # (batch, hidden), without the padding
         review = self.dropout(torch.cat([states[:, 0], mean], dim=-1))  # [CLS] beside it

@@ -1,8 +1,8 @@
 """All scripts that need no GPU, on the whole data, one after another: what the README's table is made from.
 
 A run that is recorded, and whose folder is here, is left out, and one that was stopped goes on where it was; so the same command
-is given until nothing is left to do. The first seed is validated; the others are trained at once by what it has chosen. Table,
-plot and report are brought up to date at the end, whether all went well or not.
+is given until nothing is left to do. The first seed is validated; the others are trained at once, unvalidated. Table, plot and
+report are brought up to date at the end, whether all went well or not.
 """
 
 import subprocess
@@ -48,25 +48,33 @@ from popcorn.experiment import OUTCOME, differing_settings, folder_of
 from popcorn.results import is_recorded
 
 
-def command_of(its: RunConfig, script: str, config: Config) -> list[str]:
+def is_begun(its: RunConfig, competition: data.Competition) -> bool:
+    """Whether the run's folder, where there is one, is of the same options and data."""
+    return not differing_settings(its, data=competition.checksum)
+
+
+def command_of(its: RunConfig, script: str, config: Config, competition: data.Competition) -> list[str]:
     """What a user would type; a folder of other options, as of a quick try, makes room as it does for them."""
     given = [str(ROOT / f"{script}.py"), "--record", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
     given += ["--data-dir", str(config.data_dir)] if config.data_dir else []
     given += ["--final"] if its.final else []
-    return given + (["--resume"] if hasattr(its, "resume") and not differing_settings(its) else [])
+    return given + (["--resume"] if hasattr(its, "resume") and is_begun(its, competition) else [])
 
 
-def is_done(its: RunConfig) -> bool:
+def is_done(its: RunConfig, competition: data.Competition) -> bool:
     """Whether the run is recorded and its models are here, which a fresh copy of the repository does not have."""
-    return is_recorded(its) and (folder_of(its) / "refit" / OUTCOME).is_file() and not differing_settings(its)
+    return is_recorded(its, competition) and (folder_of(its) / "refit" / OUTCOME).is_file() and is_begun(its, competition)
 
 
 def main(config: Config) -> int:
     """Runs what is left; the number of runs that failed. Raises `UserError` where the competition's files are not here."""
-    if data.find(config.data_dir).source == data.EMBEDDED:
+    competition = data.find(config.data_dir)
+    if competition.source == data.EMBEDDED:
         raise UserError(
             "the leaderboard is of the competition's data, which is not here: put its files into data/, or --data-dir"
         )
+    if unknown := set(config.scripts) - {*LINEAR, *NEURAL}:
+        raise UserError(f"--scripts has {', '.join(sorted(unknown))}: name some of {', '.join(LINEAR + NEURAL)}")
     jobs = [(script, seed) for script in config.scripts for seed in range(1, 1 + (1 if script in LINEAR else config.seeds))]
     logs, failed = config.output_dir / "runs" / "logs", 0
     logs.mkdir(parents=True, exist_ok=True)
@@ -78,11 +86,11 @@ def main(config: Config) -> int:
             its = import_module(script).Config(
                 name=script, seed=seed, output_dir=config.output_dir, final=script not in LINEAR and seed > 1
             )
-            if not is_done(its):
+            if not is_done(its, competition):
                 log = logs / f"{script}-{seed}.log"
                 with log.open("w") as file:
                     done = subprocess.run(
-                        [sys.executable, *command_of(its, script, config)], stdout=file, stderr=subprocess.STDOUT
+                        [sys.executable, *command_of(its, script, config, competition)], stdout=file, stderr=subprocess.STDOUT
                     )
                 if done.returncode:
                     failed += 1

@@ -167,6 +167,7 @@ def compare(family: str, config: Config) -> None:
     head = {
         "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
         "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+        "max_tokens": config.max_tokens, "learning_rate": config.learning_rate,
         "precision": device.mixed_precision("auto"),
     }  # fmt: skip
     found = recorded(path, head)

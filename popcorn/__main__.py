@@ -86,7 +86,8 @@ class Ensemble:
 
     def run(self) -> None:
         """Blends, prints, writes."""
-        from popcorn.ensemble import OUT_OF_FOLD, ensemble
+        from popcorn.ensemble import ensemble
+        from popcorn.submission import OUT_OF_FOLD
 
         if self.all and self.members:
             raise UserError(f"--all takes every run, and {', '.join(self.members)} were named: give one of the two")

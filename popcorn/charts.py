@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 
 matplotlib.use("Agg")
 import itertools
@@ -17,6 +18,8 @@ INK = "#010203"  # stands for the page's colour, and is replaced by it
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "popcorn", "font.size": 10, "axes.grid": True, "grid.alpha": 0.25,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.framealpha": 0,
+    # thirty curves can be told apart
+    "axes.prop_cycle": cycler(linestyle=["-", "--", "-."]) * cycler(color=matplotlib.color_sequences["tab10"]),
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK),
 }  # fmt: skip
 

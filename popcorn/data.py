@@ -143,6 +143,8 @@ def _table(path: Path, separator: str, columns: list[str]) -> pd.DataFrame:
         raise UserError(f"{path} is not UTF-8 text ({problem}): {ADD_DATA}") from problem
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as problem:
         raise UserError(f"{path} cannot be read as a table ({str(problem).strip()}): {ADD_DATA}") from problem
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much in the first row for names of the rows
+        raise UserError(f"{path}, row 2: there are more fields than columns: {ADD_DATA}")
     missing = [column for column in columns if column not in table.columns]
     if missing and len(table.columns) == 1:
         raise UserError(f"{path}, row 1: the columns must be separated by {separator!r}, and none was found: {ADD_DATA}")

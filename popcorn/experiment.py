@@ -104,15 +104,14 @@ def settings_of(config: RunConfig) -> dict[str, str]:
 
 
 def differing_settings(config: RunConfig, **content: str) -> list[str]:
-    """A sentence for each option or content that differs from what the run in this folder was begun with; of no run, none."""
+    """A sentence for each option, or content given, that differs from what the folder's run was begun with; of no run, none."""
     begun = folder_of(config) / SETTINGS
     if not begun.is_file():
         return []
     before, now = json.loads(begun.read_text()), settings_of(config) | content
-    names = sorted(now.keys() | (before.keys() if content else now.keys()))
     return [
         f"its {name} is {before.get(name)} where this one's is {now.get(name)}"
-        for name in names
+        for name in sorted(now)
         if before.get(name) != now.get(name)
     ]
 
@@ -174,13 +173,13 @@ def conclude(config: RunConfig, competition: Competition, train_ids: list[str], 
     """Writes both submissions and the out-of-fold probabilities, says the score where it is known, and records it."""
     from popcorn.results import record
     from popcorn.score import score_test
-    from popcorn.submission import write_out_of_fold, write_submissions
+    from popcorn.submission import OUT_OF_FOLD, write_out_of_fold, write_submissions
 
     write_submissions(config.output_dir / "submissions", config.name, competition.sample_ids(), test_ids, run.test)
     if run.out_of_fold is not None:
         write_out_of_fold(config.output_dir / "submissions", config.name, train_ids, *run.out_of_fold)
     else:  # those of an earlier run are of other models than this submission
-        (config.output_dir / "submissions" / f"{config.name}.oof.csv").unlink(missing_ok=True)
+        (config.output_dir / "submissions" / f"{config.name}{OUT_OF_FOLD}").unlink(missing_ok=True)
     score = score_test(test_ids, run.test)
     if score:
         say(f"Test: {score.describe()}" + ("" if competition.source != EMBEDDED else " (embedded default, not Kaggle's)"))

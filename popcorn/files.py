@@ -33,7 +33,7 @@ def whole(path: Path, mode: str = "wb"):
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise unwritable(path, problem) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -46,8 +46,9 @@ def write_json(path: Path, content: dict) -> None:
         file.write("\n")
 
 
-def _unwritable(path: Path, problem: OSError) -> UserError:
-    return UserError(f"{path} cannot be written ({problem.strerror}): free some space or choose another folder with --output-dir")
+def unwritable(path: Path, problem: OSError) -> UserError:
+    """The sentence about a full disk, or a folder that is another's."""
+    return UserError(f"{path} cannot be written ({problem.strerror}): free some space or name another folder")
 
 
 def require_writable(folder: Path) -> None:
@@ -57,7 +58,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"can this folder be written?")
     except OSError as problem:
-        raise _unwritable(folder, problem) from problem
+        raise unwritable(folder, problem) from problem
 
 
 def fingerprint(*parts: object) -> str:
@@ -86,6 +87,9 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         say(f"The cached file {path} is damaged and is made again.")
     arrays = make()
-    with whole(path) as file:
-        np.savez(file, **arrays)
+    try:
+        with whole(path) as file:
+            np.savez(file, **arrays)
+    except UserError as problem:
+        raise UserError(f"{problem}, for caches by XDG_CACHE_HOME") from problem
     return arrays

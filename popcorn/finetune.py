@@ -45,8 +45,8 @@ class FineTuner(ReviewTrainer):
 
     def keep(self, folder: Path) -> None:
         """Leaves the weights that predicted, with the tokeniser, as the library loads them."""
-        self.save_model(str(folder))
-        if self.is_world_process_zero():
+        if self.is_world_process_zero():  # the Trainer's own way to save would add its arguments as a pickle
+            self.model.save_pretrained(folder)
             self.data_collator.tokenizer.save_pretrained(folder)
 
 

@@ -15,6 +15,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 TOKENISERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 TRIES = 3
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+UNAUTHORISED = 401
 ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its folder with --model"
 
 
@@ -63,13 +64,16 @@ def _download(model: str) -> Path:
     )  # fmt: skip
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
+    def snapshot(**options) -> Path:
+        folder = Path(snapshot_download(model, allow_patterns=patterns, **options))
+        if not any((folder / name).is_file() for name in WEIGHTS):  # older models have nothing else
+            folder = Path(snapshot_download(model, allow_patterns=[*patterns, "pytorch_model*.bin"], **options))
+        return folder
+
     def download() -> Path:
         # the download itself would wait for its first answer for ever
         HfApi().model_info(model, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        folder = Path(snapshot_download(model, allow_patterns=patterns))
-        if not any((folder / name).is_file() for name in WEIGHTS):  # older models have nothing else
-            folder = Path(snapshot_download(model, allow_patterns=[*patterns, "pytorch_model*.bin"]))
-        return folder
+        return snapshot()
 
     say(f"Model: {model}")
     try:
@@ -85,7 +89,11 @@ def _download(model: str) -> Path:
                 "another folder"
             ) from problem
         with suppress(Exception):
-            return Path(snapshot_download(model, local_files_only=True))
+            return snapshot(local_files_only=True)
+        if getattr(getattr(problem, "response", None), "status_code", None) == UNAUTHORISED:
+            raise UserError(
+                "the hub does not take the token that it was given: renew or unset HF_TOKEN, or hf auth logout"
+            ) from problem
         raise UserError(
             f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}"
         ) from problem

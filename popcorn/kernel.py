@@ -8,9 +8,14 @@ import ast
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import tyro
+
+from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, say
 from popcorn.files import whole, write_json
 
@@ -116,6 +121,9 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
             raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")
         _, model, framework, variation, version = attach.split("/")
         given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
+    sys.path.insert(0, str(ROOT))
+    # a mistyped option is told here, and not on Kaggle after the queue
+    config = tyro.cli(import_module(name).Config, prog=f"{name}.py", args=given)
     blocks = parts(name, given)
     slug = f"popcorn-{name.replace('_', '-')}"
     file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"
@@ -124,8 +132,9 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
         target.write(content)
     write_json(file.parent / "kernel-metadata.json", {
         "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": file.name, "language": "python",
-        "kernel_type": "notebook" if as_notebook else "script", "is_private": "true", "enable_gpu": "true", "enable_tpu": "false",
-        "enable_internet": "true", "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
+        "kernel_type": "notebook" if as_notebook else "script", "is_private": "true",
+        "enable_gpu": str(isinstance(config, TrainingConfig)).lower(), "enable_tpu": "false", "enable_internet": "true",
+        "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
         "model_sources": [attach] if attach else [],
     })  # fmt: skip
     say(f"{file.parent}: push it with  kaggle kernels push -p {file.parent}")

@@ -1,6 +1,5 @@
 """Runs a scikit-learn pipeline over the reviews' text: the linear models' counterpart of `word_model`."""
 
-import shutil
 import time
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from popcorn import data, figures
 from popcorn.config import STARTED, RunConfig
 from popcorn.errors import one_sentence, say
-from popcorn.experiment import Outcome, Part, conclude, fit_all, folder_of, keep_outcome
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import keep_about, keep_learned, learned, restore
 from popcorn.split import limited
@@ -45,8 +44,7 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
             before = earlier_run + time.monotonic() - start
         parameters = 0
         folder = folder_of(config)
-        for earlier in folder.glob("*/"):  # a fit of other options may have had other parts
-            shutil.rmtree(earlier)
+        begin(config, data=competition.checksum)
         keep_about(folder, build, config, "linear")
         if unsupervised:
             keep_learned(folder, shared)

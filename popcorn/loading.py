@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
@@ -19,6 +20,9 @@ from popcorn.experiment import OUTCOME
 from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
 from popcorn.saved import ABOUT, ARRAYS, ENCODER, VOCABULARY, WEIGHTS, need, restore
 from popcorn.text import TOKENISER, UNKNOWN, tokenise
+
+DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
+"""what reading raises where a file is cut, or is something else"""
 
 
 def load(folder: Path) -> Predictor:
@@ -48,8 +52,8 @@ def load(folder: Path) -> Predictor:
             return _linear(getattr(module, build), config, parts)
         make = {"words": _words, "subwords": _subwords, "adapter": _adapter}[kind]
         return Mean([make(getattr(module, build), config, part) for part in parts])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as problem:
-        said = str(problem).splitlines()[0]
+    except DAMAGED as problem:
+        said = (str(problem) or repr(problem)).splitlines()[0]
         raise UserError(
             f"the model in {folder} cannot be read ({said}): copy the run's whole folder, or run {script}.py again"
         ) from problem
@@ -90,6 +94,8 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
     index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
     weights = load_file(need(part / WEIGHTS))
     (vectors,) = (value for name, value in weights.items() if name.endswith("embedding.weight"))
+    if UNKNOWN + 1 + len(words) != len(vectors):
+        raise ValueError(f"{VOCABULARY} has {len(words)} words, and {WEIGHTS} {len(vectors) - UNKNOWN - 1}")
     model = build(config, torch.zeros(vectors.shape)).eval()
     model.load_state_dict(weights)
 

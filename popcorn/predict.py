@@ -73,6 +73,8 @@ def _rows(path: Path) -> tuple[list[str], list[str]]:
             raise UserError(
                 f"{path} cannot be read as a table ({str(problem).strip()}): mend it, or give a text file"
             ) from problem
+        if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much in the first row for names of the rows
+            raise UserError(f"{path}, row 2: there are more fields than columns: put a review that has commas into quotes")
         if "review" not in table:
             raise UserError(f"{path}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
         ids = (table["id"] if "id" in table else pd.Series(np.arange(2, len(table) + 2).astype(str))).tolist()

@@ -14,6 +14,7 @@ import numpy as np
 
 from popcorn.data import SAMPLE, TEST, TRAIN, UNLABELLED
 from popcorn.errors import UserError, say
+from popcorn.files import unwritable
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
@@ -40,20 +41,26 @@ def prepare(archive: Path, folder: Path) -> None:
 
 
 def write_competition(folder: Path, train: list[Row], test: list[Row], unlabelled: list[Row]) -> None:
-    """Writes the four files as Kaggle does, in an order that tells nothing of the labels; all of them appear or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary)
-        shuffled = np.random.default_rng(0).permutation(len(test))
-        test = [test[row] for row in shuffled]
-        train = [train[row] for row in np.random.default_rng(1).permutation(len(train))]
-        _write(made / TRAIN, "id\tsentiment\treview", (f'"{id}"\t{label}\t{_quote(text)}' for id, label, text in train))
-        _write(made / TEST, "id\treview", (f'"{id}"\t{_quote(text)}' for id, _, text in test))
-        _write(made / UNLABELLED, "id\treview", (f'"{id}"\t{_quote(text)}' for id, _, text in unlabelled))
-        _write(made / SAMPLE, "id,sentiment", (f'"{id}",0' for id, _, _ in test))
-        folder.mkdir(exist_ok=True)
-        for path in made.iterdir():
-            path.replace(folder / path.name)
+    """Writes the four files as Kaggle does, in an order that tells nothing of the labels.
+
+    None appears before all are written; the training file, by which they are found, is the last. Raises `UserError` where the
+    folder cannot be written.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(test))
+    test = [test[row] for row in shuffled]
+    train = [train[row] for row in np.random.default_rng(1).permutation(len(train))]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as temporary:
+            made = Path(temporary)
+            _write(made / TRAIN, "id\tsentiment\treview", (f'"{id}"\t{label}\t{_quote(text)}' for id, label, text in train))
+            _write(made / TEST, "id\treview", (f'"{id}"\t{_quote(text)}' for id, _, text in test))
+            _write(made / UNLABELLED, "id\treview", (f'"{id}"\t{_quote(text)}' for id, _, text in unlabelled))
+            _write(made / SAMPLE, "id,sentiment", (f'"{id}",0' for id, _, _ in test))
+            for name in (UNLABELLED, TEST, SAMPLE, TRAIN):
+                (made / name).replace(folder / name)
+    except OSError as problem:
+        raise unwritable(folder, problem) from problem
 
 
 def _quote(text: str) -> str:
@@ -72,7 +79,7 @@ def _from_folder(folder: Path) -> dict[tuple[str, str], list[Row]]:
     rows = {}
     for (part, kind), label in FOLDERS.items():
         for path in sorted((folder / part / kind).glob("*.txt")):
-            rows.setdefault((part, kind), []).append((path.stem, label, path.read_text(encoding="utf-8")))
+            rows.setdefault((part, kind), []).append((path.stem, label, _text(path.read_bytes(), path)))
     return rows
 
 
@@ -85,11 +92,18 @@ def _from_archive(archive: Path) -> dict[tuple[str, str], list[Row]]:
                 path = Path(member.name)
                 place = path.parts[-3:-1]
                 if member.isfile() and path.suffix == ".txt" and place in FOLDERS:
-                    text = members.extractfile(member).read().decode("utf-8")
+                    text = _text(members.extractfile(member).read(), path)
                     rows.setdefault(place, []).append((path.stem, FOLDERS[place], text))
     except (tarfile.TarError, EOFError, OSError) as problem:
         raise UserError(f"{archive} is a damaged or truncated archive ({problem}): fetch it again with --download") from problem
     return rows
+
+
+def _text(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path} is not UTF-8 text ({problem}): fetch the archive again with --download") from problem
 
 
 def download(archive: Path, url: str = URL, md5: str = MD5) -> None:

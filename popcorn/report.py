@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from popcorn import charts, data
 from popcorn.data import Reviews
-from popcorn.ensemble import OUT_OF_FOLD, SUREST, TEST
+from popcorn.ensemble import SUREST
 from popcorn.errors import UserError, say
 from popcorn.experiment import read_outcome
 from popcorn.figures import BEST
@@ -26,7 +26,7 @@ from popcorn.predict import run_of
 from popcorn.results import Row, rows, run_behind
 from popcorn.score import score_test, true_labels
 from popcorn.split import validation_parts
-from popcorn.submission import read_probabilities
+from popcorn.submission import OUT_OF_FOLD, TEST, read_probabilities
 from popcorn.text import plain
 
 BINS, SHOWN, LONGEST = 8, 10, 400

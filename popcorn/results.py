@@ -33,8 +33,7 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     head = {
         "name": config.name,
         "config": recipe_of(config),
-        "data": {"source": EMBEDDED if competition.source == EMBEDDED else "competition",
-                 "sha256": competition.checksum},
+        "data": data_of(competition),
     }  # fmt: skip
     entry = {
         "seed": config.seed,
@@ -51,9 +50,12 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
     }
     runs = []
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if {name: before.get(name) for name in head} == head:
-            runs = [other for other in before["runs"] if other["seed"] != config.seed]
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if {name: before.get(name) for name in head} == head:
+                runs = [other for other in before["runs"] if other["seed"] != config.seed]
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise not_a_record(path, problem) from problem
     runs = sorted([*runs, entry], key=lambda each: each["seed"])
     write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
@@ -92,13 +94,19 @@ def recipe_of(config: RunConfig) -> dict:
     return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
 
 
-def is_recorded(config: RunConfig) -> bool:
-    """Whether the results have a run with these options and this seed."""
+def data_of(competition: Competition) -> dict[str, str]:
+    """What a record says of the data that a run was on."""
+    return {"source": EMBEDDED if competition.source == EMBEDDED else "competition", "sha256": competition.checksum}
+
+
+def is_recorded(config: RunConfig, competition: Competition) -> bool:
+    """Whether the results have a run with these options and this seed, on these data."""
     try:
         before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return before.get("config") == recipe_of(config) and any(run["seed"] == config.seed for run in before["runs"])
+    same = before.get("config") == recipe_of(config) and before.get("data") == data_of(competition)
+    return same and any(run["seed"] == config.seed for run in before["runs"])
 
 
 def versions() -> dict[str, str]:
@@ -140,6 +148,8 @@ def rows(folder: Path) -> Iterator[Row]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if content["name"] != path.stem:  # a run's files are found by its name
+                raise ValueError(f"it is of {content['name']}")
             if content["data"]["source"] == "competition":
                 found.append(_row(content))
         except (ValueError, KeyError, TypeError) as problem:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from popcorn.errors import UserError
+from popcorn.submission import OUT_OF_FOLD
 
 RATED = re.compile(r'^"?(\d+)_(\d+)"?$')
 POSITIVE_FROM = 5  # stars; Maas et al. 2011 took reviews of at most 4 and of at least 7
@@ -98,7 +99,11 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
 
 
 def print_scores(paths: list[Path], test_ids: list[str]) -> None:
-    """Prints one row for each file, after all of them were found to be good."""
+    """Prints one row for each file, after all of them were found to be good.
+
+    Out-of-fold files, which `submissions/*.csv` names too, are passed over.
+    """
+    paths = [path for path in paths if not path.name.endswith(OUT_OF_FOLD)] or paths
     scores = [score_file(path, test_ids) for path in paths]
     table = Table("submission", "accuracy", "95% interval", "ROC AUC")
     for path, score in zip(paths, scores, strict=True):

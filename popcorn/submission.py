@@ -8,6 +8,9 @@ import pandas as pd
 from popcorn.errors import UserError, say
 from popcorn.files import whole
 
+TEST, OUT_OF_FOLD = ".proba.csv", ".oof.csv"
+"""what follows a run's name in the files of its probabilities: of the test, and of training reviews that were held out"""
+
 
 def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
     """Writes `<name>.csv` and `<name>.proba.csv` in the sample's order.
@@ -20,7 +23,7 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
     if not values.between(0, 1).all():
         bad = values.index[~values.between(0, 1)][0]
         raise UserError(f"the model's probability for the test review {bad} is {values[bad]}: no submission was written")
-    labels, probabilities = folder / f"{name}.csv", folder / f"{name}.proba.csv"
+    labels, probabilities = folder / f"{name}.csv", folder / f"{name}{TEST}"
     _write(labels, sample_ids, [str(int(value > 0.5)) for value in values])
     _write(probabilities, sample_ids, [f"{value:.6f}" for value in values])
     say(f"{labels}: labels; the score that Kaggle shows for it is the accuracy")
@@ -42,7 +45,7 @@ def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
 
 def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.ndarray, fold: np.ndarray) -> None:
     """Writes `<name>.oof.csv`: of each training review that was used, the probability by the model that never saw it."""
-    path = folder / f"{name}.oof.csv"
+    path = folder / f"{name}{OUT_OF_FOLD}"
     with whole(path, "w") as file:
         file.write("id,fold,sentiment\n")
         file.writelines(f"{id},{k},{p:.6f}\n" for id, k, p in zip(ids, fold, probability, strict=True) if k)

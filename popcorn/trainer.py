@@ -5,6 +5,7 @@ processes and mixed precision are its own.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from popcorn import device
 from popcorn.batches import Reviews, shuffled
@@ -88,17 +89,24 @@ class Watch(TrainerCallback):
         """Training reviews per second of all processes; zero before the first step."""
         return self.steps * len(self.batches.lengths) / self.batches.batches / self.seconds if self.steps else 0.0
 
-    def on_epoch_begin(self, args, state, control, **_) -> None:
-        """A resumed epoch has its own batches too."""
-        self.batches.epoch = state.global_step // self.batches.batches
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """The best checkpoint is beside the others; the Trainer remembers it by its path, and a run's folder may be moved."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
 
-    def on_step_begin(self, *_, **__) -> None:
-        """Starts the clock."""
+    def on_epoch_begin(self, args, state, control, **_) -> None:
+        """A resumed epoch has its own batches too. Starts the clock."""
+        self.batches.epoch = state.global_step // self.batches.batches
+        self.start = time.monotonic()
+
+    def on_save(self, *_, **__) -> None:
+        """Starts the clock anew."""
         self.start = time.monotonic()
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Saves now and then, and at the end of the time."""
-        self.seconds += time.monotonic() - self.start
+        now = time.monotonic()
+        self.seconds, self.start = self.seconds + now - self.start, now
         self.steps += 1
         last = state.global_step % self.batches.batches == 0  # the Trainer saves there anyway, after the evaluation
         # to predict takes a third of the time of training on as many reviews; the rest is for loading and writing
@@ -155,6 +163,10 @@ class ReviewTrainer(Trainer):
         """Not prepared by Accelerate: each process has its own pieces already."""
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
+    def get_batch_samples(self, epoch_iterator: Iterator[dict], num_batches: int, device: torch.device):
+        """On the device at once: transformers 4 adds up the answers of all processes before it moves the batches there."""
+        return super().get_batch_samples(map(self._prepare_inputs, epoch_iterator), num_batches, device)
+
     def training_step(self, model, *arguments, **options) -> Tensor:
         """Raises `Diverged` in place of a step that would spoil the weights."""
         loss = super().training_step(model, *arguments, **options)
@@ -173,6 +185,7 @@ class ReviewTrainer(Trainer):
 def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
     """What both uses have in common."""
     precision = device.mixed_precision(config.precision)
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # of accelerate launch: --precision fp32 is fp32
     made = TrainingArguments(
         output_dir=str(folder), seed=config.seed, max_grad_norm=config.clip,
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=batches.accumulation,
@@ -216,7 +229,7 @@ def within_memory(train: Callable[[int], Trained], largest: int, option: str = "
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is whole: the Trainer writes its state last. A kill may leave one that is not."""
     if PartialState().is_main_process:
-        for path in folder.glob("checkpoint-*"):
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if not log_of(path):
                 shutil.rmtree(path)
     PartialState().wait_for_everyone()

@@ -12,7 +12,7 @@ import pretrained
 import pytest
 import torch
 from accelerate.utils import set_seed
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
 from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
@@ -82,6 +82,7 @@ class TwoLogits(nn.Module):
 
 
 PART = Part("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
+BEST_BEFORE_THE_LAST = replace(PART, train=np.arange(300))
 
 
 def fitted(engine, build, config, folder, part=PART, deadline=float("inf"), change=lambda model: model, fits=1):
@@ -195,6 +196,9 @@ def test_the_classifier_of_our_own_is_what_it_says(config_of):
         logits = torch.stack(logits)
         loss = -torch.log(logits.softmax(1)[[0, 1], labels]).mean()
     assert torch.allclose(outputs.logits, logits, atol=1e-6) and torch.allclose(outputs.loss, loss, atol=1e-6)
+    model.config.last_layers = 4  # where there are two
+    with torch.no_grad():
+        assert torch.allclose(model(tokens, mask).logits, logits, atol=1e-6)
 
 
 # how it is trained
@@ -306,17 +310,26 @@ def test_time_runs_out_and_the_fit_goes_on_later(script, config_of, tmp_path):
 
 def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path, checkpoints):
     config = config_of(epochs=4, patience=4, learning_rate=5e-3)
-    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, replace(PART, train=np.arange(300)))
+    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
     labels = fine_tuning(bert_trainer.build, config).labels[PART.validation]
     areas = [epoch["validation_auc"] for epoch in outcome.history]
-    assert outcome.epoch == int(np.argmax(areas)) + 1
+    assert outcome.epoch == int(np.argmax(areas)) + 1 < 4
     assert roc_auc_score(labels, outcome.validation) == pytest.approx(max(areas))
+    assert log_loss(labels, outcome.validation) == pytest.approx(outcome.history[outcome.epoch - 1]["validation_loss"], abs=1e-5)
     kept = tmp_path / "own" / "model"
     model, tokeniser = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
     text = data.Competition(config.data_dir, "").read(data.TEST).texts[0]
     with torch.no_grad():
         logits = model(**tokeniser(text.replace("<br />", " "), return_tensors="pt")).logits[0]
     assert logits.softmax(0)[1].item() == pytest.approx(outcome.test[0], abs=1e-5)
+    assert not {path.suffix for path in kept.iterdir()} - {".json", ".safetensors", ".txt"}  # nothing that could run code
+    # killed as it predicted, and gone on with in another place: the folder's paths are of the old one
+    shutil.rmtree(kept)
+    (tmp_path / "own").rename(tmp_path / "there")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "there").rename(tmp_path / "moved" / "own")
+    again = fitted(hugging_face, bert_trainer.build, config, tmp_path / "moved", BEST_BEFORE_THE_LAST)
+    assert again.epoch == outcome.epoch and np.array_equal(again.test, outcome.test)
 
 
 def test_patience_ends_it_early_and_for_good(config_of, tmp_path):

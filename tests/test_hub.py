@@ -33,10 +33,11 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked += 1
         path = unquote(self.path.split("?")[0])
         if self.server.asked <= self.server.failing:
-            return self.answer(503, b"{}")
+            return self.answer(self.server.failure, b"{}")
         if self.server.asked <= self.server.stalling:
             time.sleep(60)
         files = {path.name: path.read_bytes() for path in self.server.folder.iterdir()}
+        files |= {"README.md": b"a model", ".gitattributes": b"", "tf_model.h5": b"weights for another library"}
         if path.startswith("/api/models/some/model/tree/"):
             tree = [{"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in files.items()]
             return self.answer(200, json.dumps(tree).encode())
@@ -54,6 +55,8 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{len(content)}"')
         self.send_header("X-Repo-Commit", COMMIT)
+        if status == 401:
+            self.send_header("X-Error-Message", "Invalid credentials in Authorization header")
         if status == 404:
             self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
@@ -67,7 +70,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(bert):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.asked, server.failing, server.stalling = bert, 0, 0, 0
+    server.folder, server.asked, server.failing, server.failure, server.stalling = bert, 0, 0, 503, 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -86,7 +89,7 @@ def test_a_model_is_fetched_whole_and_once(hub, bert, tmp_path):
     done = fetched(hub, tmp_path)
     assert done.returncode == 0, done.stderr
     folder = done.stdout.splitlines()[-1]
-    assert {path.name for path in bert.iterdir()} <= set(os.listdir(folder))
+    assert {path.name for path in bert.iterdir()} == set(os.listdir(folder))
     hub.failing = 1_000  # it never answers again
     assert fetched(hub, tmp_path).stdout.splitlines()[-1] == folder
 
@@ -123,6 +126,12 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(hub, tmp_path):
     assert done.returncode == 2 and time.monotonic() - started < 15
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "the hub is out of reach" in line and "Add Input, Models" in line and "pass its folder with --model" in line
+
+
+def test_a_token_that_is_not_taken_is_told(hub, tmp_path):
+    hub.failing, hub.failure = 1_000, 401
+    done = fetched(hub, tmp_path, HF_TOKEN="hf_expired")
+    assert done.returncode == 2 and "renew or unset HF_TOKEN" in done.stderr
 
 
 def test_a_name_that_the_hub_does_not_know(hub, tmp_path):

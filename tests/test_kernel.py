@@ -67,12 +67,14 @@ def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):
     attach = "someone/bert/PyTorch/base-uncased/2"
     kernel.write_kernel("bert_trainer", tmp_path, "somebody", "--epochs 1", attach, as_notebook=False)
     kernel.write_kernel("lstm", tmp_path, "somebody", "", None, as_notebook=True)
-    for name in ("bert_trainer", "lstm"):
+    kernel.write_kernel("tfidf", tmp_path, "somebody", "", None, as_notebook=False)
+    for name in ("bert_trainer", "lstm", "tfidf"):
         KaggleApi().kernels_push(str(tmp_path / name))
-    script, notebook = sent
+    script, notebook, linear = sent
     assert script.slug == "somebody/popcorn-bert-trainer" and script.enable_gpu and script.enable_internet
     assert script.competition_data_sources == ["word2vec-nlp-tutorial"] and script.model_data_sources == [attach]
     assert "'--epochs', '1', '--model', '/kaggle/input/bert/pytorch/base-uncased/2'" in script.text
+    assert notebook.enable_gpu and not linear.enable_gpu
     assert notebook.kernel_type == "notebook" and json.loads(notebook.text)["cells"]
 
 
@@ -95,6 +97,9 @@ def test_a_notebook_runs_from_top_to_bottom(competition, glove, tmp_path, monkey
         (("os.path",), "no script"),
         (("lstm", "--attach", "bert"), "--attach is 'bert'"),
         (("lstm", "--options=it's"), "close every quotation"),
+        (("lstm", "--options=--epoch 4"), "--epoch"),
+        (("lstm", "--options=--epochs 0"), "--epochs is 0"),
+        (("lstm", "--attach", "a/b/PyTorch/c/1"), "--model"),
     ],
 )
 def test_what_cannot_be_made_is_refused(options, said, tmp_path):

@@ -1,5 +1,6 @@
 import hashlib
 import http.server
+import shutil
 import tarfile
 import threading
 
@@ -123,3 +124,15 @@ def test_a_wrong_checksum_and_a_dead_server_are_told(tmp_path, server):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="cannot be fetched"):
         prepare.download(tmp_path / "archive.tar.gz", url.replace("127.0.0.1", "127.0.0.2").rsplit(":", 1)[0] + ":9/x", MD5)
+
+
+def test_what_cannot_be_written_or_read_is_told(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"):
+        prepare.prepare(folder, tmp_path / "file")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (review, *_) = sorted(copy.rglob("*.txt"))
+    review.write_bytes(b"na\xefve")
+    with pytest.raises(UserError, match=f"{review.name} is not UTF-8 text"):
+        prepare.prepare(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -14,8 +14,10 @@ from matplotlib.image import imread
 from sklearn.metrics import log_loss
 
 from popcorn import data, prepare
+from popcorn.experiment import read_outcome
 from popcorn.report import at_temperature, fitted_temperature
 from popcorn.score import true_labels
+from popcorn.split import validation_parts
 from popcorn.submission import read_probabilities
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -75,13 +77,17 @@ def test_temperatures_are_those_of_reviews_that_were_held_out(page):
         )
     )
     assert set(lines) == {"tfidf", "lstm"}
-    test = data.find(_data_of(page)).read(data.TEST)
+    here = data.find(_data_of(page))
+    train, test = here.read(data.TRAIN), here.read(data.TEST)
     for name, (temperature, before, after) in lines.items():
         said = read_probabilities(folder / "submissions" / f"{name}.proba.csv", test.ids, "")["sentiment"].to_numpy()
         labels = true_labels(test.ids)
         assert float(before) == pytest.approx(log_loss(labels, at_temperature(said, 1)), abs=1e-4)
         assert float(after) == pytest.approx(log_loss(labels, at_temperature(said, float(temperature))), abs=0.01)
-    assert lines["tfidf"][0] != "1.00"
+        rows = validation_parts(train.ids, train.labels, "film", None)[0]
+        held = read_outcome(folder / "runs" / name / "seed-1" / "validated").validation
+        assert float(temperature) == pytest.approx(fitted_temperature(held, train.labels[rows]), abs=0.006)
+        assert float(temperature) != pytest.approx(fitted_temperature(said, labels), abs=0.02)  # not of the test's
 
 
 def test_another_runs_submission_is_left_out(page, tmp_path):

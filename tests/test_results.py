@@ -7,10 +7,11 @@ from conftest import ROOT, run
 
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
+from popcorn import data
 from popcorn.errors import UserError
 from popcorn.experiment import begin
 from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
-from popcorn.results import is_recorded, recipe_of, rows
+from popcorn.results import data_of, is_recorded, recipe_of, rows
 
 
 def test_the_readme_shows_what_the_results_say():
@@ -79,21 +80,26 @@ def test_what_is_no_result_is_refused(folder):
     (folder / "broken.json").write_text('{"name": "x"}')
     with pytest.raises(UserError, match=r"broken\.json"):
         rows(folder)
+    (folder / "high.json").rename(folder / "broken.json")
+    with pytest.raises(UserError, match=r"broken\.json is not a recorded result .*of high"):
+        rows(folder)
     (folder / "broken.json").unlink()
     (folder / "README.md").write_text("no markers")
     with pytest.raises(UserError, match="lacks the two lines"):
         update(folder, folder / "README.md")
 
 
-def test_options_are_compared_as_they_are_recorded(tmp_path):
+def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     """The CNN's widths are a tuple, and a list in the file: other seeds gather all the same."""
     config = cnn.Config(name="cnn", output_dir=tmp_path, seed=2)
-    assert not is_recorded(config)
+    here = data.Competition(competition, "--data-dir")
+    assert not is_recorded(config, here)
     (tmp_path / "results").mkdir()
-    content = {"config": recipe_of(config), "runs": [{"seed": 2}]}
+    content = {"config": recipe_of(config), "data": data_of(here), "runs": [{"seed": 2}]}
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
-    assert is_recorded(config) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3))
-    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7))
+    assert is_recorded(config, here) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3), here)
+    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7), here)
+    assert not is_recorded(config, data.Competition(competition, data.EMBEDDED))
 
 
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
@@ -116,17 +122,29 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     assert result.read_text() != first
     run(*command)
     assert json.loads(result.read_text())["config"] == json.loads(first)["config"]
+    submission = tmp_path / "submissions" / "tfidf.proba.csv"
+    whole = submission.read_bytes()
+    run("tfidf.py", "--limit", "100", *where[:4])  # a quick try takes the run's place
+    assert submission.read_bytes() != whole
+    result.write_text("<<<<<<< ours\n")
+    assert "tfidf.json is not a recorded result" in run("tfidf.py", "--record", *where[:4], code=2).stderr
+    result.write_text(first)
+    run("tfidf.py", "--limit", "100", *where[:4])
+    run(*command)
+    assert submission.read_bytes() == whole
+    assert "name some of tfidf" in run("benchmarks/leaderboard.py", "--scripts", "tfidf.py", *where, code=2).stderr
 
 
-def test_a_quick_try_makes_room_for_the_leaderboards_run(tmp_path):
+def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     """Resumed is what was begun with the same options, and nothing else."""
-    config = leaderboard_runs.Config(output_dir=tmp_path)
+    config, here = leaderboard_runs.Config(output_dir=tmp_path), data.Competition(competition, "--data-dir")
     its = cnn.Config(name="cnn", output_dir=tmp_path)
-    begin(replace(its, limit=9))
-    assert "--resume" not in leaderboard_runs.command_of(its, "cnn", config)
-    begin(its, data="checksum")
-    assert "--resume" in leaderboard_runs.command_of(its, "cnn", config)
+    for begun, content, is_resumed in (
+        (replace(its, limit=9), here.checksum, False), (its, "of others", False), (its, here.checksum, True)
+    ):  # fmt: skip
+        begin(begun, data=content)
+        assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
         begin(
-            replace(its, resume=True, folds=4), data="checksum"
+            replace(its, resume=True, folds=4), data=here.checksum
         )  # a fold's model has learnt from other reviews than that of more

@@ -1,0 +1,35 @@
+"""What several runs share: a folder that one of them fills."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+
+from popcorn import engine, pretraining
+from popcorn.config import TrainingConfig
+
+
+def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
+    """Two scripts of a family, each on a GPU of its own, ask for one language model."""
+
+    def train(*_):
+        raise AssertionError("it was trained a second time")
+
+    folder = tmp_path / "made"
+    with FileLock(tmp_path / "made.lock"):
+        second = threading.Thread(target=pretraining.train_once, args=(folder, 9, train, TrainingConfig(), train))
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        folder.mkdir()  # as the first run does at its end
+    second.join(10)
+    said = capsys.readouterr().out
+    assert not second.is_alive() and "waiting for it" in said and "is used again" in said
+
+
+def test_more_processes_than_reviews_a_step_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    with pytest.raises(SystemExit) as left:
+        engine.run(None, None, TrainingConfig(output_dir=tmp_path, batch_size=2, name="test"))
+    assert left.value.code == 2 and "--batch-size is 2 for 2 processes" in capsys.readouterr().err
