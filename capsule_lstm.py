@@ -54,7 +54,7 @@ def route(predictions: Tensor, rounds: int) -> Tensor:
     logits = torch.zeros(predictions.shape[:3], device=predictions.device)  # (batch, kinds, classes), of agreement
     for number in range(rounds):
         coupling = logits.softmax(dim=-1).unsqueeze(-1)
-        # as in the authors' own code, only the last round is differentiated
+        # couplings are taken as constants, which the paper leaves open and the authors' own code does not do
         seen = predictions if number == rounds - 1 else predictions.detach()
         capsules = squash((coupling * seen).sum(1))  # (batch, classes, size)
         logits = logits + (seen * capsules.unsqueeze(1)).sum(-1).detach()

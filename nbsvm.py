@@ -37,7 +37,7 @@ from popcorn.linear import run
 
 
 class LogCountRatio(TransformerMixin, BaseEstimator):
-    """Multiplies each feature by r = log((p / |p|) / (q / |q|)), p and q its smoothed counts by class (section 2, equation 1)."""
+    """Multiplies each feature by r = log((p / |p|) / (q / |q|)), p and q its smoothed counts by class (section 2)."""
 
     def __init__(self, alpha: float):
         self.alpha = alpha
@@ -55,7 +55,7 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
 
 
 def model(config: Config) -> Pipeline:
-    """Texts to probabilities. Every mark of punctuation is a word, as in the paper."""
+    """Texts to probabilities. Every mark of punctuation is a word."""
     terms = CountVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_reviews,
         binary=True, dtype=np.float64,

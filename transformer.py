@@ -8,6 +8,7 @@ counts against them in its own measure (ALiBi, Press et al. 2022), so that some 
 from dataclasses import dataclass
 
 from popcorn.config import WordVectorConfig, parse
+from popcorn.errors import UserError
 
 
 @dataclass
@@ -30,6 +31,11 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.1
     """share of each sublayer's numbers that are zeroed in training (P_drop)"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model % self.heads:
+            raise UserError(f"--model is {self.model}, which {self.heads} --heads do not divide: give a multiple")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Variant:
         recipe = module.Config()
         competition = data.find(config.data_dir)
         corpus = read_corpus(competition)
-        vocabulary = build_vocabulary(competition, corpus, None, None)
+        vocabulary = build_vocabulary(competition, corpus, None, None, Path("runs"))
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
         self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_tokens)
         rows, size = np.arange(len(self.reviews)), COMMON_BATCH if common else recipe.batch_size

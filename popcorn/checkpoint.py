@@ -110,7 +110,10 @@ class Checkpoints:
         """Gives the model the kept weights, where there are any."""
         self.accelerator.wait_for_everyone()
         if self.best.is_file():
-            self.accelerator.unwrap_model(model).load_state_dict(load_file(self.best))
+            try:
+                self.accelerator.unwrap_model(model).load_state_dict(load_file(self.best))
+            except (OSError, RuntimeError, SafetensorError) as problem:
+                raise UserError(f"{self.best} is damaged ({problem}): leave out --resume to begin anew") from problem
 
     def load(self) -> Position:
         """Restores the newest checkpoint; a new position where there is none."""

@@ -22,7 +22,8 @@ ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
 COUNTS = (
     "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
-    "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_reviews", "width", "negative",
+    "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_reviews", "width", "negative", "widths",
+    "filters", "window", "attention", "kinds", "primary", "capsule", "routing", "layers", "model", "heads", "inner",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
 RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip", "c", "alpha"
@@ -44,7 +45,7 @@ class RunConfig:
     limit: int | None = None
     """a quick try: fit on so many training reviews (the test is predicted whole)"""
     validation: Literal["film", "random"] = "film"
-    """hold out whole films (blocks of id numbers), as the test does, or reviews at random, which reads too high"""
+    """hold out films, by blocks of id numbers, or reviews at random, which reads too high: the test is of other films"""
     folds: int | None = None
     """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
     refit: bool = True
@@ -58,8 +59,12 @@ class RunConfig:
         for field in COUNTS:
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
-            if isinstance(value, int) and value < least:  # NB-SVM's alpha is none of these
+            counts = value if isinstance(value, tuple) else (value,)
+            # NB-SVM's alpha is none of these, nor is the name of a pretrained model
+            if not counts or any(isinstance(count, int) and count < least for count in counts):
                 raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed is {self.seed}: give a whole number from 0 to {2**32 - 1}")
         for field, value in vars(self).items():
             option = f"--{field.replace('_', '-')} is {value}"
             if ("dropout" in field or field in ("warmup", "sample")) and not 0 <= value < 1:

@@ -108,7 +108,10 @@ def differing_settings(config: RunConfig, **content: str) -> list[str]:
     begun = folder_of(config) / SETTINGS
     if not begun.is_file():
         return []
-    before, now = json.loads(begun.read_text()), settings_of(config) | content
+    try:
+        before, now = dict(json.loads(begun.read_text(encoding="utf-8"))), settings_of(config) | content
+    except (OSError, ValueError, TypeError) as problem:
+        raise UserError(f"{begun} is damaged ({problem}): leave out --resume to begin anew") from problem
     return [
         f"its {name} is {before.get(name)} where this one's is {now.get(name)}"
         for name in sorted(now)

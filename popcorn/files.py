@@ -5,11 +5,13 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from popcorn.errors import UserError, say
 
@@ -48,7 +50,9 @@ def write_json(path: Path, content: dict) -> None:
 
 def unwritable(path: Path, problem: OSError) -> UserError:
     """The sentence about a full disk, or a folder that is another's."""
-    return UserError(f"{path} cannot be written ({problem.strerror}): free some space or name another folder")
+    return UserError(
+        f"{path} cannot be written ({problem.strerror}): free some space, or name another folder, of caches by XDG_CACHE_HOME"
+    )
 
 
 def require_writable(folder: Path) -> None:
@@ -77,19 +81,36 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     """The arrays stored in `path` (.npz), made by `make` and stored where they are missing or damaged.
 
     The name of `path` must hold a `fingerprint` of all that `make` depends on. Every array's checksum is verified by
-    the zip layer while it is read, and nothing is ever unpickled.
+    the zip layer while it is read, and nothing is ever unpickled. Raises `UserError` where the file cannot be written.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        say(f"The cached file {path} is damaged and is made again.")
-    arrays = make()
-    try:
+    with alone(path):
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            say(f"The cached file {path} is damaged and is made again.")
+        arrays = make()
         with whole(path) as file:
             np.savez(file, **arrays)
-    except UserError as problem:
-        raise UserError(f"{problem}, for caches by XDG_CACHE_HOME") from problem
-    return arrays
+        return arrays
+
+
+@contextmanager
+def alone(path: Path):
+    """One run at a time of all that ask for the same path: the others wait, and find it made. Raises `UserError`."""
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"Another run is making {path}: waiting for it")
+            lock.acquire()
+    except OSError as problem:
+        raise unwritable(path, problem) from problem
+    try:
+        yield
+    finally:
+        lock.release()

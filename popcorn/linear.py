@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -9,7 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from popcorn import data, figures
 from popcorn.config import STARTED, RunConfig
-from popcorn.errors import one_sentence, say
+from popcorn.errors import UserError, one_sentence, say
 from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import keep_about, keep_learned, learned, restore
@@ -52,7 +53,8 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         def fit(part: Part) -> Outcome:
             nonlocal parameters
             start = time.monotonic()
-            model = build(config)[unsupervised:].fit(texts[part.train], train.labels[part.train])
+            with enough_terms():
+                model = build(config)[unsupervised:].fit(texts[part.train], train.labels[part.train])
             seconds = before + time.monotonic() - start
             own = learned(model, first=unsupervised)
             parameters = sum(array.size for name, array in (shared | own).items() if name.endswith(PARAMETERS))
@@ -76,6 +78,19 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
         )  # fmt: skip
 
 
+@contextmanager
+def enough_terms():
+    """Turns scikit-learn's complaint that no term is in so many reviews into a `UserError`."""
+    try:
+        yield
+    except ValueError as problem:
+        if "min_df" not in str(problem):
+            raise
+        raise UserError(
+            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews"
+        ) from problem
+
+
 def _fitted_once(
     steps: Pipeline, competition: data.Competition, labelled: np.ndarray, limit: int | None
 ) -> tuple[Pipeline, float, int]:
@@ -87,7 +102,8 @@ def _fitted_once(
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
         others = competition.read(data.UNLABELLED).texts[:limit] if competition.path(data.UNLABELLED) else []
-        steps.fit([*labelled, *(clean(text) for text in others)])
+        with enough_terms():
+            steps.fit([*labelled, *(clean(text) for text in others)])
         return learned(steps) | {"cost": np.array([time.monotonic() - start, figures.peak_memory()])}
 
     files = [path for name in (data.TRAIN, data.UNLABELLED) if (path := competition.path(name))]

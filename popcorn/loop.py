@@ -112,7 +112,8 @@ class Fit:
         if not np.isfinite(loss):
             raise Diverged(
                 f"the loss of {self.config.name} is {loss} at epoch {position.epoch + 1}, step {position.step + 1}: "
-                f"the last good weights are kept in {self.folder}; try a lower --learning-rate or --precision fp32"
+                f"try a lower --learning-rate or --precision fp32; the last checkpoint before it, if there was one, is in "
+                f"{self.folder}"
             )
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimiser.step()

@@ -52,7 +52,7 @@ class Machine:
 GPUS = (
     Machine("T4", 15 * GIB, REACHED * 65e12, 8),
     Machine("2 x T4", 15 * GIB, REACHED * 65e12, 8, count=2),
-    Machine("P100", 16 * GIB, REACHED * 21.2e12, 4),
+    Machine("P100", 16 * GIB, REACHED * 18.7e12, 4),
 )
 
 

@@ -2,18 +2,17 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
-from filelock import FileLock, Timeout
 
 from popcorn import device
 from popcorn.checkpoint import told_where_unwritable
 from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, say
-from popcorn.files import fingerprint
+from popcorn.files import alone, fingerprint
 from popcorn.trainer import ReviewTrainer, within_memory
 
 RECIPE = "limit", "max_tokens", "batch_size", "pretrain_epochs", "pretrain_rate", "warmup", "weight_decay", "clip", "seed"
@@ -35,30 +34,12 @@ def train_once(
     `train` takes a micro-batch, less than the config's where memory asks for it, and a folder for checkpoints. Every process must
     call this, the first one writes. Raises `UserError` where the time budget ends before, and where the folder cannot be written.
     """
-    with _alone(folder):
+    with alone(folder) if PartialState().is_main_process else nullcontext():
         PartialState().wait_for_everyone()
         if folder.is_dir():
             say(f"The language model in {folder} is used again")
         else:
             _train(folder, reviews, train, config, write)
-
-
-@contextmanager
-def _alone(folder: Path):
-    """Of several runs at a time that ask for the same folder the others wait; one process of a run asks for all of them."""
-    if not PartialState().is_main_process:
-        yield
-        return
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"Another run is making {folder}: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _train(folder: Path, reviews: int, train: Callable, config: TrainingConfig, write: Callable) -> None:

@@ -1,7 +1,9 @@
 """Which training reviews a model is fitted on and which it is validated on.
 
-Neighbouring id numbers are reviews of the same film, and films do not cross Stanford's train and test. A random split lets
-a model recognise films it knows the verdict on, and reads some two points too high; a split by blocks of id numbers does not.
+Neighbouring id numbers of one class are reviews of the same film, and films do not cross Stanford's train and test. A random
+split lets a model recognise films it knows the verdict on, and reads some two points too high; a split by blocks of id numbers
+does not. The two classes are numbered apart, and nothing ties a film's praise to its blame: where one is held out, the other may
+have been learnt, with the opposite verdict.
 """
 
 import re

@@ -172,8 +172,8 @@ class ReviewTrainer(Trainer):
         loss = super().training_step(model, *arguments, **options)
         if not torch.isfinite(loss):
             raise Diverged(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: the checkpoints before it are kept in "
-                f"{self.args.output_dir}; try a lower --learning-rate or --precision fp32"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: try a lower --learning-rate or --precision "
+                f"fp32; the last checkpoint before it, if there was one, is in {self.args.output_dir}"
             )
         return loss
 

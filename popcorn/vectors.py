@@ -13,7 +13,7 @@ from popcorn.glove import read_blocks
 from popcorn.text import PAD, TOKENISER, UNKNOWN, Corpus, pack, unpack, word_counts
 
 WORD2VEC = {"vector_size": 200, "window": 8, "min_count": 5, "epochs": 6, "negative": 5, "sg": 0, "seed": 1}
-"""the tutorial's model (Mikolov et al. 2013, CBOW with negative sampling)"""
+"""CBOW with negative sampling (Mikolov et al. 2013), with other settings than the tutorial's"""
 NORM = 5.0
 """length that all vectors are given: word2vec's own grows with a word's frequency, which drowns the rare words that judge"""
 MIN_COUNT = 2  # a word of one training review alone teaches nothing of others
@@ -31,15 +31,16 @@ class Vocabulary:
     """where the vectors come from, for the results"""
 
 
-def build_vocabulary(competition: Competition, corpus: Corpus, path: Path | None, width: int | None) -> Vocabulary:
+def build_vocabulary(competition: Competition, corpus: Corpus, path: Path | None, width: int | None, folder: Path) -> Vocabulary:
     """The vocabulary of the training files, with vectors from `path` or, without one, from word2vec.
 
+    Word2vec is trained once, and kept in `folder`: threads make it another every time, and a run goes on with its own alone.
     Words of the test enter only where the vectors know them: they were never trained on, and have a meaning all the same.
     Raises `UserError` where the vectors' width is not `width` (None takes any).
     """
     counts = word_counts(corpus.training_files)
     if path is None:
-        words, vectors = _word2vec(competition, corpus)
+        words, vectors = _word2vec(competition, corpus, folder)
         source = f"word2vec {vectors.shape[1]}d on {len(corpus.train.ids) + len(corpus.unlabelled.ids):,} training reviews"
     else:
         words, vectors = read_vectors(path, set(counts) | set(corpus.test.words))
@@ -110,7 +111,7 @@ def _first_of_each(words: list[str], vectors: np.ndarray, path: Path) -> tuple[l
     return [words[row] for row in rows], vectors[rows]
 
 
-def _word2vec(competition: Competition, corpus: Corpus) -> tuple[list[str], np.ndarray]:
+def _word2vec(competition: Competition, corpus: Corpus, folder: Path) -> tuple[list[str], np.ndarray]:
     """Trains word2vec on the training files, or takes the vectors that an earlier run trained on the same files."""
 
     def make() -> dict[str, np.ndarray]:
@@ -127,5 +128,5 @@ def _word2vec(competition: Competition, corpus: Corpus) -> tuple[list[str], np.n
 
     files = [path for name in (TRAIN, UNLABELLED) if (path := competition.path(name))]
     key = fingerprint(*files, TOKENISER, sorted(WORD2VEC.items()))[:24]
-    arrays = cached(user_cache_path("popcorn") / f"word2vec-{key}.npz", make)
+    arrays = cached(folder / f"word2vec-{key}.npz", make)
     return unpack(arrays["words"]), arrays["vectors"]

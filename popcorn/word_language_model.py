@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn import engine, word_model
 from popcorn.config import WordVectorConfig
+from popcorn.errors import UserError
 from popcorn.files import write_json
 from popcorn.layers import mask_of
 from popcorn.native import native
@@ -70,7 +72,12 @@ class WordLanguageModel:
 
         def built() -> nn.Module:
             model = build()
-            model.encoder.load_state_dict(load_file(self.folder / WEIGHTS))
+            try:
+                model.encoder.load_state_dict(load_file(self.folder / WEIGHTS))
+            except (OSError, RuntimeError, SafetensorError) as problem:
+                raise UserError(
+                    f"the language model in {self.folder} is damaged ({problem}): remove the folder, and it is trained again"
+                ) from problem
             return model
 
         return built

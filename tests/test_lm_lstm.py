@@ -77,12 +77,13 @@ VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 def task(**origin) -> Task:
-    """Reviews that count from their first word, so that every other word is known from its neighbour."""
+    """Reviews that count from their first word, so that every other word is known from its neighbour; the test is of one word."""
     starts = np.random.default_rng(0).integers(2, WORDS, 96)
     texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
     reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
     return Task(
-        Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews, test=reviews,
+        Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews,
+        test=Reviews([np.full(8, WORDS - 1, np.int32)] * 96, 50),
         build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], origin=origin,
     )  # fmt: skip
 
@@ -124,6 +125,10 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
     assert len(others) == 9
     losses = [entry["loss"] for entry in json.loads((first.folder / "log.json").read_text())["log"] if "loss" in entry]
     assert len(losses) >= 6
+    assert first.dataset.reviews is its.train
+    (first.folder / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"is damaged.*remove the folder"):
+        first.before(its.build)()
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import lm_lstm
 import lstm
 import transformer
 from popcorn import device
+from popcorn.errors import UserError
 from popcorn.text import PAD
 
 LENGTHS = torch.tensor([7, 1, 4])
@@ -235,3 +236,21 @@ def test_agreement_wins_the_routing():
     predictions[0, ::2, 0, 0], predictions[0, 1::2, 0, 0] = 1.0, -1.0
     once, thrice = (capsule_lstm.route(predictions, rounds).norm(dim=-1)[0] for rounds in (1, 3))
     assert once[0] < 1e-3 < once[1] < thrice[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        (capsule_lstm, {"routing": 0}, "--routing is 0: give a whole number of at least 1"),
+        (attention_lstm, {"attention": 0}, "--attention is 0"),
+        (cnn, {"filters": 0}, "--filters is 0"),
+        (cnn, {"widths": (3, 0)}, r"--widths is \(3, 0\)"),
+        (cnn, {"widths": ()}, r"--widths is \(\)"),
+        (transformer, {"layers": 0}, "--layers is 0"),
+        (transformer, {"model": 10, "heads": 4}, "--model is 10, which 4 --heads do not divide"),
+        (lstm, {"seed": -1}, "--seed is -1: give a whole number from 0"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(script, options, said):
+    with pytest.raises(UserError, match=said):
+        script.Config(**options)

@@ -130,17 +130,23 @@ def test_a_damaged_checkpoint_is_refused(options, tmp_path):
         weights.write_bytes(damaged)
         done = run("lstm.py", *options, "--output-dir", tmp_path, "--resume", code=2)
         assert f"{weights.parent.name} is damaged" in done.stderr and "--resume" in done.stderr
+    (tmp_path / "runs" / "lstm" / "seed-1" / "settings.json").write_text('{"name": ')
+    assert "settings.json is damaged" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", code=2).stderr
 
 
-def test_two_processes_give_one_complete_submission(undisturbed, options, tmp_path):
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = run(*launch, "lstm.py", *options, "--output-dir", tmp_path, "--precision", "fp32", "--record", OMP_NUM_THREADS="1")
-    assert done.stdout.count("Test: accuracy") == 1
-    alone = pd.read_csv(undisturbed[0] / "submissions" / "lstm.proba.csv")
-    together = pd.read_csv(tmp_path / "submissions" / "lstm.proba.csv")
-    assert alone["id"].equals(together["id"])
-    (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]
-    assert entry["processes"] == 2 and entry["accuracy"] > 0.8
+def test_two_processes_train_as_one_does(options, tmp_path):
+    """Without dropout, which draws other numbers in each, to the same submission."""
+    launch = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
+    steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--final", "--record"
+    submitted = {}
+    for name, start in (("alone", ()), ("together", launch)):
+        done = run(*start, "lstm.py", *steady, "--output-dir", tmp_path / name, OMP_NUM_THREADS="1")
+        assert done.stdout.count("Test: accuracy") == 1
+        submitted[name] = pd.read_csv(tmp_path / name / "submissions" / "lstm.proba.csv", index_col="id")["sentiment"]
+    assert submitted["together"].to_numpy() == pytest.approx(submitted["alone"].to_numpy(), abs=1e-3)
+    assert submitted["alone"].std() > 0.2 and submitted["alone"].index.equals(submitted["together"].index)
+    (entry,) = json.loads((tmp_path / "together" / "results" / "lstm.json").read_text())["runs"]
+    assert entry["processes"] == 2
 
 
 def test_folds_save_out_of_fold_probabilities(competition, tmp_path):
@@ -230,6 +236,11 @@ def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
 def test_mistakes_of_the_linear_models(tmp_path, script, extra, said):
     done = run(script, "--output-dir", tmp_path, *extra, code=2)
     assert said in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_terms_of_more_reviews_than_there_are(competition, tmp_path):
+    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--min-reviews", 500, code=2)
+    assert "give a smaller number" in done.stderr
 
 
 def test_ids_that_the_sample_lacks(competition, tmp_path):

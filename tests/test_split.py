@@ -9,7 +9,7 @@ LABELS = np.array([0, 1] * 1_250)
 
 
 @pytest.mark.parametrize("folds", [None, 5])
-def test_no_film_is_on_both_sides(folds):
+def test_no_block_of_ids_is_on_both_sides(folds):
     blocks = film_blocks(IDS)
     for part in validation_parts(IDS, LABELS, "film", folds):
         rest = np.setdiff1d(np.arange(len(IDS)), part)
@@ -31,7 +31,7 @@ def test_one_tenth_is_held_out_without_folds():
     assert 0.07 < len(part) / len(IDS) < 0.13
 
 
-def test_a_random_split_mixes_films():
+def test_a_random_split_mixes_blocks():
     blocks = film_blocks(IDS)
     (part,) = validation_parts(IDS, LABELS, "random", None)
     assert set(blocks[part]) & set(np.delete(blocks, part))

@@ -91,10 +91,10 @@ def test_command_keeps_the_competitions_words_and_shows_neighbours(tmp_path, com
     assert "superb" in words and "unseen" not in words and ". . ." not in words
 
 
-def test_vocabulary_of_a_file_of_vectors(competition, glove):
+def test_vocabulary_of_a_file_of_vectors(competition, glove, tmp_path):
     found = Competition(competition, "test")
     corpus = read_corpus(found)
-    vocabulary = vectors.build_vocabulary(found, corpus, glove, None)
+    vocabulary = vectors.build_vocabulary(found, corpus, glove, None, tmp_path)
     assert not vocabulary.vectors[PAD].any() and vocabulary.vectors[UNKNOWN].any()
     assert min(vocabulary.index.values()) == 2 and len(vocabulary.vectors) == len(vocabulary.index) + 2
     words, numbers = read_all(glove)
@@ -102,7 +102,7 @@ def test_vocabulary_of_a_file_of_vectors(competition, glove):
     assert vocabulary.vectors[vocabulary.index["superb"]] == pytest.approx(superb * vectors.NORM / np.linalg.norm(superb))
     assert "unseen" not in vocabulary.index
     with pytest.raises(UserError, match="16 wide where --vector-width asks for 300"):
-        vectors.build_vocabulary(found, corpus, glove, 300)
+        vectors.build_vocabulary(found, corpus, glove, 300, tmp_path)
 
 
 def test_test_words_enter_only_where_the_vectors_know_them(tmp_path, glove):
@@ -111,16 +111,23 @@ def test_test_words_enter_only_where_the_vectors_know_them(tmp_path, glove):
     train = [(f"{number}_{1 + 8 * (number % 2)}", number % 2, "plot plot rare") for number in range(4)]
     write_competition(tmp_path / "data", train, [("1_1", 0, "unseen neverseen plot"), ("2_9", 1, "plot")], [])
     found = Competition(tmp_path / "data", "test")
-    index = vectors.build_vocabulary(found, read_corpus(found), glove, None).index
+    index = vectors.build_vocabulary(found, read_corpus(found), glove, None, tmp_path).index
     assert "unseen" in index and "neverseen" not in index and {"plot", "rare"} <= set(index)
 
 
-def test_word2vec_comes_from_the_training_files_and_is_cached(competition, monkeypatch):
-    found = Competition(competition, "test")
+def test_word2vec_comes_from_the_training_files_and_is_kept(tmp_path, monkeypatch):
+    """And never from the test, however often a word is there."""
+    from popcorn.prepare import write_competition
+
+    texts = [(f"{number}_{1 + 8 * (number % 2)}", number % 2, "a superb plot") for number in range(20)]
+    write_competition(tmp_path / "data", texts, [("1_1", 0, "unseen " * 20), ("2_9", 1, "plot")], [("3_0", None, "other " * 20)])
+    found = Competition(tmp_path / "data", "test")
     corpus = read_corpus(found)
     monkeypatch.setitem(vectors.WORD2VEC, "vector_size", 12)
-    first = vectors.build_vocabulary(found, corpus, None, 12)
-    assert first.vectors.shape[1] == 12 and "superb" in first.index
+    first = vectors.build_vocabulary(found, corpus, None, 12, tmp_path / "runs")
+    assert first.vectors.shape[1] == 12 and set(first.index) == {"a", "superb", "plot", "other"}
+    (kept,) = (tmp_path / "runs").glob("word2vec-*.npz")  # where a run that is taken elsewhere finds its own
+    kept.rename(tmp_path / kept.name)
     monkeypatch.setattr("gensim.models.Word2Vec", lambda *_, **__: pytest.fail("trained again"))
-    again = vectors.build_vocabulary(found, corpus, None, 12)
+    again = vectors.build_vocabulary(found, corpus, None, 12, tmp_path)
     assert np.array_equal(first.vectors, again.vectors) and first.index == again.index
