@@ -114,7 +114,7 @@ def pretrained_further(options, tmp_path_factory):
 def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
     output, first = pretrained_further
     assert "A language model is trained on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
-    (folder,) = (output / "runs" / "further-pretrained").iterdir()
+    (folder,) = (output / "runs" / "further-pretrained").glob("*/")
     from safetensors.torch import load_file
 
     before, after = (load_file(each / "model.safetensors") for each in (options("bert_native")[2], folder))

@@ -101,7 +101,7 @@ def test_terms_are_learned_once_from_the_training_files_and_no_label(competition
         linear.run(model, config, unsupervised=2)
     assert calls == [(460, None), (460, None), (100, None)]
     folder = tmp_path / "runs" / "it" / "seed-1"
-    assert {path.name for path in folder.iterdir()} == {"model.json", "model.npz", "refit"}
+    assert {path.name for path in folder.iterdir()} == {"model.json", "model.npz", "refit", "settings.json"}
 
 
 def test_an_earlier_run_stays_until_the_terms_are_learned(competition, tmp_path, monkeypatch):
