@@ -67,7 +67,7 @@ from popcorn.data import TRAIN
 from popcorn.engine import Task
 from popcorn.experiment import Part
 from popcorn.files import write_json
-from popcorn.finetune import figures, hugging_face
+from popcorn.finetune import by_length, figures, hugging_face
 from popcorn.split import film_blocks
 from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
 from popcorn.trainer import Rows
@@ -114,7 +114,7 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
     whole = read_subwords(task.competition, TRAIN, tokeniser, replace(options, max_tokens=sys.maxsize)).reviews
     cut = [ids if len(ids) <= COMMON_LENGTH else np.append(ids[: COMMON_LENGTH - 1], ids[-1]) for ids in whole]
     subwords = Reviews(cut, COMMON_LENGTH, tokeniser.pad_token_id)
-    train, validation = (Rows(subwords, rows, task.labels) for rows in (part.train, part.validation))
+    train, validation = (Rows(subwords, rows, task.labels) for rows in (part.train, by_length(subwords, part.validation)))
     torch.manual_seed(options.seed)
     model = task.build()
     model.accepts_loss_kwargs = False
@@ -130,6 +130,7 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
         train_dataset=Subset(train, range(len(train))), compute_metrics=figures,
     )  # fmt: skip
     trained = trainer.train()
+    trainer.data_collator = DataCollatorWithPadding(tokeniser)  # what is not timed need not wait for padding
     measured = trainer.evaluate(validation)
     return {
         "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
