@@ -1,5 +1,6 @@
 """From a script to its submissions: what every engine shares around the training itself."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,10 +65,11 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         device.keep_freed_memory()
         require_writable(config.output_dir / "submissions")
         precision = device.mixed_precision(config.precision)
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # of accelerate launch: --precision fp32 is fp32
         folder = folder_of(config)
         # without this word Accelerate does not join torchrun's processes on a CPU
         processes = PartialState(cpu=not torch.accelerator.is_available())
-        if 1 < processes.num_processes >= config.batch_size:
+        if 1 < processes.num_processes >= config.batch_size and not getattr(config, "adapter", None):
             raise UserError(
                 f"--batch-size is {config.batch_size} for {processes.num_processes} processes: give more reviews a step"
             )

@@ -51,7 +51,8 @@ def write_json(path: Path, content: dict) -> None:
 def unwritable(path: Path, problem: OSError) -> UserError:
     """The sentence about a full disk, or a folder that is another's."""
     return UserError(
-        f"{path} cannot be written ({problem.strerror}): free some space, or name another folder, of caches by XDG_CACHE_HOME"
+        f"{path} cannot be written ({problem.strerror}): free some space, or choose another folder with --output-dir (for caches "
+        "with XDG_CACHE_HOME)"
     )
 
 
@@ -83,29 +84,43 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     The name of `path` must hold a `fingerprint` of all that `make` depends on. Every array's checksum is verified by
     the zip layer while it is read, and nothing is ever unpickled. Raises `UserError` where the file cannot be written.
     """
+    found = _stored(path)
+    if found is not None:
+        return found
     with alone(path):
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
-            say(f"The cached file {path} is damaged and is made again.")
-        arrays = make()
-        with whole(path) as file:
-            np.savez(file, **arrays)
-        return arrays
+        found = _stored(path)  # another run may have made it meanwhile
+        if found is None:
+            found = make()
+            with whole(path) as file:
+                np.savez(file, **found)
+    return found
+
+
+def _stored(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        say(f"The cached file {path} is damaged and is made again.")
+        return None
 
 
 @contextmanager
-def alone(path: Path):
-    """One run at a time of all that ask for the same path: the others wait, and find it made. Raises `UserError`."""
+def alone(path: Path, waits: bool = True):
+    """One run at a time of all that ask for the same path: the others wait, and find it made.
+
+    Raises `UserError` where the folder cannot be written, and where another run is at it and this one does not wait.
+    """
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
-        except Timeout:
+        except Timeout as problem:
+            if not waits:
+                raise UserError(f"another run is making {path}: start this one when that has ended") from problem
             say(f"Another run is making {path}: waiting for it")
             lock.acquire()
     except OSError as problem:

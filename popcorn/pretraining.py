@@ -34,8 +34,10 @@ def train_once(
     `train` takes a micro-batch, less than the config's where memory asks for it, and a folder for checkpoints. Every process must
     call this, the first one writes. Raises `UserError` where the time budget ends before, and where the folder cannot be written.
     """
-    with alone(folder) if PartialState().is_main_process else nullcontext():
-        PartialState().wait_for_everyone()
+    processes = PartialState()
+    # several do not wait: what joins them has a limit to its patience
+    with alone(folder, waits=processes.num_processes == 1) if processes.is_main_process else nullcontext():
+        processes.wait_for_everyone()
         if folder.is_dir():
             say(f"The language model in {folder} is used again")
         else:

@@ -103,10 +103,10 @@ def is_recorded(config: RunConfig, competition: Competition) -> bool:
     """Whether the results have a run with these options and this seed, on these data."""
     try:
         before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        same = before["config"] == recipe_of(config) and before["data"] == data_of(competition)
+        return same and any(run["seed"] == config.seed for run in before["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    same = before.get("config") == recipe_of(config) and before.get("data") == data_of(competition)
-    return same and any(run["seed"] == config.seed for run in before["runs"])
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ processes and mixed precision are its own.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -185,7 +184,6 @@ class ReviewTrainer(Trainer):
 def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
     """What both uses have in common."""
     precision = device.mixed_precision(config.precision)
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # of accelerate launch: --precision fp32 is fp32
     made = TrainingArguments(
         output_dir=str(folder), seed=config.seed, max_grad_norm=config.clip,
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=batches.accumulation,

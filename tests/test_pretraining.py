@@ -1,6 +1,7 @@
 """What several runs share: a folder that one of them fills."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ from filelock import FileLock
 
 from popcorn import engine, pretraining
 from popcorn.config import TrainingConfig
+from popcorn.errors import UserError
+from popcorn.files import alone
 
 
 def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
@@ -20,12 +23,21 @@ def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
     with FileLock(tmp_path / "made.lock"):
         second = threading.Thread(target=pretraining.train_once, args=(folder, 9, train, TrainingConfig(), train))
         second.start()
-        second.join(0.5)
-        assert second.is_alive()
+        said, ends = "", time.monotonic() + 10
+        while "waiting for it" not in said and time.monotonic() < ends:
+            time.sleep(0.02)
+            said += capsys.readouterr().out
         folder.mkdir()  # as the first run does at its end
     second.join(10)
-    said = capsys.readouterr().out
-    assert not second.is_alive() and "waiting for it" in said and "is used again" in said
+    assert not second.is_alive() and "waiting for it" in said and "is used again" in capsys.readouterr().out
+
+
+def test_several_processes_do_not_wait(tmp_path):
+    again = alone(tmp_path / "made", waits=False)
+    with FileLock(tmp_path / "made.lock"), pytest.raises(UserError, match="start this one when that has ended"), again:
+        pass
+    with alone(tmp_path / "made", waits=False):
+        pass
 
 
 def test_more_processes_than_reviews_a_step_are_refused(tmp_path, monkeypatch, capsys):

@@ -135,16 +135,16 @@ def test_a_damaged_checkpoint_is_refused(options, tmp_path):
 
 
 def test_two_processes_train_as_one_does(options, tmp_path):
-    """Without dropout, which draws other numbers in each, to the same submission."""
+    """Without dropout, which draws other numbers in each, to the same submission, validated and fitted again."""
     launch = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
-    steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--final", "--record"
+    steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--epochs", "1", "--record"
     submitted = {}
     for name, start in (("alone", ()), ("together", launch)):
         done = run(*start, "lstm.py", *steady, "--output-dir", tmp_path / name, OMP_NUM_THREADS="1")
         assert done.stdout.count("Test: accuracy") == 1
         submitted[name] = pd.read_csv(tmp_path / name / "submissions" / "lstm.proba.csv", index_col="id")["sentiment"]
     assert submitted["together"].to_numpy() == pytest.approx(submitted["alone"].to_numpy(), abs=1e-3)
-    assert submitted["alone"].std() > 0.2 and submitted["alone"].index.equals(submitted["together"].index)
+    assert submitted["alone"].std() > 0.05 and submitted["alone"].index.equals(submitted["together"].index)
     (entry,) = json.loads((tmp_path / "together" / "results" / "lstm.json").read_text())["runs"]
     assert entry["processes"] == 2
 
