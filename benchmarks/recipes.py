@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,7 +103,6 @@ def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> di
         "accuracy": best["validation_accuracy"], "auc": best["validation_auc"], "loss": best["validation_loss"],
         "reviews_per_second": outcome.reviews_per_second, "pretraining_seconds": pretraining,
         "pretraining_reviews": options.limit if options.further_pretrain else 0,
-        "max_tokens": options.max_tokens, "learning_rate": options.learning_rate, "precision": device.mixed_precision("auto"),
     }  # fmt: skip
 
 
@@ -136,14 +136,24 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
         "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
         "loss": measured["eval_validation_loss"], "reviews_per_second": trained.metrics["train_samples_per_second"],
         "pretraining_seconds": 0.0, "pretraining_reviews": 0,
-        "max_tokens": COMMON_LENGTH, "learning_rate": COMMON_RATE, "precision": "no",
     }  # fmt: skip
 
 
-def recorded(path: Path, head: dict) -> dict[str, dict]:
-    """The rows that an earlier run under the same conditions has left."""
+def conditions(measure: Callable[..., dict], options: FineTuneConfig) -> dict:
+    """What a row is measured under, which stands beside its figures."""
+    if measure is common_practice:
+        return {"max_tokens": COMMON_LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
+    return {
+        "max_tokens": options.max_tokens, "learning_rate": options.learning_rate, "precision": device.mixed_precision("auto")
+    }  # fmt: skip
+
+
+def recorded(path: Path, head: dict, under: dict[str, dict]) -> dict[str, dict]:
+    """The rows that an earlier run has left, those alone that were measured under the same conditions."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return before["rows"] if {name: before.get(name) for name in head} == head else {}
+    if {name: before.get(name) for name in head} != head:
+        return {}
+    return {name: row for name, row in before["rows"].items() if name in under and under[name].items() <= row.items()}
 
 
 def compare(family: str, config: Config) -> None:
@@ -168,13 +178,13 @@ def compare(family: str, config: Config) -> None:
     head = {
         "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
         "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "max_tokens": config.max_tokens, "learning_rate": config.learning_rate,
         "precision": device.mixed_precision("auto"),
     }  # fmt: skip
-    found = recorded(path, head)
+    under = {name: conditions(measure, its) for name, (measure, its) in variants.items()}
+    found = recorded(path, head, under)
     for number, (name, (measure, its)) in enumerate(variants.items()):
         if name not in found:
-            found[name] = measure(script, its, config.reviews, work / f"variant-{number}")
+            found[name] = measure(script, its, config.reviews, work / f"variant-{number}") | under[name]
             write_json(path, head | {"rows": found})
     table = Table(f"MiniLM as {family}", "accuracy", "ROC AUC", "log loss", "training reviews/s", "times the common practice")
     for name, row in found.items():
