@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and arrays cached under a key of what they were made from."""
+"""Files that appear whole or not at all, made by one run at a time, and arrays cached under a key of what they were made from."""
 
 import hashlib
 import json
