@@ -40,7 +40,7 @@ class BERT(nn.Module):
     def __init__(self, config: Config, checkpoint: Path):
         """Takes the encoder and the pooler from the checkpoint's folder; the classifier begins as BERT's own layers did."""
         super().__init__()
-        self.bert = BertModel.from_pretrained(checkpoint, dtype="float32")
+        self.bert = BertModel.from_pretrained(checkpoint, attention_probs_dropout_prob=config.attention_dropout, dtype="float32")
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(self.bert.config.hidden_size, 1)
         nn.init.normal_(self.classifier.weight, std=self.bert.config.initializer_range)

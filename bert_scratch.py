@@ -61,7 +61,9 @@ class BertClassifier(BertPreTrainedModel):
 
 def build(config: Config, checkpoint: Path) -> BertClassifier:
     """The module over the checkpoint's encoder."""
-    recipe = BertConfig.from_pretrained(checkpoint, num_labels=2, classifier_dropout=config.dropout)
+    recipe = BertConfig.from_pretrained(
+        checkpoint, num_labels=2, classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout
+    )
     recipe.last_layers = config.last_layers
     return BertClassifier.from_pretrained(checkpoint, config=recipe, dtype="float32")
 

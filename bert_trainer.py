@@ -32,8 +32,9 @@ from popcorn.finetune import run
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
     return BertForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=2, classifier_dropout=config.dropout, dtype="float32"
-    )
+        checkpoint, num_labels=2, classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
+        dtype="float32",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

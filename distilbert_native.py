@@ -44,7 +44,7 @@ class DistilBERT(nn.Module):
     def __init__(self, config: Config, checkpoint: Path):
         """Takes the encoder from the checkpoint's folder; the head is new."""
         super().__init__()
-        self.encoder = DistilBertModel.from_pretrained(checkpoint, dtype="float32")
+        self.encoder = DistilBertModel.from_pretrained(checkpoint, attention_dropout=config.attention_dropout, dtype="float32")
         width = self.encoder.config.dim
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
 

@@ -36,8 +36,9 @@ from popcorn.finetune import run
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
     return DistilBertForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=2, seq_classif_dropout=config.dropout, dtype="float32"
-    )
+        checkpoint, num_labels=2, seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,
+        dtype="float32",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ from popcorn.finetune import run
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
-    return RobertaForSequenceClassification.from_pretrained(checkpoint, num_labels=2, dtype="float32")
+    return RobertaForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=2, attention_probs_dropout_prob=config.attention_dropout, dtype="float32"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class FurtherPretraining:
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, layer_decay=1.0)
         self.checkpoint, self.tokeniser = config.checkpoint, tokeniser
         self.dataset = Rows(reviews, np.arange(len(reviews))[: config.limit])
-        self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key_of(config, content)}"
+        key = key_of(config, content, config.attention_dropout)
+        self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key}"
         """where the new checkpoint is, once `train` has made it"""
 
     def train(self, deadline: float) -> None:
@@ -50,7 +51,8 @@ class FurtherPretraining:
         config = self.config
         set_seed(config.seed)  # a checkpoint without a language model's head is given a new one
         with readable(self.checkpoint):
-            model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32")
+            dropout = "attention_dropout" if config.FAMILY == "distilbert" else "attention_probs_dropout_prob"
+            model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32", **{dropout: config.attention_dropout})
         batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
         groups = parameter_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokeniser, mlm_probability=MASKED)

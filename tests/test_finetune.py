@@ -62,7 +62,8 @@ def config_of(checkpoints, competition):
         config = SCRIPTS[script][1]
         recipe = {
             "model": str(checkpoints[config.FAMILY]), "data_dir": competition, "epochs": 2, "batch_size": 16,
-            "learning_rate": 2e-3, "precision": "fp32", "dropout": 0.0, "checkpoint_every": 4, "name": "test",
+            "learning_rate": 2e-3, "precision": "fp32", "dropout": 0.0, "attention_dropout": 0.0, "checkpoint_every": 4,
+            "name": "test",
         }  # fmt: skip
         return config(**{name: value for name, value in (recipe | options).items() if hasattr(config, name)})
 
@@ -154,6 +155,30 @@ def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path)
     task = fine_tuning(bert_trainer.build, config)
     task.pretrain(float("inf"))
     assert all(weights.isfinite().all() for weights in task.build().parameters())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_attention_dropout_is_the_option_s(script, config_of, tmp_path):
+    """Whatever the checkpoint's was, in fine-tuning and in the training of the language model before it."""
+    names = {"distilbert": ("dropout", "attention_dropout")}
+    family = SCRIPTS[script][1].FAMILY
+    others, attention = names.get(family, ("hidden_dropout_prob", "attention_probs_dropout_prob"))
+    checkpoint = pretrained.write(tmp_path / "checkpoint", family, **{others: 0.0, attention: 0.9})
+    changes, further = [], []
+    for share in (0.0, 0.5):
+        config = config_of(script, model=str(checkpoint), attention_dropout=share, further_pretrain=True, pretrain_epochs=1)
+        config.limit, config.max_tokens, config.output_dir = 16, 8, tmp_path
+        task = fine_tuning(SCRIPTS[script][0], config)
+        task.pretrain(float("inf"))
+        (new,) = set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
+        further.append(new)
+        model = task.build().train()
+        tokens = torch.arange(1_000, 1_008).repeat(2, 1)
+        inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens, torch.ones_like(tokens))
+        first, second = (getattr(answer, "logits", answer) for answer in (model(*inputs), model(*inputs)))
+        changes.append(not torch.equal(first, second))
+    assert changes == [False, True]
+    assert further[0].read_bytes() != further[1].read_bytes()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
