@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from popcorn.batches import Reviews
@@ -18,10 +19,25 @@ from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
 from popcorn.pretraining import key_of, train_once
-from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
+from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
+
+
+class MaskedTrainer(ReviewTrainer):
+    """A Trainer of language models whose head reads the masked subwords alone, a seventh of its work and memory."""
+
+    def mean_loss(self, model, inputs: dict[str, Tensor]):
+        """As without that; the outputs' logits are (1, masked, vocabulary)."""
+        masked = inputs["labels"] != IGNORED
+
+        def narrow(encoder, arguments, output):
+            output.last_hidden_state = output.last_hidden_state[masked].unsqueeze(0)
+            return output
+
+        with self.accelerator.unwrap_model(model).base_model.register_forward_hook(narrow):
+            return super().mean_loss(model, inputs | {"labels": inputs["labels"][masked].unsqueeze(0)})
 
 
 class FurtherPretraining:
@@ -64,7 +80,7 @@ class FurtherPretraining:
                 torch.default_generator.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
                 return mask(items)
 
-        trainer = ReviewTrainer(
+        trainer = MaskedTrainer(
             model, batches, Watch(batches, config.checkpoint_every, deadline, predictions=0),
             args=arguments(config, own, batches, micro_batch, num_train_epochs=config.epochs),
             data_collator=masked, train_dataset=self.dataset, optimizers=optimiser_and_schedule(groups, config, batches.batches),

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
-from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import bert_native
@@ -29,12 +29,13 @@ from popcorn import data
 from popcorn.errors import UserError
 from popcorn.experiment import Part
 from popcorn.finetune import FineTuner, hugging_face
+from popcorn.language_model import MaskedTrainer
 from popcorn.layers import mask_of
 from popcorn.native import native
 from popcorn.pretrained import parameter_groups
 from popcorn.rdrop import divergence, twice
 from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
-from popcorn.trainer import MicroBatches, Rows
+from popcorn.trainer import IGNORED, MicroBatches, Rows
 
 SCRIPTS = {
     "bert_native": (bert_native.BERT, bert_native.Config),
@@ -147,6 +148,27 @@ def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
             task = fine_tuning(bert_trainer.build, config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path))
             with pytest.raises(UserError, match=r"the weights in .* cannot be read .*fetch or attach the whole model again"):
                 task.pretrain(float("inf")) if further else task.build()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints):
+    """The same loss and the same gradients as the library's own forward pass has, from fewer logits."""
+    model = AutoModelForMaskedLM.from_pretrained(checkpoints[family]).eval()
+    torch.manual_seed(0)
+    tokens, mask = torch.randint(5, 2_000, (3, 9)), mask_of(torch.tensor([9, 4, 7]), 9)
+    labels = tokens.masked_fill((torch.rand(3, 9) < 0.6) | ~mask, IGNORED)
+    inputs = {"input_ids": tokens.masked_fill(~mask, 0), "attention_mask": mask.long(), "labels": labels}
+    trainer = object.__new__(MaskedTrainer)
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    loss, outputs = trainer.mean_loss(model, inputs)
+    theirs = model(**inputs)
+    assert outputs.logits.shape[:2] == (1, (labels != IGNORED).sum())
+    assert theirs.logits.shape[:2] == (3, 9)  # nothing is left in the model
+    torch.testing.assert_close(loss, theirs.loss)
+    weights = list(model.parameters())
+    gradients = (torch.autograd.grad(each, weights, allow_unused=True) for each in (loss, theirs.loss))
+    for narrow, whole in zip(*gradients, strict=True):
+        assert narrow is whole is None or torch.allclose(narrow, whole, atol=1e-6)
 
 
 def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path):
