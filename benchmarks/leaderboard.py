@@ -5,6 +5,7 @@ is given until nothing is left to do. The first seed is validated; the others ar
 report are brought up to date at the end, whether all went well or not.
 """
 
+import functools
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -44,13 +45,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from popcorn import data, leaderboard, report
 from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import OUTCOME, differing_settings, folder_of
+from popcorn.experiment import OUTCOME, differing_settings, folder_of, split_of
 from popcorn.results import is_recorded
 
 
 def is_begun(its: RunConfig, competition: data.Competition) -> bool:
-    """Whether the run's folder, where there is one, is of the same options and data."""
-    return not differing_settings(its, data=competition.checksum)
+    """Whether the run's folder, where there is one, is of the same options, data and validation split."""
+    train = read_train(competition)
+    return not differing_settings(its, data=competition.checksum, split=split_of(its, train.ids, train.labels))
+
+
+@functools.cache
+def read_train(competition: data.Competition) -> data.Reviews:
+    """The training file, read once for all runs."""
+    return competition.read(data.TRAIN)
 
 
 def command_of(its: RunConfig, script: str, config: Config, competition: data.Competition) -> list[str]:

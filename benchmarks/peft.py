@@ -92,6 +92,7 @@ from popcorn.engine import Task
 from popcorn.files import write_json
 from popcorn.finetune import hugging_face
 from popcorn.layers import mask_of
+from popcorn.split import SPLIT
 from popcorn.subwords import fine_tuning, reading
 
 
@@ -208,7 +209,7 @@ def compare(encoder: str, config: Config) -> None:
         "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
         "four layers of 128 with relative attention and a convolution, pretrained here; word vectors begun as MiniLM's",
         "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": its.epochs,
-        "max_tokens": its.max_tokens, "precision": device.mixed_precision("auto"),
+        "max_tokens": its.max_tokens, "precision": device.mixed_precision("auto"), "split": SPLIT,
     }  # fmt: skip
     rows = recorded(path, head)
     for name, measurement in wanted.items():

@@ -55,7 +55,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import Subset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
@@ -68,15 +67,15 @@ from popcorn.engine import Task
 from popcorn.experiment import Part
 from popcorn.files import write_json
 from popcorn.finetune import by_length, figures, hugging_face
-from popcorn.split import film_blocks
+from popcorn.split import SPLIT, assign_folds, film_blocks
 from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
 from popcorn.trainer import Rows
 
 
 def part_of(task: Task, reviews: int) -> Part:
     """So many reviews to learn from and so many to be measured on, of different films, half of each positive."""
-    splitter = StratifiedGroupKFold(2, shuffle=True, random_state=0)
-    train, validation = next(splitter.split(task.labels, task.labels, film_blocks(task.train_ids)))
+    fold = assign_folds(film_blocks(task.train_ids), task.labels, 2)
+    validation, train = (np.flatnonzero(fold == number) for number in (0, 1))
     generator = np.random.default_rng(0)
     return Part("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
 
@@ -181,7 +180,7 @@ def compare(family: str, config: Config) -> None:
     head = {
         "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
         "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "precision": device.mixed_precision("auto"),
+        "precision": device.mixed_precision("auto"), "split": SPLIT,
     }  # fmt: skip
     under = {name: conditions(measure, its) for name, (measure, its) in variants.items()}
     found = recorded(path, head, under)

@@ -18,7 +18,7 @@ from popcorn.batches import Reviews
 from popcorn.config import STARTED, TrainingConfig
 from popcorn.data import Competition
 from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept, split_of
 from popcorn.files import require_writable
 from popcorn.submission import require_same_ids, write_submissions
 
@@ -83,13 +83,14 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             set_seed(config.seed)
             return task.build()
 
+        split = split_of(config, task.train_ids, task.labels)
         model = build()
         learning, parameters = count(model)
         description = str(model)
         del model  # a large one would take its place twice
         with processes.main_process_first():
             if processes.is_main_process:
-                begin(config, data=task.competition.checksum, model=description, **task.origin)
+                begin(config, data=task.competition.checksum, split=split, model=description, **task.origin)
                 task.keep(folder)
         with engine(task, config, folder, deadline) as fitting:
 
@@ -110,8 +111,8 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
             done = fit_all(config, task.train_ids, task.labels, lambda part: kept(folder, part, fit, processes.is_main_process))
         if processes.is_main_process:
             conclude(
-                config, task.competition, task.train_ids, task.test_ids, done, **task.origin, machine=device.processor(),
-                precision=precision, processes=processes.num_processes,
+                config, task.competition, task.train_ids, task.test_ids, done, split=split, **task.origin,
+                machine=device.processor(), precision=precision, processes=processes.num_processes,
                 parameters=parameters, trainable_parameters=learning, **cost.of(folder),
             )  # fmt: skip
 

@@ -22,6 +22,7 @@ from popcorn.errors import UserError, say
 from popcorn.experiment import Outcome, Run, conclude
 from popcorn.results import run_behind
 from popcorn.score import score_test
+from popcorn.split import split_checksum
 from popcorn.submission import OUT_OF_FOLD, TEST, read_probabilities
 
 SUREST = 1e-6  # the files' last digit: nothing surer than this can be read from them
@@ -123,9 +124,15 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     config = RunConfig(output_dir=folder, name=name, record=is_recorded)
     conclude(
         config, competition, train.ids, test.ids, Run(outcome.test, {"out of fold": outcome}, None, complete=True),
-        members=names, blend=best, weights=found[best][2].tolist(), machine=figures.processor(), precision="fp64",
+        members=names, split=folds_checksum(members[0], train.ids), blend=best,
+        weights=found[best][2].tolist(), machine=figures.processor(), precision="fp64",
         processes=1, **cost,
     )  # fmt: skip
+
+
+def folds_checksum(member: Member, ids: list[str]) -> str:
+    """The checksum of the split that the member's folds are, as its own run records it."""
+    return split_checksum(ids, [np.flatnonzero(member.fold == number) for number in np.unique(member.fold)])
 
 
 def cost_of(results: Path, members: list[Member], test_ids: list[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from popcorn.config import RunConfig
 from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
 from popcorn.files import whole, write_json
-from popcorn.split import limited, validation_parts
+from popcorn.split import limited, split_checksum, validation_parts
 
 SETTINGS = "settings.json"
 OUTCOME = "outcome.npz"
@@ -70,9 +70,9 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
     if config.final:
         outcome = outcomes["refit"] = fit(Part("refit", rows, rows[:0], epochs=getattr(config, "epochs", None)))
         return Run(outcome.test, outcomes, None, outcome.complete)
-    held_out = validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)
+    held_out = held_out_rows(config, ids, labels)
     for number, held in enumerate(held_out, start=1):
-        part = Part(f"fold-{number}" if config.folds else "validated", np.delete(rows, held), rows[held])
+        part = Part(f"fold-{number}" if config.folds else "validated", np.setdiff1d(rows, held), held)
         outcome = outcomes[part.name] = fit(part)
         if not outcome.complete:
             break
@@ -89,8 +89,21 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
     if config.folds and complete:
         out_of_fold = np.full(len(labels), np.nan), np.zeros(len(labels), int)
         for number, (held, outcome) in enumerate(zip(held_out, outcomes.values(), strict=True), start=1):
-            out_of_fold[0][rows[held]], out_of_fold[1][rows[held]] = outcome.validation, number
+            out_of_fold[0][held], out_of_fold[1][held] = outcome.validation, number
     return Run(test, outcomes, out_of_fold, complete)
+
+
+def held_out_rows(config: RunConfig, ids: list[str], labels: np.ndarray) -> list[np.ndarray]:
+    """Rows of the training file to validate on, one array a model; none with `--final`."""
+    if config.final:
+        return []
+    rows = limited(labels, config.limit)
+    return [rows[part] for part in validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)]
+
+
+def split_of(config: RunConfig, ids: list[str], labels: np.ndarray) -> str:
+    """Checksum of a run's validation split, or with `--final` of the rows that it trains on."""
+    return split_checksum(ids, held_out_rows(config, ids, labels) or [limited(labels, config.limit)])
 
 
 def folder_of(config: RunConfig) -> Path:
@@ -113,7 +126,7 @@ def differing_settings(config: RunConfig, **content: str) -> list[str]:
     except (OSError, ValueError, TypeError) as problem:
         raise UserError(f"{begun} is damaged ({problem}): leave out --resume to begin anew") from problem
     return [
-        f"its {name} is {before.get(name)} where this one's is {now.get(name)}"
+        f"its {name} is {before.get(name, 'not recorded')} where this one's is {now.get(name)}"
         for name in sorted(now)
         if before.get(name) != now.get(name)
     ]
@@ -176,14 +189,14 @@ def conclude(config: RunConfig, competition: Competition, train_ids: list[str], 
     """Writes both submissions and the out-of-fold probabilities, says the score where it is known, and records it."""
     from popcorn.results import record
     from popcorn.score import score_test
-    from popcorn.submission import OUT_OF_FOLD, write_out_of_fold, write_submissions
+    from popcorn.submission import DECIMALS, OUT_OF_FOLD, write_out_of_fold, write_submissions
 
     write_submissions(config.output_dir / "submissions", config.name, competition.sample_ids(), test_ids, run.test)
     if run.out_of_fold is not None:
         write_out_of_fold(config.output_dir / "submissions", config.name, train_ids, *run.out_of_fold)
     else:  # those of an earlier run are of other models than this submission
         (config.output_dir / "submissions" / f"{config.name}{OUT_OF_FOLD}").unlink(missing_ok=True)
-    score = score_test(test_ids, run.test)
+    score = score_test(test_ids, run.test.round(DECIMALS))  # of the file, as Kaggle scores it
     if score:
         say(f"Test: {score.describe()}" + ("" if competition.source != EMBEDDED else " (embedded default, not Kaggle's)"))
     if not run.complete:

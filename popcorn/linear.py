@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from popcorn import data, figures
 from popcorn.config import STARTED, RunConfig
 from popcorn.errors import UserError, one_sentence, say
-from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, keep_outcome
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, keep_outcome, split_of
 from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import keep_about, keep_learned, learned, restore
 from popcorn.split import limited
@@ -45,7 +45,8 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
             before = earlier_run + time.monotonic() - start
         parameters = 0
         folder = folder_of(config)
-        begin(config, data=competition.checksum)
+        split = split_of(config, train.ids, train.labels)
+        begin(config, data=competition.checksum, split=split)
         keep_about(folder, build, config, "linear")
         if unsupervised:
             keep_learned(folder, shared)
@@ -72,7 +73,7 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
 
         done = fit_all(config, train.ids, train.labels, fit)
         conclude(
-            config, competition, train.ids, test.ids, done,
+            config, competition, train.ids, test.ids, done, split=split,
             parameters=parameters, machine=figures.processor(), peak_memory=max(figures.peak_memory(), peak_memory), processes=1,
             precision="fp32" if unsupervised else "fp64", seconds=earlier_run + time.monotonic() - STARTED,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from popcorn.errors import UserError, say
 from popcorn.experiment import Run
 from popcorn.files import write_json
 from popcorn.score import Score, half_width
+from popcorn.split import SPLIT
 
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 ROUNDED = 1e-4
@@ -34,7 +35,8 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
         "name": config.name,
         "config": recipe_of(config),
         "data": data_of(competition),
-    }  # fmt: skip
+        "split": SPLIT,
+    }
     entry = {
         "seed": config.seed,
         "accuracy": score.accuracy,
@@ -103,7 +105,8 @@ def is_recorded(config: RunConfig, competition: Competition) -> bool:
     """Whether the results have a run with these options and this seed, on these data."""
     try:
         before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
-        same = before["config"] == recipe_of(config) and before["data"] == data_of(competition)
+        here = {"config": recipe_of(config), "data": data_of(competition), "split": SPLIT}
+        same = {name: before.get(name) for name in here} == here
         return same and any(run["seed"] == config.seed for run in before["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -133,6 +136,8 @@ class Row:
     auc: float
     validation: float | None
     """None where all runs were with --final"""
+    is_former_split: bool
+    """whether the validation's reviews were held out by other rules than today's"""
     seconds: float
     reviews_per_second: float
     peak_memory: int
@@ -177,6 +182,7 @@ def _row(content: dict) -> Row:
         interval=half_width(accuracy, runs[0]["test_reviews"]),
         auc=mean(lambda run: run["auc"]),
         validation=float(np.mean(validation)) if validation else None,
+        is_former_split=content.get("split") != SPLIT,
         seconds=float(np.median([run["seconds"] for run in validated or runs])),
         reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in runs])),
         peak_memory=max(run["peak_memory"] for run in runs),

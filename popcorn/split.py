@@ -1,21 +1,27 @@
-"""Which training reviews a model is fitted on and which it is validated on.
+"""Which training reviews a model is trained on, and which it is validated on.
 
-Neighbouring id numbers of one class are reviews of the same film, and films do not cross Stanford's train and test. A random
-split lets a model recognise films it knows the verdict on, and reads some two points too high; a split by blocks of id numbers
-does not. The two classes are numbered apart, and nothing ties a film's praise to its blame: where one is held out, the other may
-have been learnt, with the opposite verdict.
+Neighboring id numbers of one class are reviews of the same movie, and movies do not cross Stanford's train and test. A random
+split lets a model recognize movies whose label it has seen, and reads about two points too high; a split by blocks of id
+numbers does not. The two classes are numbered apart, and nothing ties a movie's positive reviews to its negative ones: where
+one is held out, the other may have been trained on, with the opposite label.
+
+The split depends on the ids and the labels alone. It uses no library whose next version may draw other numbers: NumPy
+guarantees that the stream of `RandomState` never changes (NEP 19).
 """
 
+import hashlib
 import re
 from typing import Literal
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from popcorn.errors import UserError
 
 FILM_BLOCK = 250  # id numbers; a film has at most 30 reviews, so few films straddle two blocks
 HOLD_OUT = 10  # one part in ten is held out where no folds are asked for
+SPLIT_SEED = 0
+SPLIT = "blocks of 250 id numbers, numpy's RandomState(0)"
+"""names the rules below in every record; a change of the rules must change it"""
 ID = re.compile(r'^"?(\d+)_\d+"?$')
 
 
@@ -32,29 +38,52 @@ def film_blocks(ids: list[str]) -> np.ndarray:
     return np.array(numbers) // FILM_BLOCK
 
 
+def assign_folds(blocks: np.ndarray, labels: np.ndarray, num_folds: int) -> np.ndarray:
+    """The fold of each review, int64 (n,), from 0: a block is never divided, and folds are alike in size and in classes.
+
+    Blocks are dealt in random order, the largest first, each to the fold that has least of the block's classes, of
+    equals the smallest.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    counts = np.zeros((len(names), 2), np.int64)  # negative and positive reviews of each block
+    np.add.at(counts, (block, labels), 1)
+    shuffled = np.random.RandomState(SPLIT_SEED).permutation(len(names))
+    largest_first = shuffled[np.argsort(-counts[shuffled].sum(1), kind="stable")]
+    filled, fold_of_block = np.zeros((num_folds, 2), np.int64), np.zeros(len(names), np.int64)
+    for number in largest_first:
+        fold = np.lexsort((filled.sum(1), filled @ counts[number]))[0]
+        fold_of_block[number] = fold
+        filled[fold] += counts[number]
+    return fold_of_block[block]
+
+
 def validation_parts(
     ids: list[str], labels: np.ndarray, method: Literal["film", "random"], folds: int | None
 ) -> list[np.ndarray]:
     """Rows to validate on, sorted, one array a model: one tenth, or `folds` parts that together are all rows.
 
-    The split is the same for every seed and every script, so that their validation figures and out-of-fold
-    probabilities can be set side by side.
+    The split is the same for every seed and every script, so that their validation metrics and out-of-fold
+    probabilities can be compared. Raises `UserError` where the reviews are too few for it.
     """
-    parts = folds or HOLD_OUT
-    rows = np.zeros(len(labels))
-    try:
-        if method == "film":
-            splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
-            chosen = [part for _, part in splitter.split(rows, labels, film_blocks(ids))]
-        else:
-            chosen = [part for _, part in StratifiedKFold(parts, shuffle=True, random_state=0).split(rows, labels)]
-    except ValueError as problem:
+    num_folds = folds or HOLD_OUT
+    blocks = film_blocks(ids) if method == "film" else np.arange(len(ids))
+    if (found := len(np.unique(blocks))) < num_folds:
         raise UserError(
-            f"{len(labels)} training reviews cannot be split into {parts} parts ({problem}): use more reviews"
-        ) from problem
-    if any(len(np.unique(labels[part])) < 2 for part in chosen):
+            f"{len(labels)} training reviews in {found} blocks of ids cannot be split into {num_folds} parts: use more reviews"
+        )
+    fold = assign_folds(blocks, labels, num_folds)
+    parts = [np.flatnonzero(fold == number) for number in range(num_folds)]
+    if any(len(np.unique(labels[part])) < 2 for part in parts):
         raise UserError(f"{len(labels)} training reviews leave a validation part with one class only: use more reviews")
-    return chosen if folds else chosen[:1]
+    return parts if folds else parts[:1]
+
+
+def split_checksum(ids: list[str], parts: list[np.ndarray]) -> str:
+    """SHA-256 of which reviews are held out together: of the sorted ids of each part, without their quotes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update("\n".join(sorted(ids[row].strip('"') for row in part)).encode() + b"\n\n")
+    return digest.hexdigest()
 
 
 def limited(labels: np.ndarray, limit: int | None) -> np.ndarray:

@@ -8,6 +8,7 @@ import pandas as pd
 from popcorn.errors import UserError, say
 from popcorn.files import whole
 
+DECIMALS = 6
 TEST, OUT_OF_FOLD = ".proba.csv", ".oof.csv"
 """what follows a run's name in the files of its probabilities: of the test, and of training reviews that were held out"""
 
@@ -25,7 +26,7 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
         raise UserError(f"the model's probability for the test review {bad} is {values[bad]}: no submission was written")
     labels, probabilities = folder / f"{name}.csv", folder / f"{name}{TEST}"
     _write(labels, sample_ids, [str(int(value > 0.5)) for value in values])
-    _write(probabilities, sample_ids, [f"{value:.6f}" for value in values])
+    _write(probabilities, sample_ids, [f"{value:.{DECIMALS}f}" for value in values])
     say(f"{labels}: labels; the score that Kaggle shows for it is the accuracy")
     say(f"{probabilities}: probabilities; the score is the ROC AUC, this is the one to win with")
 

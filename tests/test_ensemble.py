@@ -5,12 +5,14 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import run
 
 from popcorn import data, ensemble
 from popcorn.files import write_json
 from popcorn.score import score_test
+from popcorn.split import split_checksum
 from popcorn.submission import write_out_of_fold, write_submissions
 
 
@@ -51,6 +53,9 @@ def test_two_views_are_better_than_each(folder, competition):
     assert entry["members"] == ["words", "order", "nothing"] and entry["accuracy"] > 0.85
     assert abs(entry["weights"][2]) < 0.3 < min(entry["weights"][:2])  # the stacker finds out who says nothing
     assert entry["blend"] == "stacker"
+    table = pd.read_csv(folder / "submissions" / "words.oof.csv")
+    parts = [np.flatnonzero(table["fold"] == fold) for fold in range(1, 6)]
+    assert entry["split"] == split_checksum(table["id"].tolist(), parts)
     assert (entry["seconds"], entry["peak_memory"], entry["parameters"]) == (180, 2**30, 15)  # what the members took together
     assert entry["command"].startswith("python -m popcorn ensemble words order nothing")
     added = {name: float(gain) for name, gain in re.findall(r"│ (\w+) .*│ ([+-]0\.\d+)", done.stdout)}

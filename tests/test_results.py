@@ -9,9 +9,10 @@ import cnn
 from benchmarks import leaderboard as leaderboard_runs
 from popcorn import data
 from popcorn.errors import UserError
-from popcorn.experiment import begin
+from popcorn.experiment import begin, split_of
 from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
 from popcorn.results import data_of, is_recorded, recipe_of, rows
+from popcorn.split import SPLIT
 
 
 def test_the_readme_shows_what_the_results_say():
@@ -50,6 +51,16 @@ def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
     assert high.validation == pytest.approx(0.90) and high.seconds == 120 and low.spread is None
 
 
+def test_a_validation_on_the_former_split_is_marked(folder):
+    high, low = rows(folder)
+    text = markdown([high, low])
+    assert text.count("0.9000†") == 1 and text.rstrip().endswith("today's split holds out other reviews.")
+    content = json.loads((folder / "high.json").read_text()) | {"split": SPLIT}
+    (folder / "high.json").write_text(json.dumps(content))
+    high, low = rows(folder)
+    assert "0.9000 |" in markdown([high, low]) and "†" not in markdown([high])
+
+
 def test_runs_without_validation_count_for_the_test_alone(folder):
     final = entry(2, 0.94)
     del final["fits"]["validated"]
@@ -59,16 +70,17 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
         (folder / f"{name}.json").write_text(json.dumps(content))
         (row,) = (row for row in rows(folder) if row.name == name)
         assert row.seconds == seconds and row.validation == (validation and pytest.approx(validation))
+    assert "†" not in markdown([row])  # nothing was validated
     update_row = markdown([row])
     assert "| - | 1 | 0.1 min |" in update_row
 
 
 def test_update_writes_between_the_markers_only(folder, capsys):
     readme = folder / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\nthe table before\n{END}\nafter\n")
     update(folder, readme)
     text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "the table before" not in text
     assert "| high | 0.9100 ± 0.0100 |" in text and "toy" not in text
     assert (folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
     assert "high" in capsys.readouterr().out
@@ -95,11 +107,13 @@ def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     here = data.Competition(competition, "--data-dir")
     assert not is_recorded(config, here)
     (tmp_path / "results").mkdir()
-    content = {"config": recipe_of(config), "data": data_of(here), "runs": [{"seed": 2}]}
+    content = {"config": recipe_of(config), "data": data_of(here), "split": SPLIT, "runs": [{"seed": 2}]}
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
     assert is_recorded(config, here) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3), here)
     assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7), here)
     assert not is_recorded(config, data.Competition(competition, data.EMBEDDED))
+    (tmp_path / "results" / "cnn.json").write_text(json.dumps(content | {"split": "another"}))
+    assert not is_recorded(config, here)
 
 
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
@@ -139,10 +153,13 @@ def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     """Resumed is what was begun with the same options, and nothing else."""
     config, here = leaderboard_runs.Config(output_dir=tmp_path), data.Competition(competition, "--data-dir")
     its = cnn.Config(name="cnn", output_dir=tmp_path)
-    for begun, content, is_resumed in (
-        (replace(its, limit=9), here.checksum, False), (its, "of others", False), (its, here.checksum, True)
+    train = here.read(data.TRAIN)
+    split = split_of(its, train.ids, train.labels)
+    for begun, content, held_out, is_resumed in (
+        (replace(its, limit=9), here.checksum, split, False), (its, "of others", split, False),
+        (its, here.checksum, "others", False), (its, here.checksum, split, True),
     ):  # fmt: skip
-        begin(begun, data=content)
+        begin(begun, data=content, split=held_out)
         assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
         begin(

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, SMALL, run, run_kernel
+
+from popcorn.split import split_checksum
 
 # in so few reviews every word is frequent
 LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--width", "20", "--ngrams", "1"]}
@@ -123,6 +126,19 @@ def test_a_checkpoint_of_other_options_is_refused(undisturbed, options, other):
     assert "is of another run" in done.stderr and "settings.json" in done.stderr
 
 
+def test_a_run_of_another_split_is_not_resumed(undisturbed, options):
+    """It would be validated on what it has trained on."""
+    settings = undisturbed[0] / "runs" / "lstm" / "seed-1" / "settings.json"
+    whole, content = settings.read_text(), json.loads(settings.read_text())
+    (entry,) = json.loads((undisturbed[0] / "results" / "lstm.json").read_text())["runs"]
+    assert content["split"] == entry["split"] and len(entry["split"]) == 64
+    for split in ("0" * 64, None):
+        settings.write_text(json.dumps({name: value for name, value in (content | {"split": split}).items() if value}))
+        done = run("lstm.py", *options, "--output-dir", undisturbed[0], "--resume", code=2)
+        assert "is of another run: its split is" in done.stderr
+    settings.write_text(whole)
+
+
 def test_a_damaged_checkpoint_is_refused(options, tmp_path):
     run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s")
     (weights,) = tmp_path.glob("runs/lstm/seed-1/validated/step-*/pytorch_model.bin")
@@ -156,6 +172,9 @@ def test_folds_save_out_of_fold_probabilities(competition, tmp_path):
     labels = table["id"].str.split("_").str[1].astype(int) >= 5
     assert ((table["sentiment"] > 0.5) == labels).mean() > 0.8
     assert "out-of-fold" in done.stdout
+    parts = [np.flatnonzero(table["fold"] == fold) for fold in (1, 2, 3, 4)]
+    (entry,) = json.loads((tmp_path / "results" / "tfidf.json").read_text())["runs"]
+    assert entry["split"] == split_checksum(table["id"].tolist(), parts)  # an ensemble records the same of its members
     assert set(json.loads((tmp_path / "results" / "tfidf.json").read_text())["runs"][0]["fits"]) == {
         f"fold-{k}" for k in range(1, 5)
     }
