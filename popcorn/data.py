@@ -163,9 +163,9 @@ def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews
                 f"mend that row or {fix}"
             )
         labels = np.array([value == "1" for value in values], dtype=np.int64)
-    if not table.is_escaped and (lost := next((row for row, text in enumerate(texts) if '\\"' in text), None)) is not None:
+    if lost := table.first_lost_quote("review"):
         raise UserError(
-            f"{path}, row {table.lines[lost]}: quotes of this review were lost when the file was saved again: "
+            f"{path}, row {lost}: quotes of this review were lost when the file was saved again: "
             "read the original without quoting (in pandas quoting=3), or use it as it is"
         )
     if texts and not table.is_ended and not (table.is_escaped and table.fields("review")[-1].endswith('"')):
@@ -180,7 +180,7 @@ def require_ids(table: Table, fix: str) -> None:
     ids = bare(table.fields("id"))
     seen: set[str] = set()
     for line, id in zip(table.lines, ids, strict=True):
-        if not id or "\n" in id:
+        if not id or "\n" in id or '"' in id:
             raise UserError(f"{table.name}, row {line}: the id is {id!r}: {fix}")
         if id in seen:
             raise UserError(f"{table.name}, row {line}: the id {id} was there before; remove one of the two rows")
@@ -189,7 +189,7 @@ def require_ids(table: Table, fix: str) -> None:
 
 def _columns(path: Path, separator: str, columns: list[str], fix: str) -> Table:
     """The file as a table that has the given columns."""
-    table = read_table(read_text(path, fix, path.name.removesuffix(".zip")), str(path), separator, fix)
+    table = read_table(read_text(path, fix, path.name.removesuffix(".zip").removesuffix(".gz")), str(path), separator, fix)
     missing = [column for column in columns if table.place(column) is None]
     if missing and len(table.columns) == 1:
         raise UserError(f"{path}, row 1: the columns must be separated by {separator!r}, and none was found: {fix}")

@@ -13,6 +13,7 @@ from popcorn.errors import UserError
 SEPARATORS = "\t", ",", ";", "|"
 ESCAPED = '\\"'
 RETURN = "\ufdd0"  # a code point that is no character, and never one of a text
+BACKSLASH = "\ufdd1"  # another one
 UNCLOSED = "the quotes of a field are not closed, as in a file that was cut short"
 
 
@@ -41,9 +42,7 @@ class Table:
         """
         for names in (self.columns, [name.lower() for name in self.columns]):
             if names.count(column) > 1:
-                raise UserError(
-                    f"{self.name}, row 1: column {column!r} is there {names.count(column)} times: keep one"
-                )
+                raise UserError(f"{self.name}, row 1: column {column!r} is there {names.count(column)} times: keep one")
             if column in names:
                 return names.index(column)
         return None
@@ -52,6 +51,14 @@ class Table:
         """A column's fields as they are written; `column` must be there."""
         place = self.place(column)
         return [row[place] for row in self.rows]
+
+    def first_lost_quote(self, column: str) -> int | None:
+        """The line of a field some of whose quotes have a backslash and some have none, as after a reading by wrong rules."""
+        for line, field in zip(self.lines, self.fields(column), strict=True):
+            is_half_escaped = not self.is_escaped or (not _is_wrapped(field) and _bare_quotes(field) > 0)
+            if ESCAPED in field and is_half_escaped:
+                return line
+        return None
 
     def texts(self, column: str) -> list[str]:
         """A column's fields without their quotes."""
@@ -66,7 +73,7 @@ def unquoted(field: str, is_quoted: bool = True) -> str:
     """A field of Kaggle's dialect without its quotes. Where not all fields have them (`is_quoted`) they may be the text's own."""
     if _is_wrapped(field) and (is_quoted or not _bare_quotes(field[1:-1].replace('""', ""))):
         field = field[1:-1]
-    return field.replace(ESCAPED, '"')
+    return field.replace(ESCAPED, '"').replace(BACKSLASH, "\\")
 
 
 def bare(ids: list[str]) -> list[str]:
@@ -90,7 +97,7 @@ def read_table(text: str, name: str, separator: str, fix: str) -> Table:
     """
     if not text.strip():
         raise UserError(f"{name} cannot be read as a table (it is empty): {fix}")
-    escaped, escaped_lines, escaped_fault = _escaped_rows(text, separator)
+    escaped, escaped_lines, escaped_fault = _escaped_rows(_marked_backslashes(text), separator)
     rows, lines, fault, is_escaped = escaped, escaped_lines, escaped_fault, True
     if '"' in text and (escaped_fault or ESCAPED not in text or _has_doubled_quotes(escaped)):
         standard, standard_lines, standard_fault = _standard_rows(text, separator)
@@ -108,6 +115,14 @@ def read_table(text: str, name: str, separator: str, fix: str) -> Table:
         row += [""] * (len(columns) - len(row))
     table = Table(name, columns, rows[1:], lines[1:], is_escaped, short, text.endswith("\n"))
     return table if is_escaped else _escaped_within(table)
+
+
+def _marked_backslashes(text: str) -> str:
+    """The text with a mark for each doubled backslash, where none stands alone: the csv module doubles them, Kaggle does not."""
+    if "\\\\" not in text:
+        return text
+    marked = text.replace("\\\\", BACKSLASH)
+    return marked if "\\" not in marked.replace(ESCAPED, "") else text
 
 
 def _escaped_within(table: Table) -> Table:

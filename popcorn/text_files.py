@@ -118,7 +118,7 @@ def _unpacked(file: BinaryIO, kind: str, path: Path, fix: str, wanted: str | Non
     if kind == ZIP:
         return _member(file, path, fix, wanted)
     if kind == GZIP:
-        return gzip.GzipFile(fileobj=file)
+        return gzip.GzipFile(fileobj=file, mode="rb")
     return BZ2File(file) if kind == BZIP2 else LZMAFile(file)
 
 
