@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from popcorn.data import Competition
 from popcorn.errors import UserError, one_sentence, say
+from popcorn.files import unwritable
 from popcorn.glove import read_blocks
 from popcorn.text import read_corpus
 
@@ -58,7 +59,7 @@ def convert(glove: Path, output: Path, wanted: set[str] | None) -> None:
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the .kv itself last
                 part.replace(output.with_name(part.name))
     except OSError as problem:
-        raise UserError(f"{output} cannot be written ({problem.strerror}): free some space or choose another folder") from problem
+        raise unwritable(output, problem, "--output") from problem
 
 
 def _write(glove: Path, output: Path, wanted: set[str] | None) -> None:

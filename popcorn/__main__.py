@@ -9,11 +9,20 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from popcorn.config import expand_home
 from popcorn.errors import UserError, one_sentence
 
 
 @dataclass
-class Prepare:
+class Command:
+    """What all commands have in common."""
+
+    def __post_init__(self):
+        expand_home(self)
+
+
+@dataclass
+class Prepare(Command):
     """Make the competition's four files from Stanford's archive, without a Kaggle account."""
 
     archive: Positional[Path]
@@ -33,7 +42,7 @@ class Prepare:
 
 
 @dataclass
-class Score:
+class Score(Command):
     """Print accuracy, its 95% interval and ROC AUC of submissions, from the ratings in the test ids."""
 
     files: Positional[tuple[Path, ...]]
@@ -52,7 +61,7 @@ class Score:
 
 
 @dataclass
-class Leaderboard:
+class Leaderboard(Command):
     """Print the recorded results, write them into the README between its markers, and draw them."""
 
     results: Path = Path("results")
@@ -68,7 +77,7 @@ class Leaderboard:
 
 
 @dataclass
-class Ensemble:
+class Ensemble(Command):
     """Blend the runs of several scripts by their out-of-fold probabilities, and write the blend's submissions."""
 
     members: Positional[tuple[str, ...]] = ()
@@ -96,7 +105,7 @@ class Ensemble:
 
 
 @dataclass
-class Predict:
+class Predict(Command):
     """Judge reviews by a trained model: one with the words that carried the verdict, or a whole file."""
 
     texts: Positional[tuple[str, ...]] = ()
@@ -120,7 +129,7 @@ class Predict:
 
 
 @dataclass
-class Kernel:
+class Kernel(Command):
     """Write a script as one file for Kaggle, with kernel-metadata.json, for `kaggle kernels push`."""
 
     script: Positional[str]
@@ -144,7 +153,7 @@ class Kernel:
 
 
 @dataclass
-class Report:
+class Report(Command):
     """Write report/index.html about all recorded models: curves, calibration, lengths, agreement, and what all get wrong."""
 
     output_dir: Path = Path(".")
@@ -162,7 +171,7 @@ class Report:
 
 
 @dataclass
-class Plan:
+class Plan(Command):
     """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
 
     script: Positional[Path]

@@ -3,6 +3,7 @@
 Nothing here loads torch: `--help` and a mistyped option are answered at once.
 """
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -28,6 +29,20 @@ COUNTS = (
 """options of which there must be one at least (of the folds two), where a script has them"""
 RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip", "c", "alpha"
 """options that are more than zero"""
+
+
+def expand_home(options: object) -> None:
+    """Puts the home folder in the place of `~` in all paths among the options, as a shell does where it sees one.
+
+    A model may be a path too. An unknown user's `~name` stays, so that the folder is not found.
+    """
+    for name, value in list(vars(options).items()):
+        if isinstance(value, Path):
+            setattr(options, name, Path(os.path.expanduser(value)))
+        elif isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+            setattr(options, name, tuple(Path(os.path.expanduser(each)) for each in value))
+        elif name == "model" and isinstance(value, str):
+            setattr(options, name, os.path.expanduser(value))
 
 
 @dataclass
@@ -56,6 +71,7 @@ class RunConfig:
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
     def __post_init__(self):
+        expand_home(self)
         for field in COUNTS:
             least = 2 if field == "folds" else 1
             value = getattr(self, field, None)
@@ -218,6 +234,7 @@ def parse(config: type[Config]) -> Config:
     script = Path(sys.argv[0])
     with one_sentence():
         options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
+        expand_home(options)
         if isinstance(options, RunConfig):
             options.prepare(script.stem)
     return options

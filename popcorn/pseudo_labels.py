@@ -13,6 +13,7 @@ import nbsvm
 from popcorn.data import TRAIN, UNLABELLED, Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Part
+from popcorn.linear import enough_terms
 from popcorn.text import clean
 
 
@@ -39,7 +40,8 @@ class Teacher:
         label, is seen by the teacher.
         """
         say(f"{part.name}: the teacher learns from {len(part.train):,} labelled reviews")
-        teacher = nbsvm.model(nbsvm.Config()).fit(self.texts[part.train], self.labels[part.train])
+        with enough_terms():
+            teacher = nbsvm.model(nbsvm.Config()).fit(self.texts[part.train], self.labels[part.train])
         targets = np.concatenate([self.labels, teacher.predict_proba(self.unlabelled)[:, 1]])
         rows = np.arange(len(self.labels), len(targets))
         return replace(part, train=np.concatenate([part.train, rows])), targets

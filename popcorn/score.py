@@ -11,9 +11,12 @@ from rich.table import Table
 
 from popcorn.errors import UserError
 from popcorn.submission import OUT_OF_FOLD
+from popcorn.tables import bare, read_table
+from popcorn.text_files import read_text
 
 RATED = re.compile(r'^"?(\d+)_(\d+)"?$')
 POSITIVE_FROM = 5  # stars; Maas et al. 2011 took reviews of at most 4 and of at least 7
+AGAIN = "give a submission (.csv) with the columns id,sentiment"
 Z95 = 1.96  # standard normal quantile of a two-sided 95% interval
 
 
@@ -63,33 +66,31 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
 
     Raises `UserError` for unknown, doubled or missing ids (with counts and examples) and for values that are no probability.
     """
-    try:
-        table = pd.read_csv(path, dtype={"id": str})
-    except FileNotFoundError as problem:
-        raise UserError(f"there is no file {path}: give the path of a submission (.csv)") from problem
-    except (OSError, ValueError, pd.errors.ParserError) as problem:
-        raise UserError(f"{path} cannot be read as a submission ({str(problem).strip()}): write it again") from problem
-    if list(table.columns) != ["id", "sentiment"]:
-        raise UserError(f"{path}, row 1: the columns are {list(table.columns)} where id,sentiment are expected: write it so")
-    ids = table["id"].fillna("").str.strip('"')
-    known = pd.Index([id.strip('"') for id in test_ids])
+    text = read_text(path, AGAIN)
+    if not text.strip():
+        raise UserError(f"{path} cannot be read as a submission (it is empty): {AGAIN}")
+    table = read_table(text, str(path), ",", AGAIN)
+    if table.columns != ["id", "sentiment"]:
+        raise UserError(f"{path}, row 1: the columns are {table.columns} where id,sentiment are expected: write it so")
+    ids = pd.Series(bare(table.fields("id")), index=table.lines, dtype=object)
+    known = pd.Index(bare(test_ids))
     for what, wrong in (
         ("unknown", ids[~ids.isin(known)]),
         ("doubled", ids[ids.duplicated()]),
         ("missing", known.difference(ids).to_series()),
     ):
         if len(wrong):
-            place = f", row {wrong.index[0] + 2}" if what != "missing" else ""
+            place = f", row {wrong.index[0]}" if what != "missing" else ""
             raise UserError(
                 f"{path}{place}: {len(wrong)} {what} ids, for example {', '.join(wrong.iloc[:3])}: "
                 f"a submission has each of the {len(known)} test ids once"
             )
-    values = pd.to_numeric(table["sentiment"], errors="coerce")
+    written = pd.Series(table.texts("sentiment"), index=table.lines, dtype=object).replace("", np.nan)
+    values = pd.to_numeric(written, errors="coerce")
     bad = ~values.between(0, 1)
     if bad.any():
-        row = int(bad.to_numpy().argmax())
         raise UserError(
-            f"{path}, row {row + 2}: the sentiment is {table['sentiment'].iloc[row]} where a label or a probability "
+            f"{path}, row {bad.idxmax()}: the sentiment is {written[bad.idxmax()]} where a label or a probability "
             "from 0 to 1 is expected: mend that row"
         )
     score = score_test(ids.tolist(), values.to_numpy())

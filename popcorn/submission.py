@@ -7,6 +7,8 @@ import pandas as pd
 
 from popcorn.errors import UserError, say
 from popcorn.files import whole
+from popcorn.tables import bare, read_table
+from popcorn.text_files import read_text
 
 DECIMALS = 6
 TEST, OUT_OF_FOLD = ".proba.csv", ".oof.csv"
@@ -20,7 +22,7 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
     sample's or a probability is not a number between 0 and 1.
     """
     require_same_ids(sample_ids, test_ids)
-    values = pd.Series(probability, index=test_ids).reindex(sample_ids)
+    values = pd.Series(probability, index=bare(test_ids)).reindex(bare(sample_ids)).set_axis(sample_ids)
     if not values.between(0, 1).all():
         bad = values.index[~values.between(0, 1)][0]
         raise UserError(f"the model's probability for the test review {bad} is {values[bad]}: no submission was written")
@@ -32,16 +34,22 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
 
 
 def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
-    """Raises `UserError` where one of the two files has ids that the other lacks, or has one of them twice."""
-    sample, test = pd.Index(sample_ids), pd.Index(test_ids)
-    for name, which in (("sample submission", test.difference(sample)), ("test file", sample.difference(test))):
+    """Raises `UserError` where one of the two files has ids that the other lacks, or has one of them twice.
+
+    Ids are the same with their quotes and without.
+    """
+    sample, test = pd.Series(sample_ids, index=bare(sample_ids)), pd.Series(test_ids, index=bare(test_ids))
+    for name, own, other in (("sample submission", sample, test), ("test file", test, sample)):
+        which = other[~other.index.isin(own.index)]
         if len(which):
             raise UserError(
                 f"the {name} lacks {len(which)} ids of the other, for example {', '.join(which[:3])}: "
                 "take testData.tsv and sampleSubmission.csv from the same download"
             )
-    if sample.has_duplicates:
-        raise UserError(f"the sample submission has the id {sample[sample.duplicated()][0]} twice: fetch the file again")
+    if sample.index.has_duplicates:
+        raise UserError(
+            f"the sample submission has the id {sample[sample.index.duplicated()].iloc[0]} twice: fetch the file again"
+        )
 
 
 def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.ndarray, fold: np.ndarray) -> None:
@@ -58,25 +66,27 @@ def read_probabilities(path: Path, ids: list[str], mend: str) -> pd.DataFrame:
 
     Raises `UserError` where the file cannot be read, has other ids, or a value is no probability; `mend` says what to do then.
     """
-    try:
-        table = pd.read_csv(path, dtype={"id": str}, quoting=3).set_index("id")
-        values = pd.to_numeric(table["sentiment"], errors="coerce")
-    except FileNotFoundError as problem:
-        raise UserError(f"there is no {path}: {mend}") from problem
-    except (OSError, ValueError, KeyError) as problem:
-        raise UserError(f"{path} cannot be read ({problem}): {mend}") from problem
-    missing = pd.Index(ids).difference(table.index)
+    found = read_table(read_text(path, mend), str(path), ",", mend)
+    lacking = [column for column in ("id", "sentiment") if found.place(column) is None]
+    if lacking:
+        raise UserError(f"{path} cannot be read (it lacks the column {lacking[0]!r}): {mend}")
+    columns = [column for column in ("fold", "sentiment") if found.place(column) is not None]
+    table = pd.DataFrame({column: found.texts(column) for column in columns}, index=bare(found.fields("id")), dtype=object)
+    wanted = pd.Index(bare(ids))
+    missing = wanted.difference(table.index)
     if len(missing) or table.index.has_duplicates or len(table) != len(ids):
-        example = missing[0] if len(missing) else table.index[table.index.duplicated() | ~table.index.isin(ids)][0]
+        example = missing[0] if len(missing) else table.index[table.index.duplicated() | ~table.index.isin(wanted)][0]
         raise UserError(
             f"{path} has {len(table):,} rows where these data have {len(ids):,}, of which it lacks {len(missing):,} "
             f"(the id {example}): {mend}"
         )
-    bad = ~values.between(0, 1).to_numpy()
-    if bad.any():
-        row = int(bad.argmax())
-        raise UserError(f"{path}, row {row + 2}: the sentiment is {table['sentiment'].iloc[row]} and no probability: {mend}")
-    return table.assign(sentiment=values).loc[ids]
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    for column, highest, what in (("sentiment", 1, "probability"), ("fold", len(ids), "number of a fold")):
+        bad = ~numbers[column].between(0, highest).to_numpy() if column in columns else np.zeros(0, bool)
+        if bad.any():
+            row = int(bad.argmax())
+            raise UserError(f"{path}, row {found.lines[row]}: the {column} is {table[column].iloc[row]} and no {what}: {mend}")
+    return numbers.loc[wanted].set_axis(ids)
 
 
 def _write(path: Path, ids: list[str], values: list[str]) -> None:

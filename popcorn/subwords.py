@@ -111,8 +111,9 @@ def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedToke
 
     rules = [config.checkpoint / each for each in (*TOKENISERS, "merges.txt", "tokenizer_config.json")]
     files = [path for path in rules if path.is_file()]
-    key = fingerprint(competition.path(name), name, *files)[:24]
+    key = fingerprint(competition.path(name), name, data.READING, *files)[:24]
     arrays = cached(user_cache_path("popcorn") / f"subwords-{key}.npz", make)
+    competition.count(name, len(arrays["offsets"]) - 1)
     contents = np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
     return Reviews(framed(contents, tokeniser, config.max_tokens), config.max_tokens, tokeniser.pad_token_id)
 

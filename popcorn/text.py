@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from platformdirs import user_cache_path
 
-from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
+from popcorn.data import READING, TEST, TRAIN, UNLABELLED, Competition
 from popcorn.errors import say
 from popcorn.files import cached, fingerprint
 
@@ -111,8 +111,9 @@ def read_tokens(competition: Competition, name: str) -> TokenisedFile:
     path = competition.path(name)
     if path is None:
         competition.read(name)  # says in a sentence what is missing
-    key = fingerprint(path, name, TOKENISER)[:24]
+    key = fingerprint(path, name, TOKENISER, READING)[:24]
     arrays = cached(user_cache_path("popcorn") / f"tokens-{key}.npz", make)
+    competition.count(name, len(arrays["offsets"]) - 1)
     labels = arrays["labels"] if name == TRAIN else None
     return TokenisedFile(unpack(arrays["ids"]), labels, unpack(arrays["words"]), arrays["tokens"], arrays["offsets"])
 

@@ -9,8 +9,9 @@ from platformdirs import user_cache_path
 from popcorn.data import TRAIN, UNLABELLED, Competition
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
-from popcorn.glove import read_blocks
+from popcorn.glove import GIVE, read_blocks
 from popcorn.text import PAD, TOKENISER, UNKNOWN, Corpus, pack, unpack, word_counts
+from popcorn.text_files import opened
 
 WORD2VEC = {"vector_size": 200, "window": 8, "min_count": 5, "epochs": 6, "negative": 5, "sg": 0, "seed": 1}
 """CBOW with negative sampling (Mikolov et al. 2013), with other settings than the tutorial's"""
@@ -67,8 +68,8 @@ def read_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     path = Path(path)
     if path.suffix == ".kv":
         return _read_converted(path, wanted)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give a GloVe text file, its zip, or a .kv file that glove-gensim.py made")
+    with opened(path, GIVE):  # says in a sentence what is missing or is no text
+        pass
 
     def make() -> dict[str, np.ndarray]:
         say(f"Reading the vectors of {path}")
@@ -90,11 +91,14 @@ def _read_converted(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray
     for part in (array, words_file):
         if not part.is_file():
             raise UserError(f"{path} lacks its part {part.name}: make it with python glove-gensim.py, which writes all parts")
-    words = words_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     try:
+        words = words_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         vectors = np.load(array, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as problem:
-        raise UserError(f"{array} is damaged ({problem}): make it again with python glove-gensim.py") from problem
+    except (OSError, ValueError, EOFError) as problem:
+        part = words_file if isinstance(problem, UnicodeDecodeError) else array
+        raise UserError(f"{part} is damaged ({problem}): make it again with python glove-gensim.py") from problem
+    if not isinstance(vectors, np.ndarray):
+        raise UserError(f"{array} is no NumPy array: make it again with python glove-gensim.py")
     if vectors.ndim != 2 or len(vectors) != len(words):
         raise UserError(
             f"{array} {vectors.shape} and {words_file} ({len(words)} words) differ: make them again with glove-gensim.py"
@@ -121,6 +125,12 @@ def _word2vec(competition: Competition, corpus: Corpus, folder: Path) -> tuple[l
 
         from popcorn.progress import EpochBar
 
+        least = WORD2VEC["min_count"]
+        if max(word_counts(corpus.training_files).values(), default=0) < least:
+            raise UserError(
+                f"word2vec cannot be trained: no word stands {least} times in the training reviews of {competition.folder}: "
+                "give more reviews, or vectors with --vectors"
+            )
         sentences = [review for file in corpus.training_files for review in file.sentences()]
         bar = EpochBar("Training word2vec", WORD2VEC["epochs"])
         model = Word2Vec(sentences, workers=os.cpu_count() or 1, callbacks=[bar], **WORD2VEC).wv

@@ -41,7 +41,7 @@ HEAD = "id\tsentiment\treview\n"
         (HEAD + "1_9\t1\tgood\n2_1\t2\tbad\n", "row 3: the sentiment is '2' where 0 or 1 is expected"),
         (HEAD + "1_9\t1\tgood\n2_1\t\tbad\n", "row 3: the sentiment is ''"),
         (HEAD + "1_9\t1\tgood\n1_9\t1\tgood\n", "row 3: the id 1_9 was there before"),
-        (HEAD + "1_9\t1\tgood\n2_1\t0\tbad\tvery\n", "line 3, saw 4"),
+        (HEAD + "1_9\t1\tgood\n2_1\t0\tbad\tvery\n", "row 3: there are more fields than columns (4 where 3 are expected)"),
         (HEAD + "1_9\t1\tgood\tvery\n2_1\t0\tbad\tvery\n", "row 2: there are more fields than columns"),
         ("", "cannot be read as a table"),
     ],

@@ -158,7 +158,8 @@ def test_files_are_read_as_what_they_are(competition, tmp_path):
 def test_what_is_no_text_is_refused(tmp_path):
     for name, content, said in (
         ("empty.txt", b"\n \n", "is empty"),
-        ("image.txt", b"GIF89a\x00\x01", "is binary"),
+        ("image.txt", b"GIF89a\x00\x01", "is an image"),
+        ("zero.txt", b"good\0", "is binary"),
         ("latin.txt", b"good\nna\xefve\n", r"row 2: this is no text in UTF-8"),
         ("other.csv", b"text\nhello\n", "one of them must be review"),
         ("none.csv", b"review\n", "has no rows"),
