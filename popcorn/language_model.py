@@ -27,7 +27,7 @@ from popcorn.config import FineTuneConfig
 from popcorn.files import fingerprint
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
-from popcorn.pretrained_model import load_pretrained, read_weights
+from popcorn.pretrained_model import load_pretrained
 from popcorn.pretraining import key_of, train_once
 from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
@@ -85,7 +85,7 @@ class FurtherPretraining:
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
         whole = load_pretrained(self.kind.encoder, self.checkpoint, new=["pooler"])
-        if not any("pooler." in name for name in read_weights(self.checkpoint)):
+        if whole.random_weights:
             whole.pooler = None  # a random one would be taken for the checkpoint's later
         # a language model has no pooler: the checkpoint's own stays
         missing, unexpected = whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)

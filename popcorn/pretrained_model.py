@@ -65,8 +65,8 @@ def load_pretrained(
     """As `model_class.from_pretrained`, with every weight of the model from the checkpoint.
 
     `new`: the parts that may begin at random where the checkpoint lacks them, such as a head. `recipe`: settings of the config;
-    all that is not the architecture comes from here, never from the checkpoint. Raises `UserError` where the checkpoint cannot
-    be read, is damaged, or does not fit the model.
+    all that is not the architecture comes from here, never from the checkpoint. The model's `random_weights` names what is new.
+    Raises `UserError` where the checkpoint cannot be read, is damaged, or does not fit the model.
     """
     config = architecture(checkpoint, **recipe)
     if not isinstance(config, model_class.config_class):
@@ -86,6 +86,7 @@ def load_pretrained(
             f"no model can be made of {checkpoint} ({first_line(problem)}): fetch or attach the model again"
         ) from problem
     require_complete(model, info, new, checkpoint)
+    model.random_weights = sorted(info["missing_keys"])
     model.name_or_path = model.config.name_or_path = str(checkpoint)
     return model
 
@@ -180,13 +181,12 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
         )
 
 
-def require_saved(model: torch.nn.Module, folder: Path) -> None:
-    """Raises `UserError` unless all weights of the model are among those in a folder that a run has left."""
-    missing = sorted(set(model.state_dict()) - set(read_weights(folder)))
-    if missing:
+def require_saved(model: PreTrainedModel, folder: Path) -> None:
+    """Raises `UserError` unless all weights of the model, its head too, come from the folder that a run has left."""
+    if model.random_weights:
         raise UserError(
-            f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}: copy the run's whole folder, or "
-            "run its script again"
+            f"the model in {folder} lacks {len(model.random_weights)} of its weights, such as {model.random_weights[0]}: "
+            "copy the run's whole folder, or run its script again"
         )
 
 

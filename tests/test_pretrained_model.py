@@ -33,7 +33,7 @@ from popcorn.hub import fetch
 from popcorn.loading import load
 from popcorn.pretrained_model import architecture
 from popcorn.saved import keep_about
-from popcorn.subwords import load_tokeniser, weights_checksum
+from popcorn.subwords import fine_tuning, load_tokeniser, weights_checksum
 
 BUILDS = {
     "bert_native": bert_native.BERT, "bert_scratch": bert_scratch.build, "bert_trainer": bert_trainer.build,
@@ -472,3 +472,35 @@ def test_values_that_are_none_are_told(settings, copy):
 def test_sizes_of_another_model_are_refused(settings, copy):
     with pytest.raises(UserError, match=r"do not fit this script's model: \d+ of"):
         built("bert_trainer", configured(copy(), **settings))
+
+
+# further pretraining
+
+
+@pytest.mark.parametrize(
+    ("family", "script"), [("bert", "bert_scratch"), ("roberta", "roberta_trainer"), ("bert", "bert_trainer")]
+)
+def test_a_language_model_trained_further_has_the_checkpoint_s_pooler_or_none(
+    family, script, checkpoints, copy, competition, tmp_path
+):
+    """A random one would be taken for the checkpoint's by the next script."""
+    folder, has_pooler = copy(family), script == "bert_trainer"
+    if not has_pooler:
+        rewritten(folder, lambda weights: {name: value for name, value in weights.items() if "pooler" not in name})
+    config = config_of(script, folder, data_dir=competition, further_pretrain=True, pretrain_epochs=1, output_dir=tmp_path)
+    config.limit, config.max_tokens = 16, 8
+    task = fine_tuning(BUILDS[script], config)
+    task.pretrain(float("inf"))
+    (made,) = (tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")
+    before, after = load_file(folder / "model.safetensors"), load_file(made)
+    assert len(before) == len(after) and any("pooler" in name for name in after) == has_pooler
+    task.build()  # nothing is missing
+
+
+@pytest.mark.parametrize("case", ["other names", "a layer", "not a number"])
+def test_a_language_model_begins_with_all_weights_too(case, copy, competition, tmp_path):
+    change, said = REFUSED[case]
+    folder = rewritten(copy(), change)
+    config = config_of("bert_trainer", folder, data_dir=competition, further_pretrain=True, output_dir=tmp_path, max_tokens=8)
+    with pytest.raises(UserError, match=said):
+        fine_tuning(bert_trainer.build, config).pretrain(float("inf"))
