@@ -31,6 +31,7 @@ from transformers import BertModel
 from popcorn import engine
 from popcorn.layers import mask_of
 from popcorn.native import native
+from popcorn.pretrained_model import load_pretrained
 from popcorn.subwords import fine_tuning
 
 
@@ -40,7 +41,7 @@ class BERT(nn.Module):
     def __init__(self, config: Config, checkpoint: Path):
         """Takes the encoder and the pooler from the checkpoint's folder; the classifier begins as BERT's own layers did."""
         super().__init__()
-        self.bert = BertModel.from_pretrained(checkpoint, attention_probs_dropout_prob=config.attention_dropout, dtype="float32")
+        self.bert = load_pretrained(BertModel, checkpoint, attention_probs_dropout_prob=config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(self.bert.config.hidden_size, 1)
         nn.init.normal_(self.classifier.weight, std=self.bert.config.initializer_range)

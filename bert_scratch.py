@@ -33,6 +33,7 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from popcorn.finetune import run
+from popcorn.pretrained_model import load_pretrained
 
 
 class BertClassifier(BertPreTrainedModel):
@@ -61,11 +62,10 @@ class BertClassifier(BertPreTrainedModel):
 
 def build(config: Config, checkpoint: Path) -> BertClassifier:
     """The module over the checkpoint's encoder."""
-    recipe = BertConfig.from_pretrained(
-        checkpoint, num_labels=2, classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout
-    )
-    recipe.last_layers = config.last_layers
-    return BertClassifier.from_pretrained(checkpoint, config=recipe, dtype="float32")
+    return load_pretrained(
+        BertClassifier, checkpoint, new=["dense", "classifier"], num_labels=2, last_layers=config.last_layers,
+        classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

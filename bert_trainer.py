@@ -27,13 +27,14 @@ if __name__ == "__main__":
 from transformers import BertForSequenceClassification
 
 from popcorn.finetune import run
+from popcorn.pretrained_model import load_pretrained
 
 
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
-    return BertForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=2, classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
-        dtype="float32",
+    return load_pretrained(
+        BertForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
+        classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from transformers import DistilBertModel
 from popcorn import engine
 from popcorn.layers import mask_of, masked_mean
 from popcorn.native import native
+from popcorn.pretrained_model import load_pretrained
 from popcorn.subwords import fine_tuning
 
 
@@ -44,7 +45,7 @@ class DistilBERT(nn.Module):
     def __init__(self, config: Config, checkpoint: Path):
         """Takes the encoder from the checkpoint's folder; the head is new."""
         super().__init__()
-        self.encoder = DistilBertModel.from_pretrained(checkpoint, attention_dropout=config.attention_dropout, dtype="float32")
+        self.encoder = load_pretrained(DistilBertModel, checkpoint, attention_dropout=config.attention_dropout)
         width = self.encoder.config.dim
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
 

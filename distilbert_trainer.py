@@ -31,13 +31,14 @@ if __name__ == "__main__":
 from transformers import DistilBertForSequenceClassification
 
 from popcorn.finetune import run
+from popcorn.pretrained_model import load_pretrained
 
 
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
-    return DistilBertForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=2, seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,
-        dtype="float32",
+    return load_pretrained(
+        DistilBertForSequenceClassification, checkpoint, new=["pre_classifier", "classifier"], num_labels=2,
+        seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,
     )  # fmt: skip
 
 

@@ -33,13 +33,15 @@ if __name__ == "__main__":
 from transformers import RobertaForSequenceClassification
 
 from popcorn.finetune import run
+from popcorn.pretrained_model import load_pretrained
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
-    return RobertaForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=2, attention_probs_dropout_prob=config.attention_dropout, dtype="float32"
-    )
+    return load_pretrained(
+        RobertaForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
+        attention_probs_dropout_prob=config.attention_dropout,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part
 from popcorn.files import write_json
 from popcorn.finetune import FineTuner, hugging_face, probability
+from popcorn.pretrained_model import load_pretrained
 from popcorn.saved import keep_about, need
 from popcorn.subwords import load_tokeniser, reading, weights_checksum
 
@@ -93,8 +94,8 @@ def frozen(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
         8: {"load_in_8bit": True},
         4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": kind},
     }.get(config.bits)
-    model = DebertaClassifier.from_pretrained(
-        checkpoint, num_labels=2, dtype=kind,
+    model = load_pretrained(
+        DebertaClassifier, checkpoint, new=HEAD, num_labels=2, dtype=kind,
         # several processes have a whole copy each
         device_map={"": PartialState().device} if quantised and torch.cuda.is_available() else None,
         quantization_config=BitsAndBytesConfig(**quantised, llm_int8_skip_modules=HEAD) if quantised else None,

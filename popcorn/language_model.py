@@ -3,26 +3,53 @@
 Devlin et al. 2019, section 3.1, task 1, on the reviews of the task itself (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor
-from transformers import AutoModel, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+from transformers import (
+    BertForMaskedLM,
+    BertModel,
+    DataCollatorForLanguageModeling,
+    DistilBertForMaskedLM,
+    DistilBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaForMaskedLM,
+    RobertaModel,
+)  # fmt: skip
 
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
 from popcorn.files import fingerprint
-from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
+from popcorn.pretrained_model import load_pretrained
 from popcorn.pretraining import key_of, train_once
 from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family's classes."""
+
+    model: type[PreTrainedModel]
+    encoder: type[PreTrainedModel]
+    head: tuple[str, ...]
+    """parts of the language model that a checkpoint may lack"""
+
+
+KINDS = {
+    "bert": Kind(BertForMaskedLM, BertModel, ("cls",)),
+    "distilbert": Kind(DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector")),
+    "roberta": Kind(RobertaForMaskedLM, RobertaModel, ("lm_head",)),
+}
 
 
 class MaskedTrainer(ReviewTrainer):
@@ -46,7 +73,7 @@ class FurtherPretraining:
     def __init__(self, config: FineTuneConfig, reviews: Reviews, tokeniser: PreTrainedTokenizerBase, content: str):
         """`content`: checksum of the checkpoint and of the reviews, of which `--limit` takes the first."""
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate, layer_decay=1.0)
-        self.checkpoint, self.tokeniser = config.checkpoint, tokeniser
+        self.checkpoint, self.tokeniser, self.kind = config.checkpoint, tokeniser, KINDS[config.FAMILY]
         self.dataset = Rows(reviews, np.arange(len(reviews))[: config.limit])
         key = key_of(config, content, config.attention_dropout)
         self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key}"
@@ -57,18 +84,24 @@ class FurtherPretraining:
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
-        whole = AutoModel.from_pretrained(self.checkpoint, dtype="float32")
+        whole = load_pretrained(self.kind.encoder, self.checkpoint, new=["pooler"])
+        if whole.random_weights:
+            whole.pooler = None  # a random one would be taken for the checkpoint's later
         # a language model has no pooler: the checkpoint's own stays
-        whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
+        missing, unexpected = whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
+        strange = [*unexpected, *(name for name in missing if not name.startswith("pooler."))]
+        if strange:
+            raise ValueError(f"the language model's encoder is not the checkpoint's: {strange}")
         whole.save_pretrained(folder)
         self.tokeniser.save_pretrained(folder)
 
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config
         set_seed(config.seed)  # a checkpoint without a language model's head is given a new one
-        with readable(self.checkpoint):
-            dropout = "attention_dropout" if config.FAMILY == "distilbert" else "attention_probs_dropout_prob"
-            model = AutoModelForMaskedLM.from_pretrained(self.checkpoint, dtype="float32", **{dropout: config.attention_dropout})
+        dropout = "attention_dropout" if config.FAMILY == "distilbert" else "attention_probs_dropout_prob"
+        model = load_pretrained(
+            self.kind.model, self.checkpoint, new=self.kind.head, **{dropout: config.attention_dropout}
+        )  # fmt: skip
         batches = MicroBatches(self.dataset, config.batch_size, micro_batch, config.seed)
         groups = parameter_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokeniser, mlm_probability=MASKED)

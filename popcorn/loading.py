@@ -113,19 +113,22 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
 def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
     """The library's kind of module, which a function loads, or a class of ours, whose weights have the encoder's in them."""
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     from popcorn.hub import require_parts
+    from popcorn.pretrained_model import architecture, require_saved
 
     again = "copy the run's whole folder, or run its script again"
     if not isinstance(build, type):
         require_parts(part / "model", again)
-        return judge_of_subwords(build(config, part / "model"), config, part / "model")
+        model = build(config, part / "model")
+        require_saved(model, part / "model")
+        return judge_of_subwords(model, config, part / "model")
     encoder = part.parent / ENCODER
     require_parts(encoder, again, with_weights=False)
     weights = load_file(need(part / WEIGHTS))
     with tempfile.TemporaryDirectory() as folder:  # the class begins with a whole checkpoint, of weights that give way at once
-        AutoModel.from_config(AutoConfig.from_pretrained(encoder)).save_pretrained(folder)
+        AutoModel.from_config(architecture(encoder)).save_pretrained(folder)
         model = build(config, Path(folder))
     model.load_state_dict(weights)
     return judge_of_subwords(model, config, encoder)

@@ -4,7 +4,6 @@ The script's own model takes a step in shapes alone (popcorn/outline.py) with on
 much as the second did.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +19,9 @@ from transformers import DebertaV2Config
 from popcorn import device
 from popcorn.config import AdapterConfig
 from popcorn.errors import UserError
+from popcorn.hub import CONFIG, not_fetched, read_config
 from popcorn.outline import Step, step
+from popcorn.pretrained_model import architecture
 from popcorn.trainer import RECOMPUTE
 
 GIB = 2**30
@@ -108,24 +109,20 @@ def layer_matrices(sizes: DebertaV2Config) -> int:
 
 def sizes_of(model: str) -> DebertaV2Config:
     """The model's configuration, of which a folder needs nothing else; from the hub it is a few hundred bytes."""
-    path = Path(model) / "config.json"
+    path = Path(model) / CONFIG
     if not path.is_file():
+        if Path(model).exists():
+            raise UserError(f"--model {model} is no folder with a {CONFIG}: give one, or a model of the hub")
         from huggingface_hub import hf_hub_download
 
         try:
-            path = Path(hf_hub_download(model, "config.json"))
-        except Exception as problem:  # of the network, of its client or of a name: what helps is the same
-            raise UserError(
-                f"--model {model} is neither a folder with a config.json nor to be had from the hub: correct the name, "
-                "switch the internet on, or give a folder"
-            ) from problem
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UserError(f"{path} cannot be read ({problem}): fetch the model's configuration again") from problem
+            path = Path(hf_hub_download(model, CONFIG))
+        except Exception as problem:  # of the network, of its client or of a name
+            raise UserError(f"the plan needs the model's {CONFIG}, and {not_fetched(model, problem)}") from problem
+    found = read_config(path)
     if found.get("model_type") != "deberta-v2":
         raise UserError(f"{path} is of the family {found.get('model_type')!r}, and the plan is made for 'deberta-v2' models")
-    return DebertaV2Config(**(found | {"num_labels": 2}))
+    return architecture(path.parent, num_labels=2)
 
 
 def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: int) -> tuple[int, bool, Step] | None:

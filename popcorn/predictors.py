@@ -132,14 +132,14 @@ def tokenised(texts: list[str]) -> Iterable[list[str]]:
 
 def judge_of_subwords(model, config: RunConfig, folder: Path) -> Neural:
     """The fine-tuned model with its tokeniser."""
-    from transformers import AutoTokenizer, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from popcorn.batches import Reviews
     from popcorn.finetune import log_odds
     from popcorn.layers import mask_of
-    from popcorn.subwords import framed, split_texts, words_of
+    from popcorn.subwords import framed, read_tokenizer, split_texts, words_of
 
-    tokeniser = AutoTokenizer.from_pretrained(folder)
+    tokeniser = read_tokenizer(folder)
     model.eval()
 
     def read(texts: list[str]) -> Reviews:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from popcorn import data
@@ -18,23 +19,29 @@ from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
 from popcorn.engine import Task
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
-from popcorn.hub import TOKENISERS, readable
+from popcorn.hub import BESIDE_TOKENIZERS, TOKENISERS, first_line, weight_files
 from popcorn.pretrained import parameter_groups
+from popcorn.pretrained_model import architecture
 from popcorn.saved import ENCODER, keep_about
 from popcorn.text import plain
 
 Build = Callable[[PretrainedConfig, Path], nn.Module]
 """config and a checkpoint's folder to the model that starts from it, in float32"""
+MOST_UNKNOWN = 0.02
+"""share of unknown tokens in the training reviews; BERT's tokenizer has none there, and without lower case a tenth"""
+FEWEST_A_WORD, MOST_A_WORD = 0.9, 4.0
+"""tokens for each word between blanks: BERT's tokenizer has 1.3, and one of letters or bytes has five"""
+TOKENIZER_MEND = "fetch or attach all of the model's tokenizer, such as tokenizer.json and tokenizer_config.json"
 
 
 def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
     """Fine-tuning of a whole model, after training its language model further where that is asked for."""
     task = reading(build, config)
-    layers = AutoConfig.from_pretrained(config.checkpoint).num_hidden_layers
+    layers = architecture(config.checkpoint).num_hidden_layers
     task.groups = lambda model: parameter_groups(model, layers, config)
     if config.further_pretrain:
         further = _further_pretraining(config, task.competition, task.train, load_tokeniser(config))
-        task.build, task.pretrain = lambda: _built(build, config, further.folder), further.train
+        task.build, task.pretrain = lambda: build(config, further.folder), further.train
     return task
 
 
@@ -48,7 +55,7 @@ def reading(build: Build, config: PretrainedConfig) -> Task:
     return Task(
         competition, train.ids, test.ids, train.labels,
         train=read_subwords(competition, TRAIN, tokeniser, config), test=read_subwords(competition, TEST, tokeniser, config),
-        build=lambda: _built(build, config, config.checkpoint),
+        build=lambda: build(config, config.checkpoint),
         groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}],
         keep=partial(_keep, build=build, config=config, tokeniser=tokeniser),
         origin={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
@@ -59,7 +66,7 @@ def _keep(folder: Path, build: Build, config: PretrainedConfig, tokeniser: PreTr
     """Beside the weights: what a module of ours is made of again without the checkpoint that it began with."""
     keep_about(folder, build, config, "subwords")
     tokeniser.save_pretrained(folder / ENCODER)
-    AutoConfig.from_pretrained(config.checkpoint).save_pretrained(folder / ENCODER)
+    architecture(config.checkpoint).save_pretrained(folder / ENCODER)
 
 
 def _further_pretraining(config: FineTuneConfig, competition: Competition, train: Reviews, tokeniser: PreTrainedTokenizerBase):
@@ -71,24 +78,34 @@ def _further_pretraining(config: FineTuneConfig, competition: Competition, train
     return FurtherPretraining(config, reviews, tokeniser, fingerprint(weights_checksum(config.checkpoint), competition.checksum))
 
 
-def _built(build: Build, config: PretrainedConfig, checkpoint: Path) -> nn.Module:
+def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint's folder, of the library's own classes alone.
+
+    Raises `UserError` where it cannot be read, lacks a special token, or has more tokens than the model has vectors.
+    """
+    config = architecture(checkpoint)
     try:
-        with readable(checkpoint):
-            return build(config, checkpoint)
-    except RuntimeError as problem:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, config=config, trust_remote_code=False, local_files_only=True)
+        vocabulary = tokenizer.get_vocab()
+    except Exception as problem:  # the library and its parts in Rust raise what they like, bare exceptions too
+        raise UserError(f"the tokenizer in {checkpoint} cannot be read ({first_line(problem)}): {TOKENIZER_MEND}") from problem
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
+    lacking = [name for name, number in ids.items() if number is None or number == tokenizer.unk_token_id]
+    if lacking:
+        raise UserError(f"the tokenizer in {checkpoint} has no {' and no '.join(lacking)} token: {TOKENIZER_MEND}")
+    token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
+    if largest >= config.vocab_size:
         raise UserError(
-            f"the weights in {checkpoint} do not fit this script's model ({str(problem).splitlines()[0]}): "
-            "take a model with two classes, or one without a classifier"
-        ) from problem
+            f"the tokenizer in {checkpoint} is of another model: its token {token!r} has the id {largest}, and the model has "
+            f"vectors for {config.vocab_size}: {TOKENIZER_MEND}"
+        )
+    return tokenizer
 
 
 def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's own tokeniser. Raises `UserError` where `--max-tokens` is more than the model can read."""
-    try:
-        tokeniser = AutoTokenizer.from_pretrained(config.checkpoint)
-        positions = AutoConfig.from_pretrained(config.checkpoint).max_position_embeddings
-    except (OSError, ValueError, KeyError, AttributeError) as problem:
-        raise UserError(f"the model in {config.checkpoint} cannot be read ({problem}): fetch or attach it again") from problem
+    """The checkpoint's own tokenizer. Raises `UserError` as above and where `--max-tokens` is more than the model can read."""
+    tokeniser = read_tokenizer(config.checkpoint)
+    positions = architecture(config.checkpoint).max_position_embeddings
     if config.FAMILY == "roberta":  # which counts places from behind the padding's id
         positions -= tokeniser.pad_token_id + 1
     most = min(tokeniser.model_max_length, positions)
@@ -100,22 +117,48 @@ def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:
 
 
 def read_subwords(competition: Competition, name: str, tokeniser: PreTrainedTokenizerBase, config: PretrainedConfig) -> Reviews:
-    """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP]."""
+    """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP].
+
+    Raises `UserError` where the tokenizer makes of the training reviews what no tokenizer should.
+    """
 
     def make() -> dict[str, np.ndarray]:
         texts = competition.read(name).texts
         say(f"Splitting {len(texts):,} reviews of {name} into subwords")
         ids = split_texts(texts, tokeniser)
         offsets = np.cumsum([0, *map(len, ids)])
-        return {"tokens": np.fromiter((token for review in ids for token in review), np.int32, offsets[-1]), "offsets": offsets}
+        words = np.array(sum(len(plain(text).split()) for text in texts))
+        tokens = np.fromiter((token for review in ids for token in review), np.int32, offsets[-1])
+        return {"tokens": tokens, "offsets": offsets, "words": words}
 
-    rules = [config.checkpoint / each for each in (*TOKENISERS, "merges.txt", "tokenizer_config.json")]
-    files = [path for path in rules if path.is_file()]
-    key = fingerprint(competition.path(name), name, data.READING, *files)[:24]
+    rules = [config.checkpoint / each for each in (*TOKENISERS, *BESIDE_TOKENIZERS)]
+    files = [part for path in rules if path.is_file() for part in (path.name, path)]
+    makers = type(tokeniser).__name__, version("transformers"), version("tokenizers")
+    key = fingerprint(competition.path(name), name, data.READING, *files, makers)[:24]
     arrays = cached(user_cache_path("popcorn") / f"subwords-{key}.npz", make)
     competition.count(name, len(arrays["offsets"]) - 1)
+    if name == TRAIN:
+        require_fitting_tokenizer(arrays["tokens"], int(arrays["words"]), tokeniser, config.checkpoint)
     contents = np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
     return Reviews(framed(contents, tokeniser, config.max_tokens), config.max_tokens, tokeniser.pad_token_id)
+
+
+def require_fitting_tokenizer(tokens: np.ndarray, words: int, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
+    """Raises `UserError` where many tokens are unknown, or are so many or few for so many words that they are not subwords."""
+    if not words:
+        return
+    unknown = float(np.mean(tokens == tokenizer.unk_token_id)) if len(tokens) and tokenizer.unk_token_id is not None else 0.0
+    if unknown > MOST_UNKNOWN:
+        raise UserError(
+            f"the tokenizer in {checkpoint} does not know {unknown:.1%} of the training reviews' tokens, where at most "
+            f"{MOST_UNKNOWN:.0%} is usual: {TOKENIZER_MEND}"
+        )
+    a_word = len(tokens) / words
+    if not FEWEST_A_WORD <= a_word <= MOST_A_WORD:
+        raise UserError(
+            f"the tokenizer in {checkpoint} makes {a_word:.1f} tokens of a word of the training reviews, where 1.2 to 1.5 are "
+            f"usual: {TOKENIZER_MEND}"
+        )
 
 
 def split_texts(texts: list[str], tokeniser: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -144,5 +187,5 @@ def framed(contents: list[np.ndarray], tokeniser: PreTrainedTokenizerBase, max_t
 
 @cache
 def weights_checksum(checkpoint: Path) -> str:
-    """SHA-256 over a checkpoint's weights, which tells one fine-tuned copy from another of the same name."""
-    return fingerprint(*sorted(path for ending in ("*.safetensors", "pytorch_model*.bin") for path in checkpoint.glob(ending)))
+    """SHA-256 over the files that a checkpoint's weights are read from: it tells copies of one name apart."""
+    return fingerprint(*(path for path in weight_files(checkpoint) if path.is_file()))

@@ -14,9 +14,11 @@ from urllib.parse import unquote
 import pretrained
 import pytest
 from conftest import ROOT, run
+from huggingface_hub import errors
 
 from popcorn.errors import UserError
 from popcorn.hub import fetch
+from popcorn.plan import sizes_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -157,6 +159,119 @@ def test_a_model_of_another_family_is_refused(bert, tmp_path):
     (damaged / "config.json").write_text("{")
     with pytest.raises(UserError, match="is not a model's configuration"):
         fetch(str(damaged), "bert")
+
+
+class Answer:
+    """As much of a response as the client's errors ask for."""
+
+    def __init__(self, status: int):
+        self.status_code, self.headers, self.request = status, {}, None
+
+
+def refused(kind: type[Exception], status: int) -> Exception:
+    """An error of the client, as it raises it of such an answer."""
+    problem = kind.__new__(kind)
+    Exception.__init__(problem, f"{status} Client Error.\n\nMore of it.")
+    problem.response = Answer(status)
+    return problem
+
+
+def cut_off(cause: Exception | None = None) -> Exception:
+    """How the client says that a file is not in its cache and the hub has not given it."""
+    problem = errors.LocalEntryNotFoundError("Cannot find the requested files.")
+    problem.__cause__ = cause
+    return problem
+
+
+OUT = "the hub is out of reach .*"
+ANSWERS = {
+    "gated": (refused(errors.GatedRepoError, 403), 1, r"is gated: accept its terms on https?://.*/some/model, and set HF_TOKEN"),
+    "gated, unknown": (refused(errors.GatedRepoError, 401), 1, "is gated: accept its terms"),
+    "none such": (refused(errors.RepositoryNotFoundError, 404), 1, "correct the .*HF_TOKEN where the model is private"),
+    "disabled": (refused(errors.DisabledRepoError, 403), 1, "has disabled some/model, for everyone: take another model"),
+    "revision": (refused(errors.RevisionNotFoundError, 404), 1, "has no such revision on the hub"),
+    "a file": (refused(errors.RemoteEntryNotFoundError, 404), 1, "lacks a file on the hub .*: take another model"),
+    "token": (refused(errors.HfHubHTTPError, 401), 1, "renew or unset HF_TOKEN"),
+    "forbidden": (refused(errors.HfHubHTTPError, 403), 1, "token may not read some/model: give HF_TOKEN one that may"),
+    "bad request": (refused(errors.BadRequestError, 400), 1, "refuses to give some/model"),
+    "legal": (refused(errors.HfHubHTTPError, 451), 1, "refuses to give some/model"),
+    "too often": (refused(errors.HfHubHTTPError, 429), 3, "asked too often .*: wait some minutes, or set HF_TOKEN"),
+    "too often within": (cut_off(refused(errors.HfHubHTTPError, 429)), 3, "asked too often .*: wait some minutes"),
+    "gated within": (cut_off(refused(errors.GatedRepoError, 403)), 1, "is gated: accept its terms"),
+    "disabled within": (cut_off(refused(errors.DisabledRepoError, 403)), 1, "has disabled some/model"),
+    "down": (refused(errors.HfHubHTTPError, 503), 3, OUT + r"it answers 503.*: try later"),
+    "down within": (cut_off(refused(errors.HfHubHTTPError, 500)), 3, OUT + r"it answers 500.*: try later"),
+    "no network": (OSError("no route"), 3, OUT + "switch the internet on"),
+    "cut off": (cut_off(), 3, OUT + "switch the internet on"),
+    "offline": (errors.OfflineModeIsEnabled("offline"), 1, "HF_HUB_OFFLINE forbids to ask the hub: unset it"),
+    "offline within": (cut_off(errors.OfflineModeIsEnabled("offline")), 1, "HF_HUB_OFFLINE forbids"),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), 1, "free some space"),
+    "no right": (PermissionError(errno.EACCES, "Permission denied"), 1, "free some space, or set HF_HOME"),
+    "no name": (errors.HFValidationError("no such name"), 1, r"correct the name; or on Kaggle"),
+}  # fmt: skip
+MISLEADING = "switch the internet on", "correct the", "free some space"
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_every_refusal_says_what_helps_and_is_not_waited_for_in_vain(case, monkeypatch):
+    problem, tries, said = ANSWERS[case]
+    asked = []
+
+    def ask(*_, **__):
+        asked.append(1)
+        raise problem
+
+    def nothing_cached(*_, **__):
+        raise cut_off()
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_cached)
+    with pytest.raises(UserError, match=said) as told:
+        fetch("some/model", "bert")
+    assert len(asked) == tries
+    assert all(advice in said or advice not in str(told.value) for advice in MISLEADING)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
+    with pytest.raises(UserError, match=said):  # the plan asks for one file alone
+        sizes_of("some/model")
+
+
+@pytest.mark.parametrize("case", ["too often", "down", "gated", "token", "offline"])
+def test_what_was_fetched_before_serves_where_the_hub_refuses(case, bert, monkeypatch):
+    def ask(*_, **__):
+        raise ANSWERS[case][0]
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, local_files_only, **__: str(bert))
+    assert fetch("some/model", "bert") == bert
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [("model.safetensors", "weights"), ("tokenizer.json", "tokeniser"), ("config.json", "config.json")]
+)
+def test_what_the_hub_does_not_have_is_not_fetched_again(part, said, bert, tmp_path, monkeypatch):
+    """Such as weights for another library alone."""
+    folder = shutil.copytree(bert, tmp_path / "snapshot")
+    (folder / part).unlink()
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    with pytest.raises(UserError, match=rf"lacks its {said}.*some/model has none on the hub, so take another model"):
+        fetch("some/model", "bert")
+
+
+def test_a_file_is_no_folder(bert):
+    with pytest.raises(UserError, match=r"config\.json is a file: give the folder that it is in"):
+        fetch(str(bert / "config.json"), "bert")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"bert"', "null"])
+def test_a_config_that_is_no_object_is_told(content, bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "changed")
+    (folder / "config.json").write_text(content)
+    for read in (lambda: fetch(str(folder), "bert"), lambda: sizes_of(str(folder))):
+        with pytest.raises(UserError, match="is not a model's configuration"):
+            read()
 
 
 @pytest.mark.parametrize("script", ["bert_native", "bert_trainer", "roberta_trainer"])
