@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from popcorn.errors import UserError, one_sentence
+from popcorn.packages import hide_unusable_quantizers
 
 
 @dataclass
@@ -182,6 +183,7 @@ class Plan:
 
         if not (self.script.is_file() and self.script.suffix == ".py"):
             raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
+        hide_unusable_quantizers()
         sys.path.insert(0, str(self.script.resolve().parent))
         script = import_module(self.script.stem)
         if not hasattr(script, "adapter"):

@@ -15,6 +15,7 @@ import numpy as np
 from popcorn.data import SAMPLE, TEST, TRAIN, UNLABELLED
 from popcorn.errors import UserError, say
 from popcorn.files import unwritable
+from popcorn.packages import needs
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
@@ -111,7 +112,8 @@ def download(archive: Path, url: str = URL, md5: str = MD5) -> None:
 
     The file takes its name only when its checksum is right. Raises `UserError` where the server cannot be reached.
     """
-    from huggingface_hub.file_download import http_get  # resumes and retries by itself
+    with needs("huggingface_hub", "--download"):
+        from huggingface_hub.file_download import http_get  # resumes and retries by itself
 
     if archive.is_file() and _md5(archive) == md5:
         say(f"{archive} is there already, and whole")

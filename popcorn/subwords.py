@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 from platformdirs import user_cache_path
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from popcorn import data
 from popcorn.batches import Reviews, cut
@@ -19,10 +19,12 @@ from popcorn.engine import Task
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.hub import TOKENISERS, readable
+from popcorn.packages import needs, quiet_transformers
 from popcorn.pretrained import parameter_groups
 from popcorn.saved import ENCODER, keep_about
 from popcorn.text import plain
 
+SENTENCEPIECE = "spm.model", "sentencepiece.bpe.model"
 Build = Callable[[PretrainedConfig, Path], nn.Module]
 """config and a checkpoint's folder to the model that starts from it, in float32"""
 
@@ -40,8 +42,7 @@ def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
 
 def reading(build: Build, config: PretrainedConfig) -> Task:
     """The reviews as subwords, and the model over the checkpoint as it is, all of it at one learning rate."""
-    logging.set_verbosity_error()  # a new head is what fine-tuning begins with, and needs no warning
-    logging.disable_progress_bar()  # of reading weights, which takes a second
+    quiet_transformers()
     competition = data.find(config.data_dir)
     tokeniser = load_tokeniser(config)
     train, test = competition.read(TRAIN), competition.read(TEST)
@@ -82,10 +83,24 @@ def _built(build: Build, config: PretrainedConfig, checkpoint: Path) -> nn.Modul
         ) from problem
 
 
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a checkpoint's folder. Raises `MissingPackage` where it is SentencePiece's and cannot be read here.
+
+    The library would take a file of SentencePiece for one of another kind then.
+    """
+    if not (folder / "tokenizer.json").is_file() and any((folder / name).is_file() for name in SENTENCEPIECE):
+        purpose = f"the tokenizer in {folder}"
+        with needs("sentencepiece", purpose):
+            import_module("sentencepiece")
+        with needs("protobuf", purpose):
+            import_module("google.protobuf")
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's own tokeniser. Raises `UserError` where `--max-tokens` is more than the model can read."""
     try:
-        tokeniser = AutoTokenizer.from_pretrained(config.checkpoint)
+        tokeniser = read_tokenizer(config.checkpoint)
         positions = AutoConfig.from_pretrained(config.checkpoint).max_position_embeddings
     except (OSError, ValueError, KeyError, AttributeError) as problem:
         raise UserError(f"the model in {config.checkpoint} cannot be read ({problem}): fetch or attach it again") from problem
