@@ -30,17 +30,20 @@ if __name__ == "__main__":
 import tempfile
 
 import numpy as np
-from gensim.models import KeyedVectors
 from numpy.lib.format import write_array_header_1_0
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from popcorn.console import make_console
 from popcorn.data import Competition
 from popcorn.errors import UserError, one_sentence, say
 from popcorn.files import unwritable
 from popcorn.glove import read_blocks
+from popcorn.packages import needs
 from popcorn.text import read_corpus
+
+with needs("gensim", "a .kv file"):
+    from gensim.models import KeyedVectors
 
 FREQUENT = 100_000  # neighbours are looked for among so many words, GloVe's most frequent ones
 
@@ -101,7 +104,7 @@ def show_neighbours(output: Path, words: tuple[str, ...]) -> None:
         if word in frequent:
             near = frequent.most_similar(word, topn=5)
             table.add_row(word, ", ".join(f"{other} {cosine:.2f}" for other, cosine in near))
-    Console().print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class Config(RunConfig):
     """terms of more than some three times this share are skipped now and then (Mikolov et al. 2013, section 2.3); 0: never"""
     c: float = 1.0
     """inverse strength of the classifier's L2 penalty"""
+    deterministic: bool = False
+    """train the vectors with one worker, slower where there are many processors: the same command gives the same submission"""
 
 
 if __name__ == "__main__":
@@ -41,7 +43,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from gensim.models.doc2vec import Doc2Vec, train_document_dbow
 from joblib import Parallel, cpu_count, delayed
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -52,7 +53,11 @@ from sklearn.preprocessing import Normalizer
 from tqdm import tqdm
 
 from popcorn.linear import run
+from popcorn.packages import needs
 from popcorn.progress import EpochBar
+
+with needs("gensim", "training paragraph vectors"):
+    from gensim.models.doc2vec import Doc2Vec, train_document_dbow
 
 LAST_RATE = 1e-4
 CHUNK = 250  # reviews that a thread takes at once
@@ -66,6 +71,9 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
     and fits each review's anew (section 2.2), in as many passes, whether `fit` has seen it or not.
     """
 
+    workers: int | None = None
+    """of the training; as many as there are processors where it is None"""
+
     def __init__(self, width: int, epochs: int, learning_rate: float, negative: int, sample: float, seed: int):
         self.width, self.epochs, self.learning_rate = width, epochs, learning_rate
         self.negative, self.sample, self.seed = negative, sample, seed
@@ -73,7 +81,7 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
     def fit(self, counts: csr_matrix, labels: None = None) -> "ParagraphVectors":
         """counts (reviews, terms); learns `vectors_` float16 (terms, width), and keeps `counts_` (terms,). To be called once.
 
-        Several threads write to the same vectors: only with one processor does it repeat exactly.
+        Several workers write to the same vectors: only with one of them does it repeat exactly.
         """
         generator = np.random.default_rng(self.seed)
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +90,8 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
                 for row in generator.permutation(counts.shape[0]):
                     file.write(" ".join(terms_of(counts[row], generator)) + "\n")
             bar = EpochBar("Training paragraph vectors", self.epochs)
-            model = Doc2Vec(corpus_file=str(path), workers=cpu_count(), callbacks=[bar], min_alpha=LAST_RATE, **self._options())
+            workers = self.workers or cpu_count()
+            model = Doc2Vec(corpus_file=str(path), workers=workers, callbacks=[bar], min_alpha=LAST_RATE, **self._options())
         self.vectors_ = model.syn1neg.astype(np.float16)[self._rows(model, counts.shape[1])]
         self.counts_ = np.asarray(counts.sum(0)).ravel()
         return self
@@ -141,6 +150,12 @@ class ParagraphVectors(TransformerMixin, BaseEstimator):
         }  # fmt: skip
 
 
+class RepeatableParagraphVectors(ParagraphVectors):
+    """The same with one worker: the vectors of every run are the same. Its name keeps the two apart in the cache."""
+
+    workers = 1
+
+
 def terms_of(counts: csr_matrix, generator: np.random.Generator) -> list[str]:
     """The numbers of one review's terms, each as often as it stands there, in any order: counts (1, terms)."""
     return [str(term) for term in generator.permutation(np.repeat(counts.indices, counts.data))]
@@ -151,7 +166,8 @@ def model(config: Config) -> Pipeline:
     terms = CountVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_reviews, dtype=np.int32
     )
-    vectors = ParagraphVectors(config.width, config.epochs, config.learning_rate, config.negative, config.sample, config.seed)
+    kind = RepeatableParagraphVectors if config.deterministic else ParagraphVectors
+    vectors = kind(config.width, config.epochs, config.learning_rate, config.negative, config.sample, config.seed)
     return make_pipeline(terms, vectors, Normalizer(), LogisticRegression(C=config.c, max_iter=1_000))
 
 

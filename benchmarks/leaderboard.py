@@ -40,10 +40,10 @@ class Config:
 if __name__ == "__main__":
     config = parse(Config)
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from popcorn import data, leaderboard, report
+from popcorn.console import make_console
 from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import OUTCOME, differing_settings, folder_of, split_of
 from popcorn.results import is_recorded
@@ -87,7 +87,7 @@ def main(config: Config) -> int:
     logs, failed = config.output_dir / "runs" / "logs", 0
     logs.mkdir(parents=True, exist_ok=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(width=None if Console().is_terminal else 100)) as progress:
+    with Progress(*columns, console=make_console(100)) as progress:
         task = progress.add_task("", total=len(jobs))
         for script, seed in jobs:
             progress.update(task, description=f"{script}, seed {seed}")

@@ -76,7 +76,6 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
@@ -87,6 +86,7 @@ from benchmarks.layouts import lay_out, minilm
 from benchmarks.recipes import part_of, recorded
 from popcorn import adapters, device
 from popcorn.batches import Reviews, by_length
+from popcorn.console import make_console
 from popcorn.data import TRAIN, find
 from popcorn.engine import Task
 from popcorn.files import write_json
@@ -223,7 +223,7 @@ def compare(encoder: str, config: Config) -> None:
             f"{row['trainable_parameters']:,}", f"{row['reviews_per_second']:.1f}", f"{row['peak_memory'] / 2**30:.2f}"
         ) if "trainable_parameters" in row else ()  # fmt: skip
         table.add_row(name, f"{row['accuracy']:.4f}", f"{row['auc']:.4f}", *beside)
-    Console(width=120).print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from popcorn import data
 from popcorn.config import parse
+from popcorn.console import make_console
 from popcorn.figures import processor
 from popcorn.files import write_json
 
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
             speeds, seconds = zip(*(measure(model, file, config.output_dir) for _ in range(config.rounds)), strict=True)
             figures[model] = {"reviews_per_second": speeds, "seconds": seconds}
             table.add_row(model, f"{statistics.median(speeds):,.0f}", f"{statistics.median(seconds):.1f}")
-    Console().print(table)
+    make_console().print(table)
     content = {"machine": processor(), "reviews": min(config.reviews, len(test.ids)), "models": figures}
     write_json(config.output, content | {"measured": time.strftime("%Y-%m-%d")})
 

@@ -53,7 +53,6 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Subset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
@@ -62,6 +61,7 @@ from benchmarks.layouts import lay_out
 from popcorn import device
 from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
+from popcorn.console import make_console
 from popcorn.data import TRAIN
 from popcorn.engine import Task
 from popcorn.experiment import Part
@@ -195,7 +195,7 @@ def compare(family: str, config: Config) -> None:
             name, f"{row['accuracy']:.4f}", f"{row['auc']:.4f}", f"{row['loss']:.3f}", f"{row['reviews_per_second']:.1f}",
             f"{times:.1f}",
         )  # fmt: skip
-    Console(width=120).print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

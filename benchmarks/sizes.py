@@ -51,7 +51,6 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, PretrainedConfig, RobertaConfig
@@ -60,6 +59,7 @@ from benchmarks.layouts import minilm
 from benchmarks.recipes import SCRIPTS, recorded
 from popcorn import device
 from popcorn.batches import Reviews
+from popcorn.console import make_console
 from popcorn.experiment import Part
 from popcorn.files import write_json
 from popcorn.finetune import FineTuner, hugging_face
@@ -155,7 +155,7 @@ def main(config: Config) -> None:
                 f"{row['peak_memory'] / GIB:.1f}", f"{config.memory:.0f}", str(row["micro_batch"]),
                 f"{row['flop_per_second'] / 1e12:.0f}", f"{row['t4_hours_estimate']:.1f}",
             )  # fmt: skip
-    Console(width=120).print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
@@ -57,6 +56,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from popcorn import data, device
 from popcorn.batches import Reviews, shuffled
+from popcorn.console import make_console
 from popcorn.files import write_json
 from popcorn.text import PAD, encode, read_corpus
 from popcorn.vectors import build_vocabulary
@@ -235,7 +235,7 @@ def main(config: Config) -> None:
             f"{figures['flop_per_second'] / 1e9:.0f}", f"{figures['share_of_matmul_rate']:.0%}",
             f"{figures['t4_minutes_estimate']:.1f}",
         )  # fmt: skip
-    Console(width=130).print(table)
+    make_console(130).print(table)
     content = {
         "machine": device.processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": precision,
         "matmul_flop_per_second": rate, "models": models,

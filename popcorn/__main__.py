@@ -11,6 +11,7 @@ from tyro.conf import Positional, subcommand
 
 from popcorn.config import expand_home
 from popcorn.errors import UserError, one_sentence
+from popcorn.packages import hide_unusable_quantizers
 
 
 @dataclass
@@ -191,6 +192,7 @@ class Plan(Command):
 
         if not (self.script.is_file() and self.script.suffix == ".py"):
             raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
+        hide_unusable_quantizers()
         sys.path.insert(0, str(self.script.resolve().parent))
         script = import_module(self.script.stem)
         if not hasattr(script, "adapter"):

@@ -25,6 +25,7 @@ from popcorn.errors import UserError, one_sentence
 from popcorn.experiment import Outcome, Part
 from popcorn.files import write_json
 from popcorn.finetune import FineTuner, hugging_face, probability
+from popcorn.packages import hide_unusable_quantizers
 from popcorn.pretrained_model import load_pretrained
 from popcorn.saved import keep_about, need
 from popcorn.subwords import load_tokeniser, reading, weights_checksum
@@ -71,6 +72,7 @@ def affordable_bits(asked: int | None) -> int:
 
 def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
     """The frozen model with a new adapter, or that of `--adapter`; raises `UserError` where that is none, or of another base."""
+    hide_unusable_quantizers()
     about, base = adapter(config), frozen(config, checkpoint)
     if config.adapter is None:
         model = get_peft_model(base, about)

@@ -1,18 +1,22 @@
 """The report's charts, as SVG that takes the page's own colour for text and lines, light or dark."""
 
 import io
+import itertools
 from collections.abc import Callable
 
-import matplotlib
 import numpy as np
-from cycler import cycler
 
-matplotlib.use("Agg")
-import itertools
+from popcorn.packages import needs
 
-from adjustText import adjust_text
-from matplotlib import pyplot
-from matplotlib.axes import Axes
+with needs("matplotlib", "a chart"):
+    import matplotlib
+    from cycler import cycler
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.axes import Axes
+with needs("adjustText", "a chart"):
+    from adjustText import adjust_text
 
 INK = "#010203"  # stands for the page's colour, and is replaced by it
 STYLE = {
@@ -36,6 +40,11 @@ def svg(draw: Callable[[Axes], None], width: float = 7.5, height: float = 4.2) -
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
+def as_written(name: str) -> str:
+    """The name for matplotlib, which else takes a dollar for mathematics and hides a name that begins with an underscore."""
+    return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
+
+
 def legend_beside(axes: Axes) -> None:
     """Where it hides no curve."""
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -56,7 +65,7 @@ def draw_accuracy_against_time(axes: Axes, points: list[tuple[str, float, float,
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.1)
     axes.figure.draw_without_rendering()  # the layout must be known before the names can give way to each other
-    texts = [axes.text(*place, size=8) for place in zip(minutes, accuracy, names, strict=True)]
+    texts = [axes.text(*place, size=8) for place in zip(minutes, accuracy, map(as_written, names), strict=True)]
     adjust_text(texts, minutes, accuracy, ax=axes, arrowprops={"arrowstyle": "-", "alpha": 0.4}, iter_lim=500)
 
 
@@ -65,7 +74,7 @@ def learning_curves(curves: dict[str, list[float]]) -> str:
 
     def draw(axes: Axes) -> None:
         for name, values in curves.items():
-            axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
+            axes.plot(range(1, len(values) + 1), values, marker="o", label=as_written(name))
         axes.set(xlabel="epoch", ylabel="validation ROC AUC")
         axes.xaxis.get_major_locator().set_params(integer=True)
         legend_beside(axes)
@@ -79,7 +88,7 @@ def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) ->
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], linestyle=":", color=INK)
         for name, (said, happened) in curves.items():
-            axes.plot(said, happened, marker="o", label=name)
+            axes.plot(said, happened, marker="o", label=as_written(name))
         axes.set(xlabel="probability of positive", ylabel="share of positive reviews", title=title)
         legend_beside(axes)
 
@@ -92,7 +101,7 @@ def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
     def draw(axes: Axes) -> None:
         names = [f"{low}-{high}" for low, high in itertools.pairwise(edges)]
         for name, values in curves.items():
-            axes.plot(names, values, marker="o", label=name)
+            axes.plot(names, values, marker="o", label=as_written(name))
         axes.set(xlabel="words of the review", ylabel="test accuracy")
         legend_beside(axes)
 
@@ -105,8 +114,9 @@ def agreement(names: list[str], share: np.ndarray) -> str:
     def draw(axes: Axes) -> None:
         least = min(share.min(), 0.99)  # where all agree, there is no scale
         axes.imshow(share, cmap="viridis", vmin=least, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        shown = [as_written(name) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), shown)
         axes.grid(visible=False)
         middle = (least + 1) / 2
         for row, column in np.ndindex(share.shape):

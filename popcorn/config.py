@@ -14,7 +14,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import tyro
 
-from popcorn.errors import UserError, one_sentence
+from popcorn.errors import UserError, one_sentence, uncaught
+from popcorn.packages import hide_unusable_quantizers
 
 STARTED = time.monotonic()
 """when this process began, near enough: every script imports this module first"""
@@ -56,7 +57,8 @@ class RunConfig:
     name: str = ""
     """name of the submission and of the results; the script's own name where it is empty"""
     seed: int = 1
-    """seed of the weights, the batches and the dropout; the validation split is the same for all seeds"""
+    """seed of the weights, the batches and the dropout; the validation split is the same for all seeds. Models that train word
+    vectors or paragraph vectors with several workers differ all the same from run to run: see their --deterministic"""
     limit: int | None = None
     """a quick try: fit on so many training reviews (the test is predicted whole)"""
     validation: Literal["film", "random"] = "film"
@@ -141,6 +143,9 @@ class WordVectorConfig(TrainingConfig):
     """the word vectors' learning rate as a share of the others'"""
     unlabelled: bool = False
     """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
+    deterministic: bool = False
+    """train word2vec with one worker: 1.4 times slower on two processors, and more on many. The same command then gives the same
+    submission in every folder, on the same machine without a GPU (with one, torch adds up in an order of its own)"""
 
     def prepare(self, script: str) -> None:
         """A run that learns from more has a name of its own."""
@@ -170,6 +175,7 @@ class PretrainedConfig(TrainingConfig):
             last = Path(self.model).parts[-4:]
         super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
         _ = self.checkpoint
+        hide_unusable_quantizers()
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -232,6 +238,7 @@ class AdapterConfig(PretrainedConfig):
 def parse(config: type[Config]) -> Config:
     """The command line as `config`; leaves with exit code 2 and one sentence where it is wrong."""
     script = Path(sys.argv[0])
+    sys.excepthook = uncaught
     with one_sentence():
         options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
         expand_home(options)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from scipy.special import logit
 from scipy.stats import rankdata
@@ -18,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from popcorn import data, figures
 from popcorn.config import RunConfig
+from popcorn.console import make_console
 from popcorn.errors import UserError, say
 from popcorn.experiment import Outcome, Run, conclude
 from popcorn.results import run_behind
@@ -161,7 +161,7 @@ def print_blends(measured: dict[str, dict[str, float]], weights: np.ndarray, nam
         table.add_row(
             way, f"{its['validation_accuracy']:.4f}", f"{its['validation_auc']:.4f}", f"{its['validation_loss']:.4f}", said
         )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    make_console().print(table)
 
 
 def print_members(members: list[Member], labels: np.ndarray, way: str, whole: dict[str, float]) -> None:
@@ -176,4 +176,4 @@ def print_members(members: list[Member], labels: np.ndarray, way: str, whole: di
             f"{without['validation_accuracy']:.4f}", f"{without['validation_auc']:.4f}",
             f"{whole['validation_auc'] - without['validation_auc']:+.4f}",
         )  # fmt: skip
-    Console(width=None if Console().is_terminal else 120).print(table)
+    make_console().print(table)

@@ -22,11 +22,29 @@ def one_sentence():
     """Ends the program with a `UserError`'s text and exit code; every other exception keeps its traceback."""
     try:
         yield
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(mistake.exit_code)
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except Exception as problem:
+        leave(problem)
+        raise
+
+
+def leave(problem: BaseException) -> None:
+    """Ends the program with one sentence where the user can mend the problem; else returns."""
+    from popcorn.packages import distribution_of
+
+    if isinstance(problem, UserError):
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    if package := distribution_of(problem):
+        print(f"error: the package {package} is not installed: pip install {package}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+
+
+def uncaught(kind: type[BaseException], problem: BaseException, traceback) -> None:
+    """A `sys.excepthook`, for what stands outside of `one_sentence`: a script's own imports."""
+    leave(problem)
+    sys.__excepthook__(kind, problem, traceback)
 
 
 def say(text: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -119,13 +119,20 @@ def settings_of(config: RunConfig) -> dict[str, str]:
     return {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN}
 
 
+def default_settings(config: RunConfig) -> dict[str, str]:
+    """The options as they are where none is given."""
+    return {each.name: str(each.default) for each in fields(config) if each.name not in NOT_PART_OF_A_RUN}
+
+
 def differing_settings(config: RunConfig, **content: str) -> list[str]:
     """A sentence for each option, or content given, that differs from what the folder's run was begun with; of no run, none."""
     begun = folder_of(config) / SETTINGS
     if not begun.is_file():
         return []
     try:
-        before, now = dict(json.loads(begun.read_text(encoding="utf-8"))), settings_of(config) | content
+        # a run that is older than an option was begun as the option's default has it
+        before = default_settings(config) | dict(json.loads(begun.read_text(encoding="utf-8")))
+        now = settings_of(config) | content
     except (OSError, ValueError, TypeError) as problem:
         raise UserError(f"{begun} is damaged ({problem}): leave out --resume to begin anew") from problem
     return [

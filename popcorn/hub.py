@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from safetensors import SafetensorError
 
 from popcorn.errors import UserError, say
+from popcorn.packages import needs
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -93,9 +94,11 @@ def readable(checkpoint: Path):
 
 def _download(model: str) -> Path:
     """The hub's copy, or that of an earlier fetch where the hub is out of reach; tried again where waiting may help."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+    with needs("huggingface_hub", "fetching a model"):
+        from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    with needs("tenacity", "fetching a model"):
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     attempts = Retrying(
         stop=stop_after_attempt(TRIES), wait=wait_exponential(), retry=retry_if_exception(may_pass), reraise=True,

@@ -18,6 +18,7 @@ import tyro
 from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, say
 from popcorn.files import whole, write_json
+from popcorn.packages import needs
 
 ROOT = Path(__file__).parent.parent
 COMPETITION = "word2vec-nlp-tutorial"
@@ -142,7 +143,8 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
 
 def notebook(blocks: list[str]) -> str:
     """The blocks as cells, the first one's text as Markdown."""
-    import nbformat
+    with needs("nbformat", "--notebook"):
+        import nbformat
 
     header = ast.get_docstring(ast.parse(blocks[0]))
     first = blocks[0].rsplit('"""\n', 1)[1].strip()

@@ -1,12 +1,14 @@
 """The leaderboard, made from `results/*.json` alone: printed, written into the README, and drawn."""
 
+import re
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from popcorn.console import make_console
 from popcorn.errors import UserError, say
 from popcorn.files import whole
+from popcorn.packages import MissingPackage
 from popcorn.results import Row, rows
 
 BEGIN, END = "<!-- leaderboard: written by python -m popcorn leaderboard -->", "<!-- end of leaderboard -->"
@@ -37,7 +39,7 @@ def update(results: Path, readme: Path) -> None:
     table = Table(*HEADINGS)
     for row in found:
         table.add_row(*cells(row))
-    Console(width=None if Console().is_terminal else 140).print(table)
+    make_console(140).print(table)
     text = read_between_markers(readme)
     with whole(readme, "w", option="--readme") as file:
         file.write(text[0] + markdown(found) + text[2])
@@ -58,9 +60,14 @@ def read_between_markers(readme: Path) -> tuple[str, str, str]:
 
 def markdown(found: list[Row]) -> str:
     """The table in Markdown, with an empty line around it."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *(cells(row) for row in found)]
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *([literal(cell) for cell in cells(row)] for row in found)]
     table = "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
     return table + (f"{FORMER_NOTE}\n\n" if FORMER in table else "")
+
+
+def literal(text: str) -> str:
+    """The text as Markdown shows it as it is, within one cell of a table; underscores inside a name mean nothing there."""
+    return re.sub(r"[\\`*\[\]<|~]", r"\\\g<0>", " ".join(text.split()))
 
 
 def cells(row: Row) -> list[str]:
@@ -82,10 +89,13 @@ def cells(row: Row) -> list[str]:
 
 
 def _draw(found: list[Row], path: Path) -> None:
-    """Accuracy with its 95% interval against the wall time of a run."""
+    """Accuracy with its 95% interval against the wall time of a run; no drawing where a package for it is missing."""
+    try:
+        from popcorn.charts import draw_accuracy_against_time
+    except MissingPackage as problem:
+        say(f"{path} is not drawn: {problem}")
+        return
     from matplotlib import pyplot
-
-    from popcorn.charts import draw_accuracy_against_time
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     draw_accuracy_against_time(axes, [(row.name, row.seconds, row.accuracy, row.interval) for row in found])

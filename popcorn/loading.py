@@ -5,6 +5,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
 from popcorn.experiment import OUTCOME
+from popcorn.packages import hide_unusable_quantizers, quiet_transformers
 from popcorn.predictors import Linear, Mean, Neural, Predictor, judge_of_subwords, tokenised
 from popcorn.saved import ABOUT, ARRAYS, ENCODER, VOCABULARY, WEIGHTS, need, restore
 from popcorn.text import TOKENISER, UNKNOWN, tokenise
@@ -40,6 +42,9 @@ def load(folder: Path) -> Predictor:
         ) from problem
     if about.get("tokeniser") != TOKENISER:
         raise UserError(f"{folder} was made with another way to read texts ({about.get('tokeniser')}): run {script}.py again")
+    if kind in ("subwords", "adapter"):
+        hide_unusable_quantizers()
+        quiet_transformers()
     module = _module(script, folder)
     known = {field.name for field in fields(module.Config) if field.init}
     config = module.Config(**{name: value for name, value in options.items() if name in known})
@@ -139,8 +144,8 @@ def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
     from popcorn import adapters
 
     config.adapter, config.precision = need(part / "model"), "fp32"
-    try:
-        config.bits = adapters.affordable_bits(config.bits)
-    except UserError:  # trained on other hardware than this is
-        config.bits = adapters.affordable_bits(None)
+    for bits in (config.bits, None, 16):  # trained on other hardware than this is, or beside other packages
+        with suppress(UserError):
+            config.bits = adapters.affordable_bits(bits)
+            break
     return judge_of_subwords(adapters.build(build, config, config.checkpoint), config, config.checkpoint)

@@ -16,6 +16,7 @@ from popcorn.config import TrainingConfig
 from popcorn.engine import Fitting, Task
 from popcorn.experiment import Outcome, Part
 from popcorn.loop import Fit
+from popcorn.packages import tensorboard_if_usable
 
 
 class JsonLines(GeneralTracker):
@@ -53,7 +54,7 @@ def native(task: Task, config: TrainingConfig, folder: Path, deadline: float) ->
         mixed_precision=device.mixed_precision(config.precision),
         # the loop divides every batch between the processes itself, so a step is a step of the schedule
         dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with=[JsonLines(folder / "metrics.jsonl"), "tensorboard"],
+        log_with=[JsonLines(folder / "metrics.jsonl"), *tensorboard_if_usable()],
         project_dir=folder,
     )
     accelerator.init_trackers("tensorboard")

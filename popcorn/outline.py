@@ -1,6 +1,7 @@
 """A training step of an adapter without numbers: torch's fake tensors have shapes only, and what lives at once is counted."""
 
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DebertaV2Config
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from popcorn.config import AdapterConfig
 from popcorn.deberta import DebertaClassifier
+from popcorn.packages import hide_unusable_quantizers
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Living(TorchDispatchMode):
 
 def outlined(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
     """The script's model without any numbers."""
+    hide_unusable_quantizers()
     with torch.device("meta"):
         about = script.adapter(config)
         if isinstance(about, PromptTuningConfig):
@@ -91,13 +95,29 @@ def fill(model: PeftModel) -> None:
         model.prompt_tokens = {name: torch.arange(len(tokens)) for name, tokens in model.prompt_tokens.items()}
 
 
+@contextmanager
+def without_torchscript(module: ModuleType):
+    """The module's functions as Python has them: older versions of transformers compile some.
+
+    TorchScript knows no fake tensors.
+    """
+    compiled = {name: value for name, value in vars(module).items() if isinstance(value, torch.jit.ScriptFunction)}
+    try:
+        for name, function in compiled.items():
+            setattr(module, name, function._torchdynamo_inline)
+        yield
+    finally:
+        for name, function in compiled.items():
+            setattr(module, name, function)
+
+
 def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int) -> Step:
     """A step of so many reviews of `max_tokens` each, all of it in float32 and nothing recomputed.
 
     One more comes before it, which makes the optimiser's state.
     """
     model = outlined(script, config, sizes)
-    with FakeTensorMode():
+    with FakeTensorMode(), without_torchscript(modeling_deberta_v2):
         fill(model)
         optimiser = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
         tokens = torch.zeros((reviews, config.max_tokens), dtype=torch.long)

@@ -6,25 +6,29 @@ much as the second did.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import psutil
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import DebertaV2Config
 
 from popcorn import device
 from popcorn.config import AdapterConfig
+from popcorn.console import make_console
+from popcorn.deberta_sizes import PUBLISHED
 from popcorn.errors import UserError
 from popcorn.hub import CONFIG, not_fetched, read_config
 from popcorn.outline import Step, step
+from popcorn.packages import needs
 from popcorn.pretrained_model import architecture
 from popcorn.trainer import RECOMPUTE
 
 GIB = 2**30
+TIMEOUT = 5  # seconds that the hub has for its answer
 REVIEWS = 25_000
 """of the training file, and as many of the test"""
 OVERHEAD = 0.7 * GIB
@@ -108,21 +112,34 @@ def layer_matrices(sizes: DebertaV2Config) -> int:
 
 
 def sizes_of(model: str) -> DebertaV2Config:
-    """The model's configuration, of which a folder needs nothing else; from the hub it is a few hundred bytes."""
+    """The model's configuration: a folder's, one that is known here, or the hub's, of a few hundred bytes.
+
+    Raises `UserError` where there is none, or it is of another family.
+    """
     path = Path(model) / CONFIG
+    if not path.is_file() and model in PUBLISHED:
+        return DebertaV2Config(**(PUBLISHED[model] | {"num_labels": 2}))
     if not path.is_file():
         if Path(model).exists():
             raise UserError(f"--model {model} is no folder with a {CONFIG}: give one, or a model of the hub")
-        from huggingface_hub import hf_hub_download
-
-        try:
-            path = Path(hf_hub_download(model, CONFIG))
-        except Exception as problem:  # of the network, of its client or of a name
-            raise UserError(f"the plan needs the model's {CONFIG}, and {not_fetched(model, problem)}") from problem
+        path = _from_hub(model)
     found = read_config(path)
     if found.get("model_type") != "deberta-v2":
         raise UserError(f"{path} is of the family {found.get('model_type')!r}, and the plan is made for 'deberta-v2' models")
     return architecture(path.parent, num_labels=2)
+
+
+def _from_hub(model: str) -> Path:
+    """The model's config.json of the hub's cache, or of the hub. Raises `UserError` where neither has it."""
+    with needs("huggingface_hub", f"--model {model}, which is no folder here,"):
+        from huggingface_hub import HfApi, hf_hub_download
+    with suppress(Exception):
+        return Path(hf_hub_download(model, CONFIG, local_files_only=True))
+    try:
+        HfApi().model_info(model, timeout=TIMEOUT)  # the download itself would try again and again
+        return Path(hf_hub_download(model, CONFIG))
+    except Exception as problem:  # of the network, of its client or of a name
+        raise UserError(f"the plan needs the model's {CONFIG}, and {not_fetched(model, problem)}") from problem
 
 
 def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: int) -> tuple[int, bool, Step] | None:
@@ -171,7 +188,7 @@ def show(script: ModuleType, config: AdapterConfig) -> None:
             machine.name, str(bits), str(reviews), "yes" if recomputed else "no", f"{(taken.peak + OVERHEAD) / GIB:.1f}",
             f"{machine.memory / GIB:.0f}", f"{epoch:.1f}", f"{run:.1f}",
         )  # fmt: skip
-    console = Console(width=110)
+    console = make_console(110)
     console.print(table)
     console.print(
         f"{config.model}, {config.max_tokens} tokens a review, batches of {config.batch_size}. An estimate: memory from a step "

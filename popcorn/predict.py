@@ -11,10 +11,12 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from popcorn.console import has_colors, make_console
 from popcorn.data import require_ids
 from popcorn.errors import UserError, say
 from popcorn.files import whole
 from popcorn.loading import load
+from popcorn.packages import needs
 from popcorn.predictors import Predictor
 from popcorn.saved import ABOUT
 from popcorn.tables import bare, read_table, separator_of
@@ -24,6 +26,7 @@ SHOWN = 0.15  # of the strongest word's weight: a word below it is left without 
 FORMATS = "give reviews as text, one a line, as a .csv or .tsv, or as JSON"
 JSON_START = re.compile(r'\s*[\[{]\s*(["{\[\]}]|$)')  # a review may begin with a bracket, but hardly so
 JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
+LEGEND = "[+word] moved the result towards positive, [-word] towards negative; [++word] and [--word] most of all"
 
 
 def run_of(model: str, output_dir: Path) -> Path:
@@ -112,19 +115,27 @@ def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
     return ids, texts
 
 
-def show(model: Predictor, text: str, console: Console) -> None:
-    """Prints the verdict, and the text's words as the model read them: green moved it towards positive, red away from it."""
+def show(model: Predictor, text: str, console: Console) -> bool:
+    """Prints the result, and the text's words as the model read them; returns whether any of them is marked.
+
+    Green words moved the result towards positive, red ones away from it. Where there are no colors signs say so: see `LEGEND`.
+    """
     positive = model.probability([text])[0]
     console.print(f"{'positive' if positive > 0.5 else 'negative'}, probability of positive {positive:.4f}")
     words = model.words(text)
     strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
-    line = Text()
+    line, are_colored = Text(), has_colors(console)
     for word, weight in words:
         share = abs(weight) / strongest
-        colour = ("green" if weight > 0 else "red") if share > SHOWN else ""
-        line.append(word, style=f"{'bold ' if share > 0.5 else ''}{colour}".strip())
+        if share <= SHOWN:
+            line.append(word)
+        elif are_colored:
+            line.append(word, style=f"{'bold ' if share > 0.5 else ''}{'green' if weight > 0 else 'red'}")
+        else:
+            line.append(f"[{('+' if weight > 0 else '-') * (2 if share > 0.5 else 1)}{word}]")
         line.append(" ")
     console.print(line)
+    return any(weight for _, weight in words)
 
 
 def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> None:
@@ -140,10 +151,8 @@ def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> N
 
 def serve(model: Predictor, name: str) -> None:
     """A page for one review at a time, which this machine alone can open; nothing is told to anybody about its use."""
-    try:
+    with needs("gradio", "--serve"):
         import gradio
-    except ImportError as problem:
-        raise UserError("--serve needs gradio, which is not installed: pip install gradio") from problem
 
     def judge(text: str) -> tuple[dict[str, float], list[tuple[str, float]]]:
         if not text.strip():
@@ -179,6 +188,7 @@ def predict(model: str, texts: list[str], file: Path | None, output: Path | None
         _, texts = _lines(decoded(sys.stdin.buffer.read(), "stdin", "give text, one review a line"), "stdin")
     if not all(text.strip() for text in texts):
         raise UserError("a review is empty: give at least one word")
-    loaded, console = load(folder), Console(width=None if Console().is_terminal else 120)
-    for text in texts:
-        show(loaded, text, console)
+    loaded, console = load(folder), make_console()
+    marked = [show(loaded, text, console) for text in texts]
+    if any(marked) and not has_colors(console):
+        console.print(LEGEND)

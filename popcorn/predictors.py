@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from popcorn.config import RunConfig
+from popcorn.errors import say
+from popcorn.packages import MissingPackage, needs
 from popcorn.text import clean, tokenise, tokenise_all
 
 FEW = 50  # texts: to tokenise them takes less time than to start processes for it
@@ -91,6 +93,7 @@ class Neural:
         """
         self.judge, self.embedding, self.read, self.words_of, self.frame = judge, embedding, read, words_of, frame
         self.device = embedding.weight.device
+        self.is_unexplained = False
 
     def probability(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -107,10 +110,19 @@ class Neural:
         return found
 
     def words(self, text: str) -> list[tuple[str, float]]:
-        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vectors."""
-        from captum.attr import LayerIntegratedGradients
+        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vectors.
 
+        Without captum, which computes them, all are zero, and a sentence says so once.
+        """
         reviews, words = self.read([text]), self.words_of(text)
+        try:
+            with needs("captum", "showing which words moved the result"):
+                from captum.attr import LayerIntegratedGradients
+        except MissingPackage as problem:
+            if not self.is_unexplained:
+                say(str(problem))
+            self.is_unexplained = True
+            return [(word, 0.0) for word, _ in words]
         tokens, lengths = (part.to(self.device) for part in reviews.batch(np.array([0])))
         inside = slice(self.frame, tokens.shape[1] - self.frame)
         nothing = tokens.clone()

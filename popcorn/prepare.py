@@ -17,6 +17,7 @@ import numpy as np
 from popcorn.data import SAMPLE, TEST, TRAIN, UNLABELLED, warn_of_count
 from popcorn.errors import UserError, say
 from popcorn.files import unwritable
+from popcorn.packages import needs
 from popcorn.text_files import BZIP2, GZIP, HEAD, TAR, XZ, ZIP, is_litter, kind_of
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -134,7 +135,8 @@ def download(archive: Path, url: str = URL, md5: str = MD5) -> None:
 
     The file takes its name only when its checksum is right. Raises `UserError` where the server cannot be reached.
     """
-    from huggingface_hub.file_download import http_get  # resumes and retries by itself
+    with needs("huggingface_hub", "--download"):
+        from huggingface_hub.file_download import http_get  # resumes and retries by itself
 
     if archive.is_file() and _md5(archive) == md5:
         say(f"{archive} is there already, and whole")

@@ -1,7 +1,11 @@
 """Progress of what gensim trains."""
 
-from gensim.models.callbacks import CallbackAny2Vec
 from tqdm import tqdm
+
+from popcorn.packages import needs
+
+with needs("gensim", "training word vectors"):
+    from gensim.models.callbacks import CallbackAny2Vec
 
 
 class EpochBar(CallbackAny2Vec):

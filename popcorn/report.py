@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
@@ -22,12 +20,17 @@ from popcorn.figures import BEST
 from popcorn.files import whole
 from popcorn.leaderboard import HEADINGS, cells
 from popcorn.loading import load
+from popcorn.packages import needs
 from popcorn.predict import run_of
 from popcorn.results import Row, rows, run_behind
 from popcorn.score import score_test, true_labels
 from popcorn.split import validation_parts
 from popcorn.submission import OUT_OF_FOLD, TEST, read_probabilities
 from popcorn.text import plain
+
+with needs("jinja2", "the report"):
+    import jinja2
+    from markupsafe import Markup
 
 BINS, SHOWN, LONGEST = 8, 10, 400
 

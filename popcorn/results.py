@@ -22,7 +22,7 @@ from popcorn.split import SPLIT
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 ROUNDED = 1e-4
 """between two scores of one run: of its probabilities, and of the file that has them rounded"""
-NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir")
+NOT_THE_RECIPE = ("seed", "final", "record", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
 
 
 def record(config: RunConfig, competition: Competition, run: Run, score: Score, **figures) -> None:

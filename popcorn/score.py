@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from popcorn.console import make_console
 from popcorn.errors import UserError
 from popcorn.submission import OUT_OF_FOLD
 from popcorn.tables import bare, read_table
@@ -17,6 +17,7 @@ from popcorn.text_files import read_text
 RATED = re.compile(r'^"?(\d+)_(\d+)"?$')
 POSITIVE_FROM = 5  # stars; Maas et al. 2011 took reviews of at most 4 and of at least 7
 AGAIN = "give a submission (.csv) with the columns id,sentiment"
+SWAPPED_BELOW = 0.4  # ROC AUC: chance alone is not that far from one half
 Z95 = 1.96  # standard normal quantile of a two-sided 95% interval
 
 
@@ -110,4 +111,8 @@ def print_scores(paths: list[Path], test_ids: list[str]) -> None:
     for path, score in zip(paths, scores, strict=True):
         low, high = score.accuracy - score.interval, score.accuracy + score.interval
         table.add_row(str(path), f"{score.accuracy:.5f}", f"{low:.4f} to {high:.4f}", f"{score.auc:.5f}")
-    Console(width=None if Console().is_terminal else 120).print(table)
+    console = make_console()
+    console.print(table)
+    for path, score in zip(paths, scores, strict=True):
+        if score.auc < SWAPPED_BELOW:
+            console.print(f"{path}: a ROC AUC of {score.auc:.4f} is far below one half: the two classes may be swapped")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 from platformdirs import user_cache_path
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from popcorn import data
 from popcorn.batches import Reviews, cut
@@ -20,11 +20,13 @@ from popcorn.engine import Task
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.hub import BESIDE_TOKENIZERS, TOKENISERS, first_line, weight_files
+from popcorn.packages import needs, quiet_transformers
 from popcorn.pretrained import parameter_groups
 from popcorn.pretrained_model import architecture
 from popcorn.saved import ENCODER, keep_about
 from popcorn.text import plain
 
+SENTENCEPIECE = "spm.model", "sentencepiece.bpe.model"
 Build = Callable[[PretrainedConfig, Path], nn.Module]
 """config and a checkpoint's folder to the model that starts from it, in float32"""
 MOST_UNKNOWN = 0.02
@@ -47,8 +49,7 @@ def fine_tuning(build: Build, config: FineTuneConfig) -> Task:
 
 def reading(build: Build, config: PretrainedConfig) -> Task:
     """The reviews as subwords, and the model over the checkpoint as it is, all of it at one learning rate."""
-    logging.set_verbosity_error()  # a new head is what fine-tuning begins with, and needs no warning
-    logging.disable_progress_bar()  # of reading weights, which takes a second
+    quiet_transformers()
     competition = data.find(config.data_dir)
     tokeniser = load_tokeniser(config)
     train, test = competition.read(TRAIN), competition.read(TEST)
@@ -84,6 +85,7 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     Raises `UserError` where it cannot be read, lacks a special token, or has more tokens than the model has vectors.
     """
     config = architecture(checkpoint)
+    require_sentencepiece(checkpoint)
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, config=config, trust_remote_code=False, local_files_only=True)
         vocabulary = tokenizer.get_vocab()
@@ -100,6 +102,19 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
             f"vectors for {config.vocab_size}: {TOKENIZER_MEND}"
         )
     return tokenizer
+
+
+def require_sentencepiece(checkpoint: Path) -> None:
+    """Raises `MissingPackage` where the tokenizer is SentencePiece's and cannot be read here.
+
+    The library would take a file of SentencePiece for one of another kind then.
+    """
+    if not (checkpoint / "tokenizer.json").is_file() and any((checkpoint / name).is_file() for name in SENTENCEPIECE):
+        purpose = f"the tokenizer in {checkpoint}"
+        with needs("sentencepiece", purpose):
+            import_module("sentencepiece")
+        with needs("protobuf", purpose):
+            import_module("google.protobuf")
 
 
 def load_tokeniser(config: PretrainedConfig) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 from popcorn.data import READING, TEST, TRAIN, UNLABELLED, Competition
 from popcorn.errors import say
 from popcorn.files import cached, fingerprint
+from popcorn.packages import needs
 
 TOKENISER = "nltk NLTKWordTokenizer, lower case, 1"
 """names what makes the tokens; a change of the rules below must change it, since it is part of the cache's key"""
@@ -56,7 +57,8 @@ def clean(text: str) -> str:
 
 @cache
 def _tokeniser():
-    from nltk.tokenize import NLTKWordTokenizer  # takes over a second to import and is not needed with a warm cache
+    with needs("nltk", "splitting reviews into words"):
+        from nltk.tokenize import NLTKWordTokenizer  # takes over a second to import and is not needed with a warm cache
 
     return NLTKWordTokenizer()
 

@@ -27,6 +27,7 @@ from popcorn.checkpoint import told_where_unwritable
 from popcorn.config import PretrainedConfig
 from popcorn.errors import Diverged, UserError, say
 from popcorn.loop import STEADY
+from popcorn.packages import tensorboard_if_usable
 from popcorn.pretrained import recompute_activations
 
 IGNORED = -100  # the label of what is not to be answered, in all of the library's losses
@@ -190,7 +191,7 @@ def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, mic
         per_device_eval_batch_size=2 * micro_batch,
         use_cpu=not torch.accelerator.is_available(), bf16=precision == "bf16", fp16=precision == "fp16",
         save_strategy="epoch", save_total_limit=2, logging_strategy="epoch", logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=["tensorboard"],
+        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=tensorboard_if_usable(),
         disable_tqdm=False,  # by itself it goes with the library's warnings, which are silenced
         **options,
     )  # fmt: skip

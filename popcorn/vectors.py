@@ -1,5 +1,6 @@
 """Word vectors for the models' first layer: GloVe from a file, or word2vec trained on the competition's own reviews."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from popcorn.data import TRAIN, UNLABELLED, Competition
 from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.glove import GIVE, read_blocks
+from popcorn.packages import needs
 from popcorn.text import PAD, TOKENISER, UNKNOWN, Corpus, pack, unpack, word_counts
 from popcorn.text_files import opened
 
@@ -32,16 +34,19 @@ class Vocabulary:
     """where the vectors come from, for the results"""
 
 
-def build_vocabulary(competition: Competition, corpus: Corpus, path: Path | None, width: int | None, folder: Path) -> Vocabulary:
+def build_vocabulary(
+    competition: Competition, corpus: Corpus, path: Path | None, width: int | None, folder: Path, deterministic: bool = False
+) -> Vocabulary:
     """The vocabulary of the training files, with vectors from `path` or, without one, from word2vec.
 
-    Word2vec is trained once, and kept in `folder`: threads make it another every time, and a run goes on with its own alone.
+    Word2vec is trained once, and kept in `folder`: several workers make it another every time, and a run goes on with its own
+    alone. With `deterministic` there is one worker, and the vectors are the same everywhere.
     Words of the test enter only where the vectors know them: they were never trained on, and have a meaning all the same.
     Raises `UserError` where the vectors' width is not `width` (None takes any).
     """
     counts = word_counts(corpus.training_files)
     if path is None:
-        words, vectors = _word2vec(competition, corpus, folder)
+        words, vectors = _word2vec(competition, corpus, folder, deterministic)
         source = f"word2vec {vectors.shape[1]}d on {len(corpus.train.ids) + len(corpus.unlabelled.ids):,} training reviews"
     else:
         words, vectors = read_vectors(path, set(counts) | set(corpus.test.words))
@@ -115,14 +120,13 @@ def _first_of_each(words: list[str], vectors: np.ndarray, path: Path) -> tuple[l
     return [words[row] for row in rows], vectors[rows]
 
 
-def _word2vec(competition: Competition, corpus: Corpus, folder: Path) -> tuple[list[str], np.ndarray]:
+def _word2vec(competition: Competition, corpus: Corpus, folder: Path, deterministic: bool) -> tuple[list[str], np.ndarray]:
     """Trains word2vec on the training files, or takes the vectors that an earlier run trained on the same files."""
+    workers = 1 if deterministic else os.cpu_count() or 1
 
     def make() -> dict[str, np.ndarray]:
-        import os
-
-        from gensim.models import Word2Vec
-
+        with needs("gensim", "training word2vec"):
+            from gensim.models import Word2Vec
         from popcorn.progress import EpochBar
 
         least = WORD2VEC["min_count"]
@@ -133,10 +137,16 @@ def _word2vec(competition: Competition, corpus: Corpus, folder: Path) -> tuple[l
             )
         sentences = [review for file in corpus.training_files for review in file.sentences()]
         bar = EpochBar("Training word2vec", WORD2VEC["epochs"])
-        model = Word2Vec(sentences, workers=os.cpu_count() or 1, callbacks=[bar], **WORD2VEC).wv
+        model = Word2Vec(sentences, workers=workers, callbacks=[bar], **WORD2VEC).wv
         return {"words": pack(model.index_to_key), "vectors": model.vectors}
 
     files = [path for name in (TRAIN, UNLABELLED) if (path := competition.path(name))]
-    key = fingerprint(*files, TOKENISER, sorted(WORD2VEC.items()))[:24]
+    one_worker = ["one worker"] if deterministic else []
+    key = fingerprint(*files, TOKENISER, sorted(WORD2VEC.items()), *one_worker)[:24]
     arrays = cached(folder / f"word2vec-{key}.npz", make)
+    if workers > 1:
+        say(
+            f"word2vec is trained by {workers} workers at once, which never do the same twice: in another --output-dir the same "
+            "command gives another submission, unless with --deterministic"
+        )
     return unpack(arrays["words"]), arrays["vectors"]

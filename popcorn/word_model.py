@@ -28,7 +28,9 @@ def task_of(build: Build, config: WordVectorConfig) -> tuple[engine.Task, Tensor
     """The reviews as word ids and the model over the vectors of those words; the vectors, float32 (vocabulary, width)."""
     competition = data.find(config.data_dir)
     corpus = read_corpus(competition)
-    vocabulary = build_vocabulary(competition, corpus, config.vectors, config.vector_width, config.output_dir / "runs")
+    vocabulary = build_vocabulary(
+        competition, corpus, config.vectors, config.vector_width, config.output_dir / "runs", config.deterministic
+    )
     train, test, unlabelled = (encode(file, vocabulary.index) for file in (corpus.train, corpus.test, corpus.unlabelled))
     vectors = torch.from_numpy(vocabulary.vectors)
 

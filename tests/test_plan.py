@@ -9,11 +9,13 @@ import torch
 from conftest import run
 from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import DebertaV2Config
+from transformers import DebertaV2Config, DebertaV2Model
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from popcorn import adapters, plan
 from popcorn.__main__ import Plan
 from popcorn.deberta import DebertaClassifier
+from popcorn.deberta_sizes import PUBLISHED
 from popcorn.errors import UserError
 from popcorn.pretrained import recompute_activations
 
@@ -84,6 +86,42 @@ def test_a_step_in_fake_tensors_costs_the_products_of_its_matrices():
     step = plan.training_step(import_module("deberta_lora"), config_of("deberta_lora", 32, None), SIZES, REVIEWS, 32, False)
     linear = 2 * REVIEWS * TOKENS * SIZES.num_hidden_layers * plan.layer_matrices(SIZES)
     assert linear < step.forward < 2.5 * linear and 1.8 * step.forward < step.flop < 2.4 * step.forward
+
+
+@pytest.mark.parametrize(
+    "name", ["make_log_bucket_position", "scaled_size_sqrt", "c2p_dynamic_expand", "p2c_dynamic_expand", "build_rpos"]
+)
+def test_functions_that_transformers_had_compiled_take_fake_tensors(name, monkeypatch):
+    """As its versions before the one that is installed here have them."""
+    script, config = import_module("deberta_lora"), config_of("deberta_lora", 32, None)
+    expected = plan.training_step(script, config, SIZES, 2, 32, False)
+    compiled = torch.jit.script(getattr(modeling_deberta_v2, name))
+    monkeypatch.setattr(modeling_deberta_v2, name, compiled)
+    assert plan.training_step(script, config, SIZES, 2, 32, False) == expected
+    assert getattr(modeling_deberta_v2, name) is compiled
+
+
+@pytest.mark.parametrize(
+    ("model", "embedding", "rest"),
+    [
+        ("microsoft/deberta-v2-xxlarge", 197, 1368), ("microsoft/deberta-v2-xlarge", 197, 688),
+        ("microsoft/deberta-v3-large", 131, 303), ("microsoft/deberta-v3-base", 98, 86), ("microsoft/deberta-v3-small", 98, 43),
+        ("microsoft/deberta-v3-xsmall", 49, 22),
+    ],
+)  # fmt: skip
+def test_published_sizes_need_no_network(model, embedding, rest, monkeypatch):
+    """Their parameters in millions, which Microsoft rounds to 1.5 billion, 900, 304 + 131, 86 + 98, 44 + 98 and 22 + 48."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with torch.device("meta"):
+        found = DebertaV2Model(plan.sizes_of(model))
+    words = found.embeddings.word_embeddings.weight.numel()
+    numbers = sum(weights.numel() for weights in found.parameters())
+    assert words / 1e6 == pytest.approx(embedding, abs=0.5) and (numbers - words) / 1e6 == pytest.approx(rest, abs=0.6)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_every_scripts_own_model_has_published_sizes(script):
+    assert import_module(script).Config().model in PUBLISHED
 
 
 def test_what_fits_is_found():
