@@ -19,7 +19,7 @@ from popcorn.hub import readable
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
 from popcorn.pretraining import key_of, train_once
-from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
+from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, keep_pretrained, last_checkpoint
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
@@ -58,9 +58,11 @@ class FurtherPretraining:
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
         whole = AutoModel.from_pretrained(self.checkpoint, dtype="float32")
+        missing, unknown = whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
         # a language model has no pooler: the checkpoint's own stays
-        whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
-        whole.save_pretrained(folder)
+        if lost := [*unknown, *(name for name in missing if not name.startswith("pooler."))]:
+            raise RuntimeError(f"the language model and its checkpoint have other weights, such as {lost[0]}")
+        keep_pretrained(whole, folder)
         self.tokeniser.save_pretrained(folder)
 
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:

@@ -120,7 +120,10 @@ def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
     again = "copy the run's whole folder, or run its script again"
     if not isinstance(build, type):
         require_parts(part / "model", again)
-        return judge_of_subwords(build(config, part / "model"), config, part / "model")
+        model = build(config, part / "model")
+        # the library warns of a weight that is missing, and makes one up
+        model.load_state_dict(_with_own_names(load_file(need(part / "model" / "model.safetensors"))))
+        return judge_of_subwords(model, config, part / "model")
     encoder = part.parent / ENCODER
     require_parts(encoder, again, with_weights=False)
     weights = load_file(need(part / WEIGHTS))
@@ -129,6 +132,15 @@ def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
         model = build(config, Path(folder))
     model.load_state_dict(weights)
     return judge_of_subwords(model, config, encoder)
+
+
+def _with_own_names(weights: dict) -> dict:
+    """A layer norm's weights by the module's names; runs of earlier versions have those of BERT's first checkpoints."""
+    first = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {
+        next((name.removesuffix(old) + new for old, new in first.items() if name.endswith(old)), name): value
+        for name, value in weights.items()
+    }
 
 
 def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
