@@ -13,6 +13,8 @@ OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """what the allocators of torch, CUDA, HIP, XPU, MPS, NCCL and the C library say; accelerate takes the last one for memory too"""
+UNPRINTABLE = OSError, ValueError, AttributeError
+"""of a pipe that nobody reads or a full disk; of a stream that is closed; and of none, as where there is no console"""
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -96,7 +98,7 @@ class LastingStream:
         except UnicodeEncodeError:
             encoding = getattr(self._stream, "encoding", None) or "ascii"
             return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):  # the latter of a stream that is closed
+        except UNPRINTABLE:
             self._drop()
             return len(text)
 
@@ -104,12 +106,12 @@ class LastingStream:
         """Passes on what can be passed on."""
         try:
             self._stream.flush()
-        except (OSError, ValueError):
+        except UNPRINTABLE:
             self._drop()
 
     def _drop(self) -> None:
         """From now on into nothing: the interpreter, which flushes at its end, would fail too."""
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(*UNPRINTABLE):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._stream.fileno())
             os.close(nothing)
@@ -119,15 +121,12 @@ class LastingStream:
 def lasting_output():
     """Has stdout and stderr print as a `LastingStream` does, for all that prints: rich and tqdm look them up too."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        stream if stream is None or isinstance(stream, LastingStream) else LastingStream(stream) for stream in before
-    )
+    sys.stdout, sys.stderr = (stream if isinstance(stream, LastingStream) else LastingStream(stream) for stream in before)
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         sys.stdout, sys.stderr = before
 
 
