@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BitsAndBytesConfig, DataCollatorWithPadding, Trainer, TrainingArguments
-from transformers.utils import SAFE_WEIGHTS_NAME, is_bitsandbytes_available
+from transformers import BitsAndBytesConfig, DataCollatorWithPadding, TrainingArguments
+from transformers.utils import is_bitsandbytes_available
 
 from popcorn import device, engine
 from popcorn.config import ADAPTER, AdapterConfig
@@ -29,6 +29,7 @@ from popcorn.packages import hide_unusable_quantizers
 from popcorn.pretrained_model import load_pretrained
 from popcorn.saved import keep_about, need
 from popcorn.subwords import load_tokeniser, reading, weights_checksum
+from popcorn.trainer import PredictingTrainer
 
 HEAD = ["pooler", "classifier"]
 """what DeBERTa's checkpoints do not have: it learns beside every adapter, is never quantised, and is saved with it"""
@@ -80,6 +81,7 @@ def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftMode
         require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
         try:
             model = PeftModel.from_pretrained(base, config.adapter)
+            require_same_names(load_file(config.adapter / PEFT_WEIGHTS), get_peft_model_state_dict(model))
         except (SafetensorError, RuntimeError) as problem:
             raise _no_adapter(config.adapter, problem) from problem
     its = model.active_peft_config  # of a saved adapter its own, whatever the options are now
@@ -127,23 +129,31 @@ class AdapterTuner(FineTuner):
     PEFT's own form is for use: of a prompt that a network makes it keeps the prompt, from which no training can go on.
     """
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            weights = {name: value.contiguous() for name, value in self.model.named_parameters() if value.requires_grad}
-            save_file(weights, folder / SAFE_WEIGHTS_NAME)
+    def write_weights(self, path: Path) -> None:
+        """Writes what learns."""
+        save_file({name: value.contiguous() for name, value in self._learning()}, path)
 
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+    def read_weights(self, path: Path) -> None:
+        """Reads what learns. Raises `RuntimeError` where a name is missing, or one too many."""
+        weights = load_file(path)
+        require_same_names(weights, dict(self._learning()))
+        self.model.load_state_dict(weights, strict=False)  # the frozen weights are not in it
 
-    def keep(self, folder: Path) -> None:
-        """Leaves the adapter in PEFT's form, with the tokeniser and a word on the model that it belongs to."""
-        if self.is_world_process_zero():
-            self.model.save_pretrained(folder)
-            self.data_collator.tokenizer.save_pretrained(folder)
-            base = self.model.get_base_model().config
-            write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+    def write_model(self, folder: Path) -> None:
+        """Writes the adapter in PEFT's form, with the tokeniser and a word on the model that it belongs to."""
+        self.model.save_pretrained(folder)
+        self.data_collator.tokenizer.save_pretrained(folder)
+        base = self.model.get_base_model().config
+        write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
+
+
+def require_same_names(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raises `RuntimeError` where one has a weight that the other lacks: the libraries load what is there, and no more."""
+    if differing := sorted(found.keys() ^ expected.keys()):
+        raise RuntimeError(f"{'it lacks' if differing[0] in expected else 'it has an unknown'} {differing[0]}")
 
 
 def _no_adapter(folder: Path, problem: Exception) -> UserError:
@@ -154,7 +164,10 @@ def _no_adapter(folder: Path, problem: Exception) -> UserError:
 def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checksum: str) -> None:
     """Raises `UserError` unless the folder has an adapter of this kind, trained on the very weights of `--model`."""
     try:
-        its, base = PeftConfig.from_pretrained(str(folder)).peft_type.value, json.loads((folder / BASE).read_text())
+        its, base = (
+            PeftConfig.from_pretrained(str(folder)).peft_type.value,
+            json.loads((folder / BASE).read_text(encoding="utf-8")),
+        )
         name, its_checksum = base["model"], base["weights_sha256"]
         need(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
@@ -180,7 +193,7 @@ def predicting(task: Task, config: AdapterConfig, folder: Path, deadline: float)
         options._n_gpu = 1  # as in training: no nn.DataParallel
 
     def fit(build: Callable[[], PeftModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
-        trainer = Trainer(build(), options, data_collator=DataCollatorWithPadding(load_tokeniser(config)))
+        trainer = PredictingTrainer(build(), options, data_collator=DataCollatorWithPadding(load_tokeniser(config)))
         return Outcome(validation=np.zeros(0), test=probability(trainer, task.test, np.arange(len(task.test))))
 
     yield fit

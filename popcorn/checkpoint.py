@@ -58,18 +58,17 @@ class Position:
 
 
 @contextmanager
-def told_where_unwritable(folder: Path):
-    """Turns the failure to write a checkpoint into a `UserError`."""
+def told_where_unwritable(
+    folder: Path, what: str = "the checkpoint", mend: str = "free some space, and go on from the one before with --resume"
+):
+    """Turns the failure to write a checkpoint, or `what` is written there, into a `UserError`; `mend` is its advice."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as problem:
         # torch.save tells a full disk by a RuntimeError of its writer; any other is none of the disk's
         if isinstance(problem, RuntimeError) and "Writer" not in str(problem) and "inline_container" not in str(problem):
             raise
-        raise UserError(
-            f"the checkpoint in {folder} cannot be written ({problem}): free some space, "
-            "and go on from the one before with --resume"
-        ) from problem
+        raise UserError(f"{what} in {folder} cannot be written ({problem}): {mend}") from problem
 
 
 class Checkpoints:
@@ -90,7 +89,7 @@ class Checkpoints:
             self.accelerator.save_state(str(unfinished), safe_serialization=False)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                (unfinished / "position.json").write_text(json.dumps(asdict(position)))
+                (unfinished / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
                 earlier = self._finished()
                 unfinished.rename(target)
                 for folder in earlier:
@@ -125,7 +124,7 @@ class Checkpoints:
             return Position()
         try:
             self.accelerator.load_state(str(finished[-1]))
-            return Position(**json.loads((finished[-1] / "position.json").read_text()))
+            return Position(**json.loads((finished[-1] / "position.json").read_text(encoding="utf-8")))
         except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as problem:
             raise UserError(
                 f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to begin anew"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from popcorn import cost, device
 from popcorn.batches import Reviews
 from popcorn.config import STARTED, TrainingConfig
 from popcorn.data import Competition
-from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept, split_of
+from popcorn.errors import UserError, first_line, is_out_of_memory, one_sentence
+from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, kept, require_learnable, sole_owner, split_of
 from popcorn.files import require_writable
 from popcorn.submission import require_same_ids, write_submissions
 
@@ -52,7 +52,8 @@ class Task:
 Fitting = Callable[[Callable[[], nn.Module], np.ndarray, Part, Path], Outcome]
 """a way to build the model, the same every time, the targets, the part, and a folder of its own, to the outcome"""
 Engine = Callable[[Task, TrainingConfig, Path, float], AbstractContextManager[Fitting]]
-"""task, config, the run's folder, and a deadline in `time.monotonic()`, to a way of fitting"""
+"""task, config, the run's folder, and a deadline in `time.monotonic()`, to a way of fitting; it is left once the submissions are
+written, which is when an engine may keep what the predictions do not need"""
 
 
 def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> None:
@@ -64,51 +65,69 @@ def run(engine: Engine, prepare: Callable[[], Task], config: TrainingConfig) -> 
         deadline = STARTED + _seconds(config.time_budget)
         device.keep_freed_memory()
         require_writable(config.output_dir / "submissions")
-        precision = device.mixed_precision(config.precision)
         os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # of accelerate launch: --precision fp32 is fp32
-        folder = folder_of(config)
         # without this word Accelerate does not join torchrun's processes on a CPU
         processes = PartialState(cpu=not torch.accelerator.is_available())
         if 1 < processes.num_processes >= config.batch_size and not getattr(config, "adapter", None):
             raise UserError(
                 f"--batch-size is {config.batch_size} for {processes.num_processes} processes: give more reviews a step"
             )
-        with processes.main_process_first():
-            task = prepare()
-            require_same_ids(task.competition.sample_ids(), task.test_ids)  # now, not after the training
-        if task.pretrain:
-            task.pretrain(deadline)
+        # of several processes that were started together the first one holds the folder for all
+        with sole_owner(config) if processes.is_main_process else nullcontext():
+            try:
+                _run(engine, prepare, config, processes, deadline)
+            except Exception as problem:
+                if not is_out_of_memory(problem):
+                    raise
+                smaller = "--micro-batch" if hasattr(config, "micro_batch") else "--batch-size"
+                raise UserError(
+                    f"memory does not suffice ({first_line(problem)}): give a smaller {smaller} or fewer --max-tokens"
+                ) from problem
 
-        def build() -> nn.Module:
-            set_seed(config.seed)
-            return task.build()
 
-        split = split_of(config, task.train_ids, task.labels)
-        model = build()
-        learning, parameters = count(model)
-        description = str(model)
-        del model  # a large one would take its place twice
-        with processes.main_process_first():
+def _run(
+    engine: Engine, prepare: Callable[[], Task], config: TrainingConfig, processes: PartialState, deadline: float
+) -> None:  # fmt: skip
+    """All of it that other runs of the same folder must not meet."""
+    folder = folder_of(config)
+    precision = device.mixed_precision(config.precision)
+    with processes.main_process_first():
+        task = prepare()
+        require_same_ids(task.competition.sample_ids(), task.test_ids)  # now, not after the training
+        require_learnable(config, task.train_ids, task.labels)
+    if task.pretrain:
+        task.pretrain(deadline)
+
+    def build() -> nn.Module:
+        set_seed(config.seed)
+        return task.build()
+
+    split = split_of(config, task.train_ids, task.labels)
+    model = build()
+    learning, parameters = count(model)
+    description = str(model)
+    del model  # a large one would take its place twice
+    with processes.main_process_first():
+        if processes.is_main_process:
+            begin(config, data=task.competition.checksum, split=split, model=description, **task.origin)
+            task.keep(folder)
+    with engine(task, config, folder, deadline) as fitting:
+
+        def fit(part: Part) -> Outcome:
+            own = folder / part.name
+            own.mkdir(exist_ok=True)
+            part, targets = task.teach(part) if task.teach else (part, task.labels)
+            outcome = fitting(build, targets, part, own)
             if processes.is_main_process:
-                begin(config, data=task.competition.checksum, split=split, model=description, **task.origin)
-                task.keep(folder)
-        with engine(task, config, folder, deadline) as fitting:
+                cost.bring_up_to_date(folder)
+            if processes.is_main_process and part.name == "validated" and outcome.complete:
+                # the refit, whose turn it is, may be killed: until it ends there is this one's submission
+                write_submissions(
+                    config.output_dir / "submissions", config.name, task.competition.sample_ids(), task.test_ids, outcome.test
+                )
+            return outcome
 
-            def fit(part: Part) -> Outcome:
-                own = folder / part.name
-                own.mkdir(exist_ok=True)
-                part, targets = task.teach(part) if task.teach else (part, task.labels)
-                outcome = fitting(build, targets, part, own)
-                if processes.is_main_process:
-                    cost.bring_up_to_date(folder)
-                if processes.is_main_process and part.name == "validated" and outcome.complete:
-                    # the refit, whose turn it is, may be killed: until it ends there is this one's submission
-                    write_submissions(
-                        config.output_dir / "submissions", config.name, task.competition.sample_ids(), task.test_ids, outcome.test
-                    )
-                return outcome
-
-            done = fit_all(config, task.train_ids, task.labels, lambda part: kept(folder, part, fit, processes.is_main_process))
+        done = fit_all(config, task.train_ids, task.labels, lambda part: kept(folder, part, fit, processes.is_main_process))
         if processes.is_main_process:
             conclude(
                 config, task.competition, task.train_ids, task.test_ids, done, split=split, **task.origin,

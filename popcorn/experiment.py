@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,7 +13,7 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
-from popcorn.files import whole, write_json
+from popcorn.files import alone, whole, write_json
 from popcorn.split import limited, split_checksum, validation_parts
 
 SETTINGS = "settings.json"
@@ -114,6 +115,29 @@ def folder_of(config: RunConfig) -> Path:
     return config.output_dir / "runs" / config.name / f"seed-{config.seed}"
 
 
+def sole_owner(config: RunConfig) -> AbstractContextManager:
+    """Holds the run's folder for this process, from before `begin` until the submissions are written.
+
+    Raises `UserError`, before anything is touched, where another run that is alive holds it.
+    """
+    folder = folder_of(config)
+    return alone(
+        folder,
+        waits=False,
+        refusal=f"another run is at work in {folder}: wait until it has ended, or give this one another --name, --seed or "
+        "--output-dir",
+    )
+
+
+def require_learnable(config: RunConfig, ids: list[str], labels: np.ndarray) -> None:
+    """Raises `UserError`, before an earlier run makes room, where the training reviews cannot be split or have one class only."""
+    rows = limited(labels, config.limit)
+    if not config.final:
+        validation_parts([ids[row] for row in rows], labels[rows], config.validation, config.folds)
+    elif len(np.unique(labels[rows])) < 2 and not getattr(config, "adapter", None):  # an adapter that is given learns nothing
+        raise UserError(f"the {len(rows):,} training reviews are of one class only: use more reviews")
+
+
 def settings_of(config: RunConfig) -> dict[str, str]:
     """The options that a run must be resumed with."""
     return {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN}
@@ -196,7 +220,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def conclude(config: RunConfig, competition: Competition, train_ids: list[str], test_ids: list[str], run: Run, **figures) -> None:
-    """Writes both submissions and the out-of-fold probabilities, says the score where it is known, and records it."""
+    """Writes both submissions and the out-of-fold probabilities, records the score where it is known, and says it last."""
     from popcorn.results import record
     from popcorn.score import score_test
     from popcorn.submission import DECIMALS, OUT_OF_FOLD, write_out_of_fold, write_submissions
@@ -207,13 +231,13 @@ def conclude(config: RunConfig, competition: Competition, train_ids: list[str], 
     else:  # those of an earlier run are of other models than this submission
         (config.output_dir / "submissions" / f"{config.name}{OUT_OF_FOLD}").unlink(missing_ok=True)
     score = score_test(test_ids, run.test.round(DECIMALS))  # of the file, as Kaggle scores it
+    if config.record and run.complete and score:
+        record(config, competition, run, score, **figures)
     if score:
         say(f"Test: {score.describe()}" + ("" if competition.source != EMBEDDED else " (embedded default, not Kaggle's)"))
     if not run.complete:
         say(
             "The time budget is spent: these submissions are valid, and the same command with --resume goes on with the training."
         )
-    if config.record and run.complete and score:
-        record(config, competition, run, score, **figures)
-    elif config.record:
+    if config.record and not (run.complete and score):
         say("Not recorded: only a finished run whose test labels are known is.")

@@ -5,14 +5,23 @@ import resource
 
 import numpy as np
 
+from popcorn.errors import Diverged, UserError
+
 BEST = "validation_auc"
 """what chooses the epoch: Kaggle's own measure, and on a few thousand reviews a steadier one than the accuracy"""
 
 
 def validation_figures(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Accuracy at one half, area under the ROC curve and mean log loss on a validation part."""
+    """Accuracy at one half, area under the ROC curve and mean log loss on a validation part.
+
+    Raises `UserError` where the labels are of one class, and `Diverged` where a probability is not a number.
+    """
     from sklearn.metrics import log_loss, roc_auc_score
 
+    if len(np.unique(labels)) < 2:
+        raise UserError(f"the {len(labels)} reviews to validate on are of one class only: use more reviews")
+    if not np.isfinite(probability).all():
+        raise Diverged("the model's probabilities in validation are not numbers: try a lower --learning-rate or --precision fp32")
     return {
         "validation_accuracy": float(((probability > 0.5) == labels).mean()),
         "validation_auc": float(roc_auc_score(labels, probability)),

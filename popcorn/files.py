@@ -108,10 +108,11 @@ def _stored(path: Path) -> dict[str, np.ndarray] | None:
 
 
 @contextmanager
-def alone(path: Path, waits: bool = True):
+def alone(path: Path, waits: bool = True, refusal: str | None = None):
     """One run at a time of all that ask for the same path: the others wait, and find it made.
 
-    Raises `UserError` where the folder cannot be written, and where another run is at it and this one does not wait.
+    Raises `UserError` where the folder cannot be written, and where another run is at it and this one does not wait; `refusal`
+    is what it says then. The lock is beside the path, so that the path itself may be renamed, and a kill frees it.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:
@@ -120,7 +121,7 @@ def alone(path: Path, waits: bool = True):
             lock.acquire(blocking=False)
         except Timeout as problem:
             if not waits:
-                raise UserError(f"another run is making {path}: start this one when that has ended") from problem
+                raise UserError(refusal or f"another run is making {path}: start this one when that has ended") from problem
             say(f"Another run is making {path}: waiting for it")
             lock.acquire()
     except OSError as problem:

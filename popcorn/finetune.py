@@ -1,5 +1,6 @@
 """The engine of the *_trainer scripts and of bert_scratch: Hugging Face's Trainer. The scripts' one call is `run`."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,27 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from popcorn import cost, engine
 from popcorn.batches import Reviews
+from popcorn.checkpoint import told_where_unwritable
 from popcorn.config import FineTuneConfig, PretrainedConfig
 from popcorn.engine import Fitting, Task
+from popcorn.errors import UserError
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import BEST, validation_figures
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.rdrop import divergence, twice
 from popcorn.subwords import Build, fine_tuning, load_tokeniser
-from popcorn.trainer import MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint, log_of, within_memory
+from popcorn.trainer import (
+    MicroBatches,
+    PredictingTrainer,
+    ReviewTrainer,
+    Rows,
+    Watch,
+    arguments,
+    keep_pretrained,
+    last_checkpoint,
+    log_of,
+    within_memory,
+)
 
 
 def run(build: Build, config: FineTuneConfig) -> None:
@@ -44,10 +58,57 @@ class FineTuner(ReviewTrainer):
             cost.bring_up_to_date(Path(self.args.output_dir).parent)
 
     def keep(self, folder: Path) -> None:
-        """Leaves the weights that predicted, with the tokeniser, as the library loads them."""
-        if self.is_world_process_zero():  # the Trainer's own way to save would add its arguments as a pickle
-            self.model.save_pretrained(folder)
-            self.data_collator.tokenizer.save_pretrained(folder)
+        """Leaves the weights that predicted, with the tokeniser, as the library loads them, whole or not at all.
+
+        Raises `UserError` where they cannot be written.
+        """
+        if not self.is_world_process_zero():
+            return
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        try:
+            mend = "what it predicts is safe; to use it with predict, free some space and run the script again without --resume"
+            with told_where_unwritable(folder, "the trained model", mend):
+                for earlier in (folder, unfinished):
+                    shutil.rmtree(earlier, ignore_errors=True)
+                self.write_model(unfinished)
+                unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def write_model(self, folder: Path) -> None:
+        """Writes the files of a model into the folder."""
+        keep_pretrained(self.model, folder)
+        self.data_collator.tokenizer.save_pretrained(folder)
+
+
+class LastFit:
+    """The trainer whose predictions come first: its model is kept once they are written."""
+
+    def __init__(self):
+        self.trainer: FineTuner | None = None
+        self.failure: UserError | None = None
+
+    def replace(self, trainer: FineTuner, folder: Path | None) -> None:
+        """Takes a trainer whose model belongs into the folder, or nowhere."""
+        self.trainer, self.folder = trainer, folder
+
+    def keep(self) -> None:
+        """Keeps the model and frees its memory. A failure waits: it must not end the run before its submission."""
+        if self.trainer is None:
+            return
+        try:
+            if self.folder:
+                self.trainer.keep(self.folder)
+        except UserError as failure:
+            self.failure = self.failure or failure
+        self.trainer.accelerator.free_memory()
+        self.trainer = None
+
+    def finish(self) -> None:
+        """Keeps the last model, and raises the first failure."""
+        self.keep()
+        if self.failure:
+            raise self.failure
 
 
 def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -67,8 +128,10 @@ def hugging_face(
     """A `popcorn.engine.Engine`; `tuner` is the Trainer that it fits with."""
     collate = DataCollatorWithPadding(load_tokeniser(config))
     largest, speed = config.micro_batch or config.batch_size, 0.0
+    last = LastFit()
 
     def fit(build: Callable[[], PreTrainedModel], targets: np.ndarray, part: Part, own: Path) -> Outcome:
+        last.keep()
         rows = part.train
         held = by_length(task.train, part.validation)
         predictions = len(task.test) + len(held)
@@ -108,12 +171,11 @@ def hugging_face(
             test=probability(trainer, task.test, np.arange(len(task.test))),
             epoch=best["epoch"], history=history, reviews_per_second=watch.speed, complete=not watch.is_out_of_time,
         )  # fmt: skip
-        if outcome.complete:
-            trainer.keep(own / "model")
-        trainer.accelerator.free_memory()
+        last.replace(trainer, own / "model" if outcome.complete else None)
         return outcome
 
     yield fit
+    last.finish()
 
 
 def is_patience_over(history: list[dict], patience: int) -> bool:
@@ -127,7 +189,7 @@ def by_length(reviews: Reviews, rows: np.ndarray) -> np.ndarray:
     return rows[np.argsort(reviews.lengths[rows], kind="stable")]
 
 
-def probability(trainer: ReviewTrainer, reviews: Reviews, rows: np.ndarray) -> np.ndarray:
+def probability(trainer: PredictingTrainer, reviews: Reviews, rows: np.ndarray) -> np.ndarray:
     """The probability that each of the rows is positive, float64 (len(rows),)."""
     if len(rows) == 0:
         return np.zeros(0)

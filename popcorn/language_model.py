@@ -29,7 +29,7 @@ from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import parameter_groups
 from popcorn.pretrained_model import load_pretrained
 from popcorn.pretraining import key_of, train_once
-from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, last_checkpoint
+from popcorn.trainer import IGNORED, MicroBatches, ReviewTrainer, Rows, Watch, arguments, keep_pretrained, last_checkpoint
 
 MASKED = 0.15
 """share of the subwords that the model has to guess"""
@@ -92,7 +92,7 @@ class FurtherPretraining:
         strange = [*unexpected, *(name for name in missing if not name.startswith("pooler."))]
         if strange:
             raise ValueError(f"the language model's encoder is not the checkpoint's: {strange}")
-        whole.save_pretrained(folder)
+        keep_pretrained(whole, folder)
         self.tokeniser.save_pretrained(folder)
 
     def _train(self, micro_batch: int, own: Path, deadline: float) -> ReviewTrainer:

@@ -128,6 +128,8 @@ def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
         require_parts(part / "model", again)
         model = build(config, part / "model")
         require_saved(model, part / "model")
+        # the library warns of a weight that is missing, and makes one up
+        model.load_state_dict(_with_own_names(load_file(need(part / "model" / "model.safetensors"))))
         return judge_of_subwords(model, config, part / "model")
     encoder = part.parent / ENCODER
     require_parts(encoder, again, with_weights=False)
@@ -137,6 +139,15 @@ def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
         model = build(config, Path(folder))
     model.load_state_dict(weights)
     return judge_of_subwords(model, config, encoder)
+
+
+def _with_own_names(weights: dict) -> dict:
+    """A layer norm's weights by the module's names; runs of earlier versions have those of BERT's first checkpoints."""
+    first = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {
+        next((name.removesuffix(old) + new for old, new in first.items() if name.endswith(old)), name): value
+        for name, value in weights.items()
+    }
 
 
 def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from popcorn.batches import Reviews, by_length, shuffled
 from popcorn.checkpoint import Checkpoints
 from popcorn.config import TrainingConfig
-from popcorn.errors import Diverged, UserError, say
+from popcorn.errors import Diverged, UserError, is_out_of_memory, say
 from popcorn.experiment import Outcome, Part
 from popcorn.figures import validation_figures
+from popcorn.memory import Pieces
 from popcorn.optimiser import optimiser_and_schedule
 from popcorn.pretrained import recompute_activations
 from popcorn.rdrop import divergence, twice
@@ -46,6 +47,7 @@ class Fit:
         self.epochs = part.epochs or config.epochs
         self.steps = -(-len(part.train) // config.batch_size)
         self.micro_batch = getattr(config, "micro_batch", None) or config.batch_size
+        self.pieces = Pieces()
         self.taken = 0  # steps of this process
         self.before = speed
         self.rdrop = getattr(config, "rdrop", 0.0)
@@ -100,8 +102,8 @@ class Fit:
             try:
                 loss, correct = self._gradient(rows[self.accelerator.process_index :: self.accelerator.num_processes], len(rows))
                 break
-            except RuntimeError as problem:
-                if not should_reduce_batch_size(problem):
+            except Exception as problem:
+                if not is_out_of_memory(problem):
                     raise
                 if self.accelerator.num_processes > 1 or not self._save_memory():  # one process cannot tell the others
                     smaller = "--micro-batch" if hasattr(self.config, "micro_batch") else "--batch-size"
@@ -161,12 +163,14 @@ class Fit:
     def predict(self, reviews: Reviews, rows: np.ndarray) -> np.ndarray:
         """The probability that each of the rows is positive, float64 (len(rows),)."""
         self.model.eval()
+        # several processes may have one batch more or less, and DistributedDataParallel would wait for all at each
+        model = self.accelerator.unwrap_model(self.model)
         probability = torch.zeros(len(reviews), dtype=torch.float64)
         if len(rows):
             batches = by_length(rows, reviews.lengths, 2 * self.micro_batch)
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-                logit = self.model(*self._inputs(reviews, batch))
-                probability[batch] = torch.sigmoid(logit.float().cpu().double())
+                for piece, logit in self.pieces.predict(lambda piece: model(*self._inputs(reviews, piece)).float().cpu(), batch):
+                    probability[piece] = torch.sigmoid(logit.double())
         if self.accelerator.num_processes > 1:  # each row was filled by one process and is zero on the others
             probability = self.accelerator.reduce(probability.to(self.accelerator.device), "sum").cpu()
         return probability.numpy()[rows]

@@ -99,14 +99,19 @@ class Neural:
         import torch
 
         from popcorn.batches import by_length
+        from popcorn.memory import Pieces
 
-        reviews = self.read(texts)
+        reviews, pieces = self.read(texts), Pieces()
         found = np.zeros(len(reviews))
+
+        def positive(rows: np.ndarray) -> np.ndarray:
+            tokens, lengths = reviews.batch(rows)
+            return torch.sigmoid(self.judge(tokens.to(self.device), lengths.to(self.device)).double()).cpu().numpy()
+
         with torch.no_grad():
-            for rows in by_length(np.arange(len(reviews)), reviews.lengths, 128):
-                tokens, lengths = reviews.batch(rows)
-                logit = self.judge(tokens.to(self.device), lengths.to(self.device))
-                found[rows] = torch.sigmoid(logit.double()).cpu().numpy()
+            for batch in by_length(np.arange(len(reviews)), reviews.lengths, 128):
+                for rows, its in pieces.predict(positive, batch):
+                    found[rows] = its
         return found
 
     def words(self, text: str) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from popcorn.config import RunConfig
 from popcorn.data import EMBEDDED, Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Run
-from popcorn.files import write_json
+from popcorn.files import alone, write_json
 from popcorn.score import Score, half_width
 from popcorn.split import SPLIT
 
@@ -50,17 +50,22 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
         "versions": versions(),
         **figures,
     }
-    runs = []
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if {name: before.get(name) for name in head} == head:
-                runs = [other for other in before["runs"] if other["seed"] != config.seed]
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise not_a_record(path, problem) from problem
-    runs = sorted([*runs, entry], key=lambda each: each["seed"])
-    write_json(path, head | {"runs": runs})
+    with alone(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
+        runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])
+        write_json(path, head | {"runs": runs})
     say(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def _others(path: Path, head: dict, seed: int) -> list[dict]:
+    """The runs of the same recipe and data, of other seeds."""
+    if not path.is_file():
+        return []
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = {name: before.get(name) for name in head} == head
+        return [other for other in before["runs"] if other["seed"] != seed] if same else []
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise not_a_record(path, problem) from problem
 
 
 def typed(argv: list[str]) -> str:

@@ -9,24 +9,29 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import find_executable_batch_size
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from popcorn import device
 from popcorn.batches import Reviews, shuffled
 from popcorn.checkpoint import told_where_unwritable
 from popcorn.config import PretrainedConfig
-from popcorn.errors import Diverged, UserError, say
+from popcorn.errors import Diverged, UserError, is_out_of_memory, say
 from popcorn.loop import STEADY
+from popcorn.memory import Pieces
 from popcorn.packages import tensorboard_if_usable
 from popcorn.pretrained import recompute_activations
 
@@ -130,7 +135,36 @@ class Watch(TrainerCallback):
         control.should_training_stop |= self.is_enough(state.log_history)
 
 
-class ReviewTrainer(Trainer):
+class PredictingTrainer(Trainer):
+    """A Trainer that predicts and evaluates in smaller pieces where memory does not hold a whole batch.
+
+    Of several processes each does so by itself: they meet after the batch, which is whole again.
+    """
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.pieces = Pieces()
+
+    def prediction_step(self, model, inputs: dict[str, Tensor], *given, **options) -> tuple[Any, ...]:
+        """Loss, logits and labels of the batch."""
+        step = super().prediction_step
+        rows = np.arange(len(next(iter(inputs.values()))))
+
+        def predict(piece: np.ndarray) -> tuple[Any, ...]:
+            part = inputs if len(piece) == len(rows) else {name: value[piece] for name, value in inputs.items()}
+            return step(model, part, *given, **options)
+
+        found = self.pieces.predict(predict, rows)
+        loss, logits, labels = found[0][1]
+        for piece, (its_loss, its_logits, its_labels) in found[1:]:
+            before = piece[0]  # the loss is a mean
+            loss = None if loss is None else (before * loss + len(piece) * its_loss) / (before + len(piece))
+            logits = None if logits is None else nested_concat(logits, its_logits)
+            labels = None if labels is None else nested_concat(labels, its_labels)
+        return loss, logits, labels
+
+
+class ReviewTrainer(PredictingTrainer):
     """A Trainer over `MicroBatches`, whose loss is the mean over the whole batch, and a number."""
 
     def __init__(self, model, batches: MicroBatches, watch: Watch, **options):
@@ -177,9 +211,52 @@ class ReviewTrainer(Trainer):
             )
         return loss
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Writes the weights of a checkpoint and nothing else; the Trainer's own way adds its arguments as a pickle."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.write_weights(folder / SAFE_WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        """Loads all weights; the Trainer's own way leaves those as they are that it does not find.
+
+        Raises `UserError` where the checkpoint lacks one, or has one that the model lacks, and where the rest of it is missing.
+        """
+        folder = Path(resume_from_checkpoint)
+        try:
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME):  # without them the Trainer would begin anew
+                if not (folder / name).is_file():
+                    raise FileNotFoundError(f"it lacks {name}")
+            self.read_weights(folder / SAFE_WEIGHTS_NAME)
+        except (OSError, RuntimeError, SafetensorError) as problem:
+            if is_out_of_memory(problem):
+                raise
+            said = " ".join(str(problem).split())
+            raise UserError(f"the checkpoint {folder} is damaged ({said}): leave out --resume to begin anew") from problem
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def write_weights(self, path: Path) -> None:
+        """Writes what training changes, under the module's own names."""
+        save_model(self.model, str(path))
+
+    def read_weights(self, path: Path) -> None:
+        """Reads what `write_weights` wrote. Raises `RuntimeError` where a name is missing, or one too many."""
+        load_model(self.model, path)
+
     def _save_checkpoint(self, *arguments, **options) -> None:
         with told_where_unwritable(Path(self.args.output_dir)):
             super()._save_checkpoint(*arguments, **options)
+
+
+def keep_pretrained(model: PreTrainedModel, folder: Path) -> None:
+    """Writes the model as the library loads it."""
+    model.save_pretrained(folder)
+    # the library gives the weights the names that the first checkpoint had, such as gamma and beta of a layer norm, and only its
+    # own way to load knows those
+    save_model(model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
 def arguments(config: PretrainedConfig, folder: Path, batches: MicroBatches, micro_batch: int, **options) -> TrainingArguments:
@@ -207,22 +284,18 @@ def within_memory(train: Callable[[int], Trained], largest: int, option: str = "
     Raises `UserError`, which names the `option`, where none fits, and where one of several processes is out of memory: it cannot
     tell the others.
     """
-    sizes = iter([largest >> times for times in range(1, largest.bit_length() + 1)])
-
-    def smaller() -> int:
-        size = next(sizes, 0)
-        if size:
-            say(f"Out of memory: going on with micro-batches of {size} reviews, the same batch and the same gradient")
-        return size
-
-    try:
-        if PartialState().num_processes > 1:
-            return train(largest)
-        return find_executable_batch_size(train, largest, reduce_batch_size_fn=smaller)()
-    except RuntimeError as problem:
-        if should_reduce_batch_size(problem) or "No executable batch size" in str(problem):
-            raise UserError(f"memory does not suffice: give a smaller {option} or fewer --max-tokens") from problem
-        raise
+    size = largest
+    while True:
+        clear_device_cache(garbage_collection=True)
+        try:
+            return train(size)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            if size == 1 or PartialState().num_processes > 1:
+                raise UserError(f"memory does not suffice: give a smaller {option} or fewer --max-tokens") from problem
+        size //= 2
+        say(f"Out of memory: going on with micro-batches of {size} reviews, the same batch and the same gradient")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -238,6 +311,6 @@ def last_checkpoint(folder: Path) -> str | None:
 def log_of(checkpoint: str | Path | None) -> list[dict]:
     """What the Trainer had logged when it wrote the checkpoint; nothing where that is not there, or not whole."""
     try:
-        return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     except (OSError, ValueError, TypeError):
         return []

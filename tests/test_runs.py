@@ -275,9 +275,13 @@ def test_ids_that_the_sample_lacks(competition, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
+    """The submissions, which are small here, come first and are whole; the model is not there."""
     done = limited_files("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path)
     assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
-    assert not list((tmp_path / "submissions").iterdir())
+    assert [len(file.splitlines()) for file in submissions(tmp_path, "tfidf")] == [101, 101]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "tfidf.csv", "tfidf.proba.csv", "settings.json", "model.json", "seed-1.lock",
+    }  # fmt: skip
 
 
 def limited_files(*command):

@@ -1,0 +1,205 @@
+"""What is printed never decides what is kept; what a run computed is written before what it can do without."""
+
+import errno
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pretrained
+import pytest
+import torch
+from conftest import ROOT, reviews
+from rich.console import Console
+from tqdm import tqdm
+from transformers import BertForSequenceClassification
+
+import bert_trainer
+import nbsvm
+import tfidf
+from popcorn import engine, linear, prepare
+from popcorn.errors import Diverged, UserError, one_sentence, say
+from popcorn.figures import validation_figures
+from popcorn.finetune import hugging_face
+from popcorn.subwords import fine_tuning
+from popcorn.trainer import ReviewTrainer
+
+
+class Failing(io.StringIO):
+    """A stream whose reader is gone, or whose disk is full."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, "cannot print")
+
+    def flush(self):
+        self.write("")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+STREAMS = {
+    "ascii": lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii"),
+    "code page": lambda: io.TextIOWrapper(io.BytesIO(), encoding="cp1251"),  # which has the sign, and not all others
+    "broken pipe": lambda: Failing(errno.EPIPE),
+    "full disk": lambda: Failing(errno.ENOSPC),
+    "closed": closed,
+    "none": lambda: None,
+}
+
+
+def run_tfidf(competition, folder, **more):
+    config = tfidf.Config(data_dir=competition, output_dir=folder, name="tfidf", **more)
+    linear.run(tfidf.model, config)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_results_are_recorded_whatever_becomes_of_what_is_printed(stream, competition, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", STREAMS[stream]())
+    monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
+    run_tfidf(competition, tmp_path, record=True)
+    with one_sentence():
+        say("± \udcff ☺")
+        Console().print("± ☺")
+        Console(stderr=True).print("± ☺")
+        for _ in tqdm(range(2), desc="± ☺"):
+            tqdm.write("± ☺")
+    assert (tmp_path / "submissions" / "tfidf.proba.csv").is_file()
+    (entry,) = json.loads((tmp_path / "results" / "tfidf.json").read_text(encoding="utf-8"))["runs"]
+    assert entry["accuracy"] > 0.8
+    if stream == "ascii":
+        sys.stdout.flush()
+        printed = sys.stdout.buffer.getvalue()
+        assert rb"Test: accuracy" in printed and rb"\xb1" in printed
+
+
+def test_the_record_is_there_before_the_score_is_said(competition, tmp_path, capsys):
+    run_tfidf(competition, tmp_path, record=True)
+    said = capsys.readouterr().out
+    assert said.index("recorded, 1 run(s)") < said.index("Test: accuracy")
+    assert "validated: 3" in said and " reviews in " in said and "validation accuracy " in said and "epoch" not in said
+
+
+def test_a_command_whose_reader_is_gone_ends_well():
+    """The interpreter flushes at its end too."""
+    lines = "from popcorn.errors import one_sentence, say", "with one_sentence():", "    say('a line')", "    print('one more')"
+    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["keep_learned", "keep_outcome"])
+@pytest.mark.parametrize("script", [tfidf, nbsvm])
+def test_a_linear_models_submission_comes_before_what_is_optional(script, what, competition, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(linear, what, full)
+    config = script.Config(data_dir=competition, output_dir=tmp_path, name="run", record=True)
+    with pytest.raises(SystemExit) as ended:
+        linear.run(script.model, config)
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: the disk is full\n"
+    assert len((tmp_path / "submissions" / "run.csv").read_text().splitlines()) == 101
+    assert (tmp_path / "results" / "run.json").is_file()
+
+
+@pytest.mark.parametrize("way", [{"final": True}, {"folds": 2}, {"refit": False}])
+def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition, tmp_path, monkeypatch, capsys):
+    save = BertForSequenceClassification.save_pretrained
+
+    def full(self, folder, *arguments, **options):
+        if "checkpoint-" not in str(folder):
+            raise FULL
+        return save(self, folder, *arguments, **options)
+
+    monkeypatch.setattr(BertForSequenceClassification, "save_pretrained", full)
+    torch.manual_seed(0)
+    config = bert_trainer.Config(
+        model=str(pretrained.write(tmp_path / "bert", "bert")), data_dir=competition, output_dir=tmp_path, name="run", epochs=1,
+        batch_size=16, max_tokens=16, precision="fp32", limit=None if "folds" in way else 40, **way,
+    )  # fmt: skip
+    if "folds" in way:
+        config.limit = 40
+    for _ in range(2):
+        with pytest.raises(SystemExit) if not config.resume else one_sentence():
+            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+        submission = (tmp_path / "submissions" / "run.csv").read_text()
+        assert len(submission.splitlines()) == 101
+        if not config.resume:
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert said.startswith("error: the trained model in ") and "No space left" in said and "is safe" in said
+        for part in (path.parent for path in (tmp_path / "runs" / "run" / "seed-1").glob("*/outcome.npz")):
+            assert not list(part.glob("model*"))
+        monkeypatch.setattr(ReviewTrainer, "training_step", None)  # it is not trained again
+        config.resume = True
+
+
+# degenerate data
+
+
+def competition_of(folder, texts=None, labels=None):
+    """The small competition with other texts or labels in the training file."""
+    train = reviews(40, 1)
+    if texts is not None:
+        train = [(name, label, texts) for name, label, _ in train]
+    if labels is not None:
+        train = [
+            (name.split("_")[0] + f"{number}_{9 if labels else 2}", labels, text) for number, (name, _, text) in enumerate(train)
+        ]
+    prepare.write_competition(folder, train, reviews(20, 2), reviews(10, 3, labelled=False))
+    return folder
+
+
+@pytest.mark.parametrize("script", [tfidf, nbsvm])
+@pytest.mark.parametrize("texts", ["", " ", "<br />"])
+def test_reviews_without_a_word(script, texts, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    config = script.Config(data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", validation="random")
+    with pytest.raises(SystemExit) as ended:
+        linear.run(script.model, config)
+    assert ended.value.code == 2 and "no training review has a word in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", [{"final": True}, {}, {"folds": 2}, {"final": True, "limit": 1}])
+@pytest.mark.parametrize("script", [tfidf, bert_trainer])
+def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
+    """The run before it keeps its place."""
+    folder, run = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
+    folder.mkdir()
+    competition_of(folder, labels=None if "limit" in way else 1)
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "validation": "random"} | way
+        if script is tfidf:
+            linear.run(tfidf.model, tfidf.Config(**options))
+        else:
+            config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
+            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and said.startswith("error: ") and "use more reviews" in said
+    assert (run / "settings.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("labels", [[1], [0, 0], [1, 1, 1]])
+def test_a_validation_part_of_one_class(labels):
+    with pytest.raises(UserError, match="one class only"):
+        validation_figures(np.array(labels), np.full(len(labels), 0.5))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_probabilities_that_are_no_numbers(bad):
+    with pytest.raises(Diverged, match="not numbers"):
+        validation_figures(np.array([0, 1]), np.array([0.5, bad]))

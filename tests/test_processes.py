@@ -1,0 +1,152 @@
+"""Several runs at once, and several processes of one run: who owns a folder, and who waits for whom."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pretrained
+import pytest
+import torch
+from conftest import ROOT
+
+import lstm
+import nbsvm
+import tfidf
+from popcorn import engine, linear, word_model
+from popcorn.errors import UserError
+from popcorn.experiment import Outcome, begin, folder_of
+from popcorn.files import alone
+from popcorn.predict import run_of
+
+
+@contextmanager
+def without_training(task, config, folder, deadline):
+    """An engine of no work."""
+    yield lambda build, targets, part, own: Outcome(
+        np.full(len(part.validation), 0.5), np.full(len(task.test), 0.5), epoch=1, history=[{"epoch": 1}]
+    )
+
+
+def run_lstm(config, engine_of=without_training):
+    engine.run(engine_of, lambda: word_model.task_of(lstm.LSTM, config)[0], config)
+
+
+def options(competition, folder, **more):
+    return {"data_dir": competition, "output_dir": folder, "name": "shared"} | more
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("second", ["tfidf", "nbsvm", "lstm", "lstm --resume"])
+@pytest.mark.parametrize("first", ["tfidf", "lstm"])
+def test_a_second_run_into_the_folder_of_one_that_is_alive_is_refused(first, second, competition, glove, tmp_path, capsys):
+    """It is begun in the middle of the first one, and touches nothing."""
+    lstm_config = lstm.Config(**options(competition, tmp_path, vectors=glove, hidden=4, resume=second.endswith("resume")))
+
+    def start_second():
+        before = files(tmp_path)
+        with pytest.raises(SystemExit) as ended:
+            if second.startswith("lstm"):
+                run_lstm(lstm_config)
+            else:
+                script = {"tfidf": tfidf, "nbsvm": nbsvm}[second]
+                linear.run(script.model, script.Config(**options(competition, tmp_path)))
+        assert ended.value.code == 2 and files(tmp_path) == before
+        assert "another run is at work in" in capsys.readouterr().err
+
+    def model(config):
+        if not done:
+            done.append(1)
+            start_second()
+        return tfidf.model(config)
+
+    @contextmanager
+    def disturbed(*where):
+        start_second()
+        done.append(1)
+        with without_training(*where) as fitting:
+            yield fitting
+
+    done = []
+    if first == "lstm":
+        run_lstm(lstm.Config(**options(competition, tmp_path, vectors=glove, hidden=4)), disturbed)
+    else:
+        linear.run(model, tfidf.Config(**options(competition, tmp_path)))
+    assert done and (tmp_path / "submissions" / "shared.csv").is_file()
+    assert [path.name for path in (tmp_path / "runs" / "shared").glob("seed-*") if path.is_dir()] == ["seed-1"]
+    assert run_of("shared", tmp_path).name == "seed-1"
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"name": "other"}, {}])
+def test_other_folders_are_free_and_so_is_ones_own_afterwards(other, competition, tmp_path):
+    """As in a notebook, whose one process runs a script twice."""
+
+    def model(config):
+        if config.limit:
+            config.limit = None  # once
+            if other:
+                linear.run(tfidf.model, tfidf.Config(**options(competition, tmp_path) | other))
+        return tfidf.model(config)
+
+    for _ in range(2):
+        linear.run(model, tfidf.Config(**options(competition, tmp_path, limit=300)))
+    assert len(list((tmp_path / "runs").glob("*/seed-*/model.json"))) == (4 if other else 2)  # each with one earlier run
+
+
+def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
+    config = tfidf.Config(output_dir=tmp_path, name="shared")
+    hold = (
+        f"from pathlib import Path; from popcorn.files import alone; held = alone(Path({str(folder_of(config))!r}), waits=False)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}\nheld.__enter__(); print('held', flush=True); input()"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        process.stdout.readline()
+        for _ in range(3):  # as runs do that know of no lock
+            begin(config)
+            with pytest.raises(UserError), alone(folder_of(config), waits=False):
+                pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    with alone(folder_of(config), waits=False):
+        pass
+
+
+def test_two_processes_predict_fewer_reviews_than_they_are(tmp_path):
+    """One, two and three of them, with both engines: a process without a batch must not keep the other waiting."""
+    torch.manual_seed(0)
+    checkpoint = pretrained.write(tmp_path / "bert", "bert", initializer_range=0.4)
+    command = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "tests/two_processes.py",
+        checkpoint,
+        tmp_path,
+    )
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        assert process.wait(timeout=200) == 0
+    finally:
+        process.terminate()  # which ends both
+        process.wait()
+    for name in ("native", "trainer"):
+        found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        all_three = found["3"][1]
+        assert np.std(all_three) > 1e-3
+        for size, (validation, test) in found.items():
+            assert test == pytest.approx(all_three[: int(size)], abs=1e-6)
+            assert validation == pytest.approx(test if int(size) > 1 else [], abs=1e-6)
