@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -10,13 +9,13 @@ from sklearn.pipeline import Pipeline
 
 from popcorn import data, figures
 from popcorn.config import STARTED, RunConfig
-from popcorn.errors import UserError, one_sentence, say
+from popcorn.errors import one_sentence, say
 from popcorn.experiment import Outcome, Part, begin, conclude, fit_all, folder_of, keep_outcome
 from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import keep_about, keep_learned, learned, restore
 from popcorn.split import limited
 from popcorn.submission import require_same_ids
-from popcorn.text import TOKENISER, clean
+from popcorn.text import TOKENISER, clean, enough_terms
 
 PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
@@ -76,19 +75,6 @@ def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised:
             parameters=parameters, machine=figures.processor(), peak_memory=max(figures.peak_memory(), peak_memory), processes=1,
             precision="fp32" if unsupervised else "fp64", seconds=earlier_run + time.monotonic() - STARTED,
         )  # fmt: skip
-
-
-@contextmanager
-def enough_terms():
-    """Turns scikit-learn's complaints that no term is in so many reviews, or in any, into a `UserError`."""
-    try:
-        yield
-    except ValueError as problem:
-        if not any(said in str(problem) for said in ("min_df", "empty vocabulary")):
-            raise
-        raise UserError(
-            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews that hold words"
-        ) from problem
 
 
 def _fitted_once(
