@@ -114,7 +114,7 @@ class Predict(Command):
     model: str = "lstm"
     """name of a finished run, or its folder, such as runs/lstm/seed-1"""
     file: Path | None = None
-    """reviews to judge at once: a .csv with a column review, a .tsv as the competition's test file, or text with one a line"""
+    """reviews to judge at once: a table with a column review (.csv, .tsv), JSON, or text with one a line; also zip or gz"""
     output: Path | None = None
     """file that receives id, probability and label; beside --file where it is not given"""
     output_dir: Path = Path(".")

@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
-from popcorn.errors import UserError, say
+from popcorn.errors import UserError, first_line, say
 from popcorn.packages import needs
 
 CONFIG = "config.json"
@@ -211,8 +211,3 @@ def not_fetched(model: str, problem: BaseException) -> UserError:
     if status is not None:
         return UserError(f"the hub is out of reach (it answers {status}) and {model} is not in the cache: try later; or {ATTACH}")
     return UserError(f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}")
-
-
-def first_line(problem: BaseException) -> str:
-    """What an exception says, without the library's explanations below it."""
-    return (str(problem) or repr(problem)).splitlines()[0]

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -10,7 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from popcorn import data, figures
 from popcorn.config import STARTED, RunConfig
-from popcorn.errors import UserError, one_sentence, say
+from popcorn.errors import one_sentence, say
 from popcorn.experiment import (
     Outcome,
     Part,
@@ -27,7 +26,7 @@ from popcorn.files import cached, fingerprint, require_writable
 from popcorn.saved import keep_about, keep_learned, learned, restore
 from popcorn.split import limited
 from popcorn.submission import require_same_ids
-from popcorn.text import TOKENISER, clean
+from popcorn.text import TOKENISER, clean, enough_terms
 
 PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
@@ -98,21 +97,6 @@ def _run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised
     for name, outcome in done.outcomes.items():
         keep_learned(folder / name, learned_by[name])
         keep_outcome(folder / name, outcome)
-
-
-@contextmanager
-def enough_terms():
-    """Turns scikit-learn's complaints that no term is in so many reviews, or none in any, into a `UserError`."""
-    try:
-        yield
-    except ValueError as problem:
-        if "empty vocabulary" in str(problem):
-            raise UserError("no training review has a word in it: give reviews with texts") from problem
-        if "min_df" not in str(problem):
-            raise
-        raise UserError(
-            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews that hold words"
-        ) from problem
 
 
 def _fitted_once(

@@ -13,8 +13,7 @@ import nbsvm
 from popcorn.data import TRAIN, UNLABELLED, Competition
 from popcorn.errors import UserError, say
 from popcorn.experiment import Part
-from popcorn.linear import enough_terms
-from popcorn.text import clean
+from popcorn.text import clean, enough_terms
 
 
 class Teacher:

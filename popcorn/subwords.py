@@ -17,9 +17,9 @@ from popcorn.batches import Reviews, cut
 from popcorn.config import FineTuneConfig, PretrainedConfig
 from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
 from popcorn.engine import Task
-from popcorn.errors import UserError, say
+from popcorn.errors import UserError, first_line, say
 from popcorn.files import cached, fingerprint
-from popcorn.hub import BESIDE_TOKENIZERS, TOKENISERS, first_line, weight_files
+from popcorn.hub import BESIDE_TOKENIZERS, TOKENISERS, weight_files
 from popcorn.packages import needs, quiet_transformers
 from popcorn.pretrained import parameter_groups
 from popcorn.pretrained_model import architecture

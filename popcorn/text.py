@@ -6,6 +6,7 @@ Tokens are kept as plain arrays cached by content, so that a second run starts r
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +14,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from popcorn.data import READING, TEST, TRAIN, UNLABELLED, Competition
-from popcorn.errors import say
+from popcorn.errors import UserError, say
 from popcorn.files import cached, fingerprint
 from popcorn.packages import needs
 
@@ -165,3 +166,18 @@ def encode(file: TokenisedFile, index: dict[str, int]) -> list[np.ndarray]:
     renumber = np.array([index.get(word, UNKNOWN) for word in file.words], dtype=np.int32)
     tokens = renumber[file.tokens] if len(file.words) else file.tokens
     return np.split(tokens, file.offsets[1:-1]) if file.ids else []
+
+
+@contextmanager
+def enough_terms():
+    """Turns scikit-learn's complaints that no term is in so many reviews, or in any, into a `UserError`."""
+    try:
+        yield
+    except ValueError as problem:
+        if "empty vocabulary" in str(problem):
+            raise UserError("no training review has a word in it: give reviews with texts") from problem
+        if "min_df" not in str(problem):
+            raise
+        raise UserError(
+            "no term is in as many reviews as --min-reviews asks for: give a smaller number, or more reviews that hold words"
+        ) from problem

@@ -278,23 +278,24 @@ def test_what_is_no_text_is_refused_by_what_it_is(tmp_path, kind, reader, archiv
         assert "kaggle.com" not in str(refusal.value) or reader == "competition"
 
 
+BROKEN = {
+    "encrypted": (encrypted(zip_of({"a.txt": "text"})), "is encrypted"),
+    "unknown method": (method(zip_of({"a.txt": "text"}), 97), "cannot be unpacked here"),
+    "checksum of a zip": (wrong_crc(zip_of({"a.txt": "text"})), "damaged or truncated zip"),
+    "cut zip": (zip_of({"a.txt": "text" * 99}, compression=zipfile.ZIP_DEFLATED)[:60], "damaged or truncated zip"),
+    "cut gzip": (gzip.compress(b"text" * 99)[:-6], "damaged or truncated gzip"),
+    "checksum of a gzip": (gzip.compress(b"text" * 99)[:-8] + bytes(8), "damaged or truncated gzip"),
+    "cut bzip2": (bz2.compress(b"text" * 99)[:-9], "damaged or truncated bzip2"),
+    "cut xz": (lzma.compress(b"text" * 99)[:-9], "damaged or truncated xz"),
+    "two members": (zip_of({"a.txt": "a", "b.txt": "b"}), "holds 2 files"),
+    "no members": (zip_of({"__MACOSX/": "", ".DS_Store": ""}), "holds no file"),
+}
+
+
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (encrypted(zip_of({"a.txt": "text"})), "is encrypted"),
-        (method(zip_of({"a.txt": "text"}), 97), "cannot be unpacked here"),
-        (wrong_crc(zip_of({"a.txt": "text"})), "damaged or truncated zip"),
-        (zip_of({"a.txt": "text" * 99}, compression=zipfile.ZIP_DEFLATED)[:60], "damaged or truncated zip"),
-        (gzip.compress(b"text" * 99)[:-6], "damaged or truncated gzip"),
-        (gzip.compress(b"text" * 99)[:-8] + bytes(8), "damaged or truncated gzip"),
-        (bz2.compress(b"text" * 99)[:-9], "damaged or truncated bzip2"),
-        (lzma.compress(b"text" * 99)[:-9], "damaged or truncated xz"),
-        (zip_of({"a.txt": "a", "b.txt": "b"}), "holds 2 files"),
-        (zip_of({"__MACOSX/": "", ".DS_Store": ""}), "holds no file"),
-    ],
-)
-def test_archives_that_cannot_be_read(tmp_path, reader, content, said):
+@pytest.mark.parametrize("case", BROKEN)
+def test_archives_that_cannot_be_read(tmp_path, reader, case):
+    content, said = BROKEN[case]
     path = tsv(tmp_path, content, "file.zip")
     with pytest.raises(UserError, match=said):
         READERS[reader](path)
@@ -386,19 +387,19 @@ def test_reviews_to_predict_that_are_refused(tmp_path, content, said):
 GLOVE = "the 1 2 3\n. . . 4 5 6\nfilm 7 8 9\n"
 
 
+PACKED_VECTORS = {
+    "gzip": gzip.compress(GLOVE.encode()),
+    "zip from a Mac": zip_of({"__MACOSX/._a": "x", ".DS_Store": "", "folder/": "", "folder/a.txt": GLOVE}),
+    "byte-order mark": ("\ufeff" + GLOVE).encode(),
+    "CRLF": GLOVE.replace("\n", "\r\n").encode(),
+    "with a header": ("3 3\n" + GLOVE.replace("\n", " \n")).encode(),  # word2vec's and fastText's
+}
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.zip", "a.gz"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        gzip.compress(GLOVE.encode()),
-        zip_of({"__MACOSX/._a": "x", ".DS_Store": "", "folder/": "", "folder/a.txt": GLOVE}),
-        ("\ufeff" + GLOVE).encode(),
-        GLOVE.replace("\n", "\r\n").encode(),
-        ("3 3\n" + GLOVE.replace("\n", " \n")).encode(),  # word2vec's and fastText's
-    ],
-)
-def test_vectors_are_read_by_what_the_file_holds(tmp_path, content, name):
-    ((words, numbers),) = read_blocks(tsv(tmp_path, content, name))
+@pytest.mark.parametrize("form", PACKED_VECTORS)
+def test_vectors_are_read_by_what_the_file_holds(tmp_path, form, name):
+    ((words, numbers),) = read_blocks(tsv(tmp_path, PACKED_VECTORS[form], name))
     assert words == ["the", ". . .", "film"] and numbers.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
@@ -412,19 +413,19 @@ def test_vectors_in_utf_16_and_rows_after_a_header(tmp_path):
 SCORED = "id,sentiment\n1_9,0.9\n2_2,0.1\n"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        SCORED.encode("utf-8-sig"),
-        SCORED.replace("\n", "\r\n").encode("utf-16"),
-        gzip.compress(SCORED.encode()),
-        zip_of({"__MACOSX/._a": "", "a.csv": SCORED}),
-        b'id,sentiment\n"""1_9""",0.9\n"""2_2""",0.1\n',
-        b'"id","sentiment"\n"1_9","0.9"\n"2_2","0.1"\n',
-    ],
-)
-def test_submissions_are_read_by_what_the_file_holds(tmp_path, content):
-    path = tsv(tmp_path, content, "a.csv")
+SUBMISSIONS = {
+    "byte-order mark": SCORED.encode("utf-8-sig"),
+    "UTF-16": SCORED.replace("\n", "\r\n").encode("utf-16"),
+    "gzip": gzip.compress(SCORED.encode()),
+    "zip from a Mac": zip_of({"__MACOSX/._a": "", "a.csv": SCORED}),
+    "quotes doubled": b'id,sentiment\n"""1_9""",0.9\n"""2_2""",0.1\n',
+    "quotes everywhere": b'"id","sentiment"\n"1_9","0.9"\n"2_2","0.1"\n',
+}
+
+
+@pytest.mark.parametrize("form", SUBMISSIONS)
+def test_submissions_are_read_by_what_the_file_holds(tmp_path, form):
+    path = tsv(tmp_path, SUBMISSIONS[form], "a.csv")
     for ids in (["1_9", "2_2"], ['"1_9"', '"2_2"']):
         assert score_file(path, ids).auc == 1.0
         assert read_probabilities(path, ids, "again")["sentiment"].to_dict() == dict(zip(ids, [0.9, 0.1], strict=True))
@@ -452,7 +453,7 @@ class Even:
         return np.full(len(texts), 0.5)
 
 
-@pytest.mark.parametrize("content", [KAGGLE, saved(raw()), saved(CLEAN)])
+@pytest.mark.parametrize("content", [KAGGLE, saved(raw()), saved(CLEAN)], ids=["Kaggle", "raw", "clean"])
 def test_predictions_have_ids_that_a_submissions_reader_takes(tmp_path, content):
     ids, texts = predict.read_texts(tsv(tmp_path, content, "a.tsv"))
     predict.write(Even(), ids, texts, tmp_path / "out.csv")
