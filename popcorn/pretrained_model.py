@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from popcorn.errors import UserError
-from popcorn.hub import CONFIG, WHOLE, first_line, read_config, readable, weight_files
+from popcorn.errors import UserError, first_line
+from popcorn.hub import CONFIG, WHOLE, read_config, readable, weight_files
 
 ARCHITECTURE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
