@@ -68,8 +68,8 @@ def fit_all(config: RunConfig, ids: list[str], labels: np.ndarray, fit: Callable
     """
     rows = limited(labels, config.limit)
     if len(np.unique(labels[rows])) < 2:
-        fix = f"--limit is {config.limit}: give a larger number" if config.limit else "add reviews of the other"
-        raise UserError(f"the {len(rows)} training reviews are of one class, and a model learns from two: {fix}")
+        those = f"the {len(rows)} training reviews" + (f" of --limit {config.limit}" if config.limit else "")
+        raise UserError(f"{those} are of one class, and a model learns from two: use more reviews")
     outcomes: dict[str, Outcome] = {}
     if config.final:
         outcome = outcomes["refit"] = fit(Part("refit", rows, rows[:0], epochs=getattr(config, "epochs", None)))

@@ -512,7 +512,7 @@ def test_a_limit_that_leaves_one_class_is_refused(tmp_path, capsys):
         linear.run(
             tfidf.model, tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", final=True, limit=1, min_reviews=1)
         )
-    assert "--limit is 1: give a larger number" in capsys.readouterr().err
+    assert "of --limit 1 are of one class" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
             predict.read_texts(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no file"):
         predict.read_texts(tmp_path / "missing.txt")
     done = run("-m", "popcorn", "predict", "--model", "nothing", "text", "--output-dir", tmp_path, code=2)
     assert "run its script first" in done.stderr
