@@ -152,7 +152,9 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
     """
     prefix = f"{model.base_model_prefix}."
     total = len(model.state_dict())
-    other_shape = {name: (tuple(its), tuple(wanted)) for name, its, wanted in info["mismatched_keys"]}
+    # transformers 4 gives the names alone
+    entries = [(entry,) if isinstance(entry, str) else entry for entry in info["mismatched_keys"]]
+    other_shape = {name: [tuple(shape) for shape in shapes] for name, *shapes in entries}
     missing = [name for name in info["missing_keys"] if name not in other_shape and not _is_in(name.removeprefix(prefix), new)]
     if missing:
         hint = " (bert_scratch.py needs no pooler)" if all("pooler" in name for name in missing) else ""
@@ -161,7 +163,8 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
             f"{min(missing)}{_beside(info['unexpected_keys'])}: take a model whose weights have the library's names{hint}"
         )
     if other_shape:
-        name, (its, wanted) = min(other_shape.items())
+        name, shapes = min(other_shape.items())
+        shown = f", {shapes[0]} in place of {shapes[1]}" if shapes else ""
         mend = (
             "take a model with two classes, or one without a classifier"
             if all(_is_in(name.removeprefix(prefix), new) for name in other_shape)
@@ -169,7 +172,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
         )
         raise UserError(
             f"the weights in {checkpoint} do not fit this script's model: {len(other_shape)} of {total} have another shape, such "
-            f"as {name}, {its} in place of {wanted}: {mend}"
+            f"as {name}{shown}: {mend}"
         )
     left = [name for name in info["unexpected_keys"] if INSIDE.search(name) and not name.endswith(("_ids", ".inv_freq"))]
     if left:
