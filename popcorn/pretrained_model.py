@@ -49,7 +49,7 @@ def architecture(checkpoint: Path, **recipe) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[found["model_type"]](**({name: found[name] for name in ARCHITECTURE if name in found} | recipe))
     except Exception as problem:  # each version of the library has its own for a value of another type
-        raise UserError(f"{path} has a value that is none ({first_line(problem)}): fetch or attach the model again") from problem
+        raise UserError(f"{path} has a value that is none ({first_line(problem)}): {WHOLE}") from problem
 
 
 def load_pretrained(
@@ -82,9 +82,7 @@ def load_pretrained(
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError) as problem:
-        raise UserError(
-            f"no model can be made of {checkpoint} ({first_line(problem)}): fetch or attach the model again"
-        ) from problem
+        raise UserError(f"no model can be made of {checkpoint} ({first_line(problem)}): {WHOLE}") from problem
     require_complete(model, info, new, checkpoint)
     model.random_weights = sorted(info["missing_keys"])
     model.name_or_path = model.config.name_or_path = str(checkpoint)
@@ -154,7 +152,9 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
     """
     prefix = f"{model.base_model_prefix}."
     total = len(model.state_dict())
-    other_shape = {name: (tuple(its), tuple(wanted)) for name, its, wanted in info["mismatched_keys"]}
+    # transformers 4 gives the names alone
+    entries = [(entry,) if isinstance(entry, str) else entry for entry in info["mismatched_keys"]]
+    other_shape = {name: [tuple(shape) for shape in shapes] for name, *shapes in entries}
     missing = [name for name in info["missing_keys"] if name not in other_shape and not _is_in(name.removeprefix(prefix), new)]
     if missing:
         hint = " (bert_scratch.py needs no pooler)" if all("pooler" in name for name in missing) else ""
@@ -163,7 +163,8 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
             f"{min(missing)}{_beside(info['unexpected_keys'])}: take a model whose weights have the library's names{hint}"
         )
     if other_shape:
-        name, (its, wanted) = min(other_shape.items())
+        name, shapes = min(other_shape.items())
+        shown = f", {shapes[0]} in place of {shapes[1]}" if shapes else ""
         mend = (
             "take a model with two classes, or one without a classifier"
             if all(_is_in(name.removeprefix(prefix), new) for name in other_shape)
@@ -171,7 +172,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
         )
         raise UserError(
             f"the weights in {checkpoint} do not fit this script's model: {len(other_shape)} of {total} have another shape, such "
-            f"as {name}, {its} in place of {wanted}: {mend}"
+            f"as {name}{shown}: {mend}"
         )
     left = [name for name in info["unexpected_keys"] if INSIDE.search(name) and not name.endswith(("_ids", ".inv_freq"))]
     if left:
