@@ -11,7 +11,7 @@ SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.p
 
 # a short LSTM run on the embedded default: a few minutes on 2 cores
 run: .venv/ready
-	$(BIN)/python lstm.py --limit 6000 --epochs 3 --no-refit
+	$(BIN)/python lstm.py --max-train-samples 6000 --epochs 3 --no-refit
 
 # every script that needs no GPU on the whole data, for hours; given again, it goes on where it was
 leaderboard: .venv/ready

@@ -29,8 +29,8 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
-from popcorn.layers import mask_of, reverse_within_length, word_embedding
-from popcorn.word_model import run
+from popcorn.models.layers import mask_of, reverse_within_length, word_embedding
+from popcorn.training.word_model import run
 
 
 class AdditiveAttention(nn.Module):

@@ -1,8 +1,8 @@
 """BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1; Sun et al. 2019).
 
 The encoder is the library's; the judgement is written here: the pooler's view of [CLS], dropout, one linear layer to the log-odds
-of a positive review. The loop that trains it, step by step, is `Fit` in popcorn/loop.py, the same for every model here that is
-not trained by the Trainer.
+of a positive review. The loop that trains it, step by step, is `TrainingLoop` in popcorn/training/loop.py, the same for every
+model here that is not trained by the Trainer.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "bert"
+    MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     dropout: float = 0.1
@@ -28,11 +28,11 @@ if __name__ == "__main__":
 from torch import Tensor, nn
 from transformers import BertModel
 
-from popcorn import engine
-from popcorn.layers import mask_of
-from popcorn.native import native
-from popcorn.pretrained_model import load_pretrained
-from popcorn.subwords import fine_tuning
+from popcorn.models.layers import mask_of
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs import engine
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.native import native
 
 
 class BERT(nn.Module):
@@ -54,4 +54,4 @@ class BERT(nn.Module):
 
 
 if __name__ == "__main__":
-    engine.run(native, lambda: fine_tuning(BERT, config), config)
+    engine.run(native, lambda: finetuning_task(BERT, config), config)

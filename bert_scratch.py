@@ -14,7 +14,7 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "bert"
+    MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     last_layers: int = 4
@@ -32,8 +32,8 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+from popcorn.models.pretrained import load_pretrained
+from popcorn.training.finetune import run
 
 
 class BertClassifier(BertPreTrainedModel):

@@ -14,7 +14,7 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "bert"
+    MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     dropout: float = 0.1
@@ -26,8 +26,8 @@ if __name__ == "__main__":
 
 from transformers import BertForSequenceClassification
 
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+from popcorn.models.pretrained import load_pretrained
+from popcorn.training.finetune import run
 
 
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:

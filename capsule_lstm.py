@@ -37,8 +37,8 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
-from popcorn.layers import masked_max, reverse_within_length, word_embedding
-from popcorn.word_model import run
+from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
+from popcorn.training.word_model import run
 
 CLASSES = 2  # negative, positive
 

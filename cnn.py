@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad, relu
 
-from popcorn.layers import mask_of, word_embedding
-from popcorn.word_model import run
+from popcorn.models.layers import mask_of, word_embedding
+from popcorn.training.word_model import run
 
 
-def strongest(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
+def max_over_time(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
     """Each filter's largest answer: words (batch, time + width - 1, size), mask of the starts (batch, time) -> (batch, filters).
 
     Only the window that gives the largest answer has a gradient. So all windows are tried without one, and the winners are
@@ -71,7 +71,7 @@ class CNN(nn.Module):
         for convolution in self.convolutions:
             # One window starts at every word; the last ones end in zeros, whatever stands behind the review
             filled = pad(words, (0, 0, 0, convolution.kernel_size[0] - 1))
-            answers.append(strongest(convolution, filled, mask))  # (batch, filters)
+            answers.append(max_over_time(convolution, filled, mask))  # (batch, filters)
         # after the maximum, which it does not change, the nonlinearity is asked once a filter and not once a window
         return self.classifier(self.dropout(relu(torch.cat(answers, dim=-1)))).squeeze(-1)
 

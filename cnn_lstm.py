@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from popcorn.layers import masked_max, word_embedding
-from popcorn.word_model import run
+from popcorn.models.layers import masked_max, word_embedding
+from popcorn.training.word_model import run
 
 
 class CNNLSTM(nn.Module):

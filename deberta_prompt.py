@@ -13,7 +13,7 @@ from popcorn.config import AdapterConfig, parse
 class Config(AdapterConfig):
     """What this method adds to the options of all adapters."""
 
-    FAMILY = "deberta-v2"
+    MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
     """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
     epochs: int = 2
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 from peft import PromptTuningConfig
 
-from popcorn.adapters import HEAD, run
+from popcorn.training.adapters import HEAD, run
 
 
 def adapter(config: Config) -> PromptTuningConfig:

@@ -2,7 +2,7 @@
 
 DistilBERT has no pooler and was never taught to sum a text up at [CLS]. The review is therefore the mean of its words' last
 states, which after distillation all carry meaning (Reimers & Gurevych 2019 found the mean better than [CLS] for sentences),
-and a small network judges it. The loop that trains it is `Fit` in popcorn/loop.py.
+and a small network judges it. The loop that trains it is `TrainingLoop` in popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "distilbert"
+    MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
     """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     learning_rate: float = 5e-5
@@ -32,11 +32,11 @@ if __name__ == "__main__":
 from torch import Tensor, nn
 from transformers import DistilBertModel
 
-from popcorn import engine
-from popcorn.layers import mask_of, masked_mean
-from popcorn.native import native
-from popcorn.pretrained_model import load_pretrained
-from popcorn.subwords import fine_tuning
+from popcorn.models.layers import mask_of, masked_mean
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs import engine
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.native import native
 
 
 class DistilBERT(nn.Module):
@@ -56,4 +56,4 @@ class DistilBERT(nn.Module):
 
 
 if __name__ == "__main__":
-    engine.run(native, lambda: fine_tuning(DistilBERT, config), config)
+    engine.run(native, lambda: finetuning_task(DistilBERT, config), config)

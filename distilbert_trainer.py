@@ -14,7 +14,7 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "distilbert"
+    MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
     """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     learning_rate: float = 5e-5
@@ -30,8 +30,8 @@ if __name__ == "__main__":
 
 from transformers import DistilBertForSequenceClassification
 
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+from popcorn.models.pretrained import load_pretrained
+from popcorn.training.finetune import run
 
 
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:

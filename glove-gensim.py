@@ -1,7 +1,7 @@
 """Turns a Stanford GloVe text file (6B, 42B, 840B, Twitter; plain or zipped) into gensim's memory-mapped KeyedVectors.
 
 Pennington, Socher & Manning 2014, https://nlp.stanford.edu/projects/glove. The vectors are streamed to the disk, so that the
-840B file needs less than 1 GiB of memory. Load the result with `KeyedVectors.load(path, mmap="r")`, or pass it as --vectors.
+840B file needs less than 1 GiB of memory. Load the result with `KeyedVectors.load(path, mmap="r")`, or pass it as --word-vectors.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Config:
     """file to write, ending in .kv; its vectors and words come beside it"""
     vocab_from: Path | None = None
     """keep only the words of the competition's files in this folder"""
-    neighbours: tuple[str, ...] = ("film", "terrible", "brilliant")
-    """show the nearest neighbours of these words as a check"""
+    neighbors: tuple[str, ...] = ("film", "terrible", "brilliant")
+    """show the nearest neighbors of these words as a check"""
 
 
 if __name__ == "__main__":
@@ -34,18 +34,18 @@ from numpy.lib.format import write_array_header_1_0
 from rich.table import Table
 from tqdm import tqdm
 
-from popcorn.console import make_console
-from popcorn.data import Competition
-from popcorn.errors import UserError, one_sentence, say
-from popcorn.files import unwritable
-from popcorn.glove import read_blocks
-from popcorn.packages import needs
-from popcorn.text import read_corpus
+from popcorn.data.competition import Competition
+from popcorn.data.glove import read_blocks
+from popcorn.data.word_tokenizer import read_corpus
+from popcorn.errors import UserError, exit_on_user_error, log
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_error
+from popcorn.utils.packages import needs
 
 with needs("gensim", "a .kv file"):
     from gensim.models import KeyedVectors
 
-FREQUENT = 100_000  # neighbours are looked for among so many words, GloVe's most frequent ones
+FREQUENT = 100_000  # neighbors are looked for among so many words, GloVe's most frequent ones
 
 
 def convert(glove: Path, output: Path, wanted: set[str] | None) -> None:
@@ -62,7 +62,7 @@ def convert(glove: Path, output: Path, wanted: set[str] | None) -> None:
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the .kv itself last
                 part.replace(output.with_name(part.name))
     except OSError as problem:
-        raise unwritable(output, problem, "--output") from problem
+        raise write_error(output, problem, "--output") from problem
 
 
 def _write(glove: Path, output: Path, wanted: set[str] | None) -> None:
@@ -94,12 +94,12 @@ def _npy_header(file, rows: int, width: int) -> None:
     write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
 
 
-def show_neighbours(output: Path, words: tuple[str, ...]) -> None:
-    """Prints the five nearest neighbours of each of the words that are there, as a check of the file."""
+def show_neighbors(output: Path, words: tuple[str, ...]) -> None:
+    """Prints the five nearest neighbors of each of the words that are there, as a check of the file."""
     all_words = KeyedVectors.load(str(output), mmap="r")
     frequent = KeyedVectors(all_words.vector_size)
     frequent.add_vectors(all_words.index_to_key[:FREQUENT], np.array(all_words.vectors[:FREQUENT]))
-    table = Table("word", "nearest neighbours", title=f"{output}: {len(all_words):,} words, {all_words.vector_size} wide")
+    table = Table("word", "nearest neighbors", title=f"{output}: {len(all_words):,} words, {all_words.vector_size} wide")
     for word in words:
         if word in frequent:
             near = frequent.most_similar(word, topn=5)
@@ -108,12 +108,12 @@ def show_neighbours(output: Path, words: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    with one_sentence():
+    with exit_on_user_error():
         wanted = None
         if config.vocab_from is not None:
             corpus = read_corpus(Competition(config.vocab_from, "--vocab-from"))
-            wanted = {word for file in (corpus.train, corpus.test, corpus.unlabelled) for word in file.words}
-            say(f"Keeping those of the {len(wanted):,} words of {config.vocab_from} that have a vector")
+            wanted = {word for file in (corpus.train, corpus.test, corpus.unlabeled) for word in file.words}
+            log(f"Keeping those of the {len(wanted):,} words of {config.vocab_from} that have a vector")
         convert(config.glove, config.output, wanted)
-        show_neighbours(config.output, config.neighbours)
-        say(f"Pass it on as --vectors {config.output}")
+        show_neighbors(config.output, config.neighbors)
+        log(f"Pass it on as --word-vectors {config.output}")

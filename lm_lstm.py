@@ -1,7 +1,7 @@
 """Bidirectional LSTM that has learned to foretell words before it judges reviews: LM-LSTM (Dai & Le 2015, section 3).
 
 A language model comes first: one LSTM foretells each word of a review from those before it, another from those behind it, and
-both answer through the same softmax (Peters et al. 2018, section 3.1). It learns from all training reviews, labelled or not. The
+both answer through the same softmax (Peters et al. 2018, section 3.1). It learns from all training reviews, labeled or not. The
 classifier begins with its word vectors and its LSTMs, and all of it learns on at once. It is made for a GPU: on two CPU cores the
 language model alone would take half a day or more.
 """
@@ -25,7 +25,7 @@ class Config(WordVectorConfig):
     """share of the numbers before the softmax, or of the pooled ones, that are zeroed in training"""
     pretrain_epochs: int = 8
     """passes of the language model over all training reviews"""
-    pretrain_rate: float = 2e-3
+    pretrain_learning_rate: float = 2e-3
     """peak of the learning rate in them"""
 
 
@@ -35,8 +35,8 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
-from popcorn.layers import mask_of, masked_max, masked_mean, reverse_within_length, word_embedding
-from popcorn.word_language_model import run
+from popcorn.models.layers import mask_of, masked_max, masked_mean, reverse_within_length, word_embedding
+from popcorn.training.word_lm import run
 
 COMMON = 2_000, 10_000
 """the softmax's clusters end at so many words; the rarer ones behind them cost less (Grave et al. 2017)"""
@@ -75,7 +75,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         forwards, backwards = self.encoder(tokens, lengths)  # each (batch, time, hidden)
-        pairs = mask_of(lengths, tokens.shape[1])[:, 1:]  # of a word and its neighbour before it
+        pairs = mask_of(lengths, tokens.shape[1])[:, 1:]  # of a word and its neighbor before it
         states = torch.cat([forwards[:, :-1][pairs], backwards[:, 1:][pairs]])  # (targets, hidden)
         targets = torch.cat([tokens[:, 1:][pairs], tokens[:, :-1][pairs]])
         # torch's softmax puts its clusters' answers together in the type of its input, which a CPU's autocast would not give them

@@ -15,7 +15,7 @@ class Config(RunConfig):
 
     ngrams: int = 3
     """longest run of words that counts as a term"""
-    min_reviews: int = 2
+    min_df: int = 2
     """terms of fewer reviews are left out"""
     alpha: float = 1.0
     """smoothing of the counts (the paper's alpha)"""
@@ -33,7 +33,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from popcorn.linear import run
+from popcorn.training.sklearn_pipeline import run
 
 
 class LogCountRatio(TransformerMixin, BaseEstimator):
@@ -57,7 +57,7 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
 def model(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word."""
     terms = CountVectorizer(
-        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_reviews,
+        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df,
         binary=True, dtype=np.float64,
     )  # fmt: skip
     classifier = LogisticRegression(C=config.c, solver="liblinear", dual=True, max_iter=1_000, random_state=config.seed)

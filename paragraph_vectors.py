@@ -16,8 +16,8 @@ class Config(RunConfig):
 
     ngrams: int = 3
     """longest run of words that counts as a term"""
-    min_reviews: int = 5
-    """terms of fewer reviews, labelled or not, are left out"""
+    min_df: int = 5
+    """terms of fewer reviews, labeled or not, are left out"""
     width: int = 200
     """of a vector"""
     epochs: int = 10
@@ -52,9 +52,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from tqdm import tqdm
 
-from popcorn.linear import run
-from popcorn.packages import needs
-from popcorn.progress import EpochBar
+from popcorn.training.sklearn_pipeline import run
+from popcorn.utils.packages import needs
+from popcorn.utils.progress import EpochBar
 
 with needs("gensim", "training paragraph vectors"):
     from gensim.models.doc2vec import Doc2Vec, train_document_dbow
@@ -164,7 +164,7 @@ def terms_of(counts: csr_matrix, generator: np.random.Generator) -> list[str]:
 def model(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word."""
     terms = CountVectorizer(
-        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_reviews, dtype=np.int32
+        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, dtype=np.int32
     )
     kind = RepeatableParagraphVectors if config.deterministic else ParagraphVectors
     vectors = kind(config.width, config.epochs, config.learning_rate, config.negative, config.sample, config.seed)

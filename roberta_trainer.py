@@ -14,14 +14,14 @@ from popcorn.config import FineTuneConfig, parse
 class Config(FineTuneConfig):
     """What this model adds to the options of all pretrained models."""
 
-    FAMILY = "roberta"
+    MODEL_TYPE = "roberta"
     model: str = "roberta-base"
     """a RoBERTa of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     epochs: int = 4
     """at most so many passes over the training reviews (the paper takes ten, and the best of them)"""
     learning_rate: float = 2e-5
     """AdamW's peak for the head, of the three rates in the paper's table 10"""
-    warmup: float = 0.06
+    warmup_ratio: float = 0.06
     """share of the steps that the learning rate takes to rise (table 10)"""
     weight_decay: float = 0.1
     """AdamW's decoupled decay (table 10)"""
@@ -32,8 +32,8 @@ if __name__ == "__main__":
 
 from transformers import RobertaForSequenceClassification
 
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+from popcorn.models.pretrained import load_pretrained
+from popcorn.training.finetune import run
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:

@@ -14,7 +14,7 @@ class Config(RunConfig):
 
     ngrams: int = 2
     """longest run of words that counts as a term"""
-    min_reviews: int = 2
+    min_df: int = 2
     """terms of fewer reviews are left out"""
     c: float = 5.0
     """inverse strength of the L2 penalty"""
@@ -27,13 +27,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from popcorn.linear import run
+from popcorn.training.sklearn_pipeline import run
 
 
 def model(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word: "!" and "?" carry a mood, and "(" an aside."""
     terms = TfidfVectorizer(
-        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_reviews, sublinear_tf=True
+        token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, sublinear_tf=True
     )
     return make_pipeline(terms, LogisticRegression(C=config.c, max_iter=1_000, random_state=config.seed))
 

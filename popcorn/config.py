@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import tyro
 
-from popcorn.errors import UserError, one_sentence, uncaught
-from popcorn.packages import hide_unusable_quantizers
+from popcorn.errors import UserError, exit_on_user_error, uncaught
+from popcorn.utils.packages import hide_unusable_quantizers
 
 STARTED = time.monotonic()
 """when this process began, near enough: every script imports this module first"""
@@ -23,12 +23,21 @@ Config = TypeVar("Config")
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
 COUNTS = (
-    "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
-    "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_reviews", "width", "negative", "widths",
+    "max_train_samples", "folds", "epochs", "batch_size", "micro_batch_size", "max_length", "pretrain_epochs", "hidden", "rank",
+    "alpha",     "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_df", "width", "negative", "widths",
     "filters", "window", "attention", "kinds", "primary", "capsule", "routing", "layers", "model", "heads", "inner",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
-RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip", "c", "alpha"
+RATES = (
+    "learning_rate",
+    "embedding_lr_scale",
+    "pretrain_learning_rate",
+    "head_learning_rate",
+    "layer_decay",
+    "max_grad_norm",
+    "c",
+    "alpha",
+)
 """options that are more than zero"""
 
 
@@ -59,7 +68,7 @@ class RunConfig:
     seed: int = 1
     """seed of the weights, the batches and the dropout; the validation split is the same for all seeds. Models that train word
     vectors or paragraph vectors with several workers differ all the same from run to run: see their --deterministic"""
-    limit: int | None = None
+    max_train_samples: int | None = None
     """a quick try: fit on so many training reviews (the test is predicted whole)"""
     validation: Literal["film", "random"] = "film"
     """hold out films, by blocks of id numbers, or reviews at random, which reads too high: the test is of other films"""
@@ -67,9 +76,9 @@ class RunConfig:
     """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
     refit: bool = True
     """once validation has chosen, fit on all training reviews for the submission (not with --folds)"""
-    final: bool = False
+    no_validation: bool = False
     """fit on all training reviews at once, unvalidated: for more seeds of a recipe that validation has chosen"""
-    record: bool = False
+    save_results: bool = False
     """write the figures to results/<name>.json, which the leaderboard is made from"""
 
     def __post_init__(self):
@@ -85,16 +94,18 @@ class RunConfig:
             raise UserError(f"--seed is {self.seed}: give a whole number from 0 to {2**32 - 1}")
         for field, value in vars(self).items():
             option = f"--{field.replace('_', '-')} is {value}"
-            if ("dropout" in field or field in ("warmup", "sample")) and not 0 <= value < 1:
+            if ("dropout" in field or field in ("warmup_ratio", "sample")) and not 0 <= value < 1:
                 raise UserError(f"{option}: give a share from 0 to less than 1")
             if field in RATES and not 0 < value < inf:
                 raise UserError(f"{option}: give a number above 0")
-            if field in ("weight_decay", "rdrop") and not 0 <= value < inf:
+            if field in ("weight_decay", "rdrop_alpha") and not 0 <= value < inf:
                 raise UserError(f"{option}: give 0, or a number above it")
-        if self.final and (self.folds or not self.refit):
-            raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
-        if self.record and self.limit is not None:
-            raise UserError("--record with --limit would replace the results of the whole data: leave one of the two out")
+        if self.no_validation and (self.folds or not self.refit):
+            raise UserError(f"--no-validation is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
+        if self.save_results and self.max_train_samples is not None:
+            raise UserError(
+                "--save-results with --max-train-samples would replace the results of the whole data: leave one of the two out"
+            )
 
     def prepare(self, script: str) -> None:
         """What can be done and refused before anything large is imported: `script` gives the run its name."""
@@ -105,7 +116,7 @@ class RunConfig:
 class TrainingConfig(RunConfig):
     """Options of everything that is trained by gradients, whichever engine trains it."""
 
-    max_tokens: int = 400
+    max_length: int = 400
     """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
     epochs: int = 3
     """at most so many passes over the training reviews"""
@@ -115,11 +126,11 @@ class TrainingConfig(RunConfig):
     """reviews a step, over all processes"""
     learning_rate: float = 3e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     """share of the steps that the learning rate takes to rise"""
     weight_decay: float = 0.01
     """AdamW's decoupled decay (Loshchilov & Hutter 2019)"""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """largest norm of the gradient"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 else"""
@@ -137,35 +148,35 @@ class WordVectorConfig(TrainingConfig):
 
     vectors: Path | None = None
     """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
-    vector_width: int | None = None
+    vector_size: int | None = None
     """refuse vectors of another width; any width where it is not given"""
-    embedding_rate: float = 0.1
+    embedding_lr_scale: float = 0.1
     """the word vectors' learning rate as a share of the others'"""
-    unlabelled: bool = False
-    """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
+    unlabeled: bool = False
+    """learn from the unlabeled reviews too, by the soft labels of an NB-SVM that learnt from the labeled ones"""
     deterministic: bool = False
     """train word2vec with one worker: 1.4 times slower on two processors, and more on many. The same command then gives the same
     submission in every folder, on the same machine without a GPU (with one, torch adds up in an order of its own)"""
 
     def prepare(self, script: str) -> None:
         """A run that learns from more has a name of its own."""
-        super().prepare(script + ("-unlabelled" if self.unlabelled else ""))
+        super().prepare(script + ("-unlabeled" if self.unlabeled else ""))
 
 
 @dataclass
 class PretrainedConfig(TrainingConfig):
     """Options of every pretrained model; a script names its own model and overrides what that needs."""
 
-    FAMILY: ClassVar[str] = ""
+    MODEL_TYPE: ClassVar[str] = ""
     """the `model_type` that a checkpoint's config.json must name"""
 
     model: str = ""
     """a model's id on the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    max_tokens: int = 512
+    max_length: int = 512
     """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
     batch_size: int = 32
     """reviews a step, over all processes"""
-    micro_batch: int | None = None
+    micro_batch_size: int | None = None
     """so many of them at a time, for the same gradient; else as many as memory holds (on several GPUs all: give it there)"""
 
     def prepare(self, script: str) -> None:
@@ -180,9 +191,9 @@ class PretrainedConfig(TrainingConfig):
     @cached_property
     def checkpoint(self) -> Path:
         """The local folder of `model`."""
-        from popcorn.hub import fetch
+        from popcorn.models.hub import fetch
 
-        return fetch(self.model, self.FAMILY)
+        return fetch(self.model, self.MODEL_TYPE)
 
 
 @dataclass
@@ -195,13 +206,13 @@ class FineTuneConfig(PretrainedConfig):
     """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
     attention_dropout: float = 0.1
     """share of the attention's weights that are zeroed in training; at 0 torch's fused kernel for a CPU serves, twice as fast"""
-    rdrop: float = 0.0
+    rdrop_alpha: float = 0.0
     """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
     further_pretrain: bool = False
-    """first train the language model on all training reviews, labelled or not (section 5.4); kept and used again"""
+    """first train the language model on all training reviews, labeled or not (section 5.4); kept and used again"""
     pretrain_epochs: int = 3
     """passes over those reviews"""
-    pretrain_rate: float = 5e-5
+    pretrain_learning_rate: float = 5e-5
     """peak of the learning rate in them"""
 
     def prepare(self, script: str) -> None:
@@ -213,20 +224,20 @@ class FineTuneConfig(PretrainedConfig):
 class AdapterConfig(PretrainedConfig):
     """Options of the models whose weights stay as they are, but for the pooler and the head, and a small adapter that learns."""
 
-    max_tokens: int = 256
+    max_length: int = 256
     """longer reviews keep their first quarter and last three quarters of so many tokens (Sun et al. 2019, head+tail)"""
     bits: Literal[4, 8, 16, 32] | None = None
     """of a frozen weight; else 8 on GPUs from compute capability 7.5 on (a T4), 4 on older ones (a P100), 32 on a CPU"""
-    head_rate: float = 1e-3
+    head_learning_rate: float = 1e-3
     """peak of the learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not have"""
     adapter: Path | None = None
     """folder of an adapter that an earlier run has left: predict with it and train nothing"""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.adapter and (self.folds or self.record or not self.refit):
-            raise UserError("--adapter trains nothing and predicts: leave --folds, --record and --no-refit out")
-        self.final |= self.adapter is not None
+        if self.adapter and (self.folds or self.save_results or not self.refit):
+            raise UserError("--adapter trains nothing and predicts: leave --folds, --save-results and --no-refit out")
+        self.no_validation |= self.adapter is not None
 
     def prepare(self, script: str) -> None:
         """What an adapter predicts has a name of its own: the run that made it stays."""
@@ -239,7 +250,7 @@ def parse(config: type[Config]) -> Config:
     """The command line as `config`; leaves with exit code 2 and one sentence where it is wrong."""
     script = Path(sys.argv[0])
     sys.excepthook = uncaught
-    with one_sentence():
+    with exit_on_user_error():
         options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
         expand_home(options)
         if isinstance(options, RunConfig):

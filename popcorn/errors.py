@@ -24,14 +24,14 @@ class UserError(Exception):
     exit_code = 2
 
 
-class Diverged(UserError):
+class TrainingDivergedError(UserError):
     """Training reached a loss that is not a number; the input was fine, so the exit code is not 2."""
 
     exit_code = 1
 
 
 @contextmanager
-def one_sentence():
+def exit_on_user_error():
     """Ends the program with a `UserError`'s text and exit code; every other exception keeps its traceback.
 
     Memory that runs out and a full disk are among the user's errors, wherever they are met. Inside, no printing fails.
@@ -67,7 +67,7 @@ def _surroundings():
 
 def leave(problem: BaseException) -> None:
     """Ends the program with one sentence where the user can mend the problem; else returns."""
-    from popcorn.packages import distribution_of
+    from popcorn.utils.packages import distribution_of
 
     if isinstance(problem, UserError):
         print(f"error: {problem}", file=sys.stderr)
@@ -78,7 +78,7 @@ def leave(problem: BaseException) -> None:
 
 
 def uncaught(kind: type[BaseException], problem: BaseException, traceback) -> None:
-    """A `sys.excepthook`, for what stands outside of `one_sentence`: a script's own imports."""
+    """A `sys.excepthook`, for what stands outside of `exit_on_user_error`: a script's own imports."""
     leave(problem)
     sys.__excepthook__(kind, problem, traceback)
 
@@ -148,7 +148,7 @@ def lasting_output():
         sys.stdout, sys.stderr = before
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line at once, also into a pipe (a notebook shows it while the run goes on), by one of several processes."""
     if os.environ.get("RANK", "0") == "0":
         with lasting_output():

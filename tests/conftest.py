@@ -1,4 +1,4 @@
-"""A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabelled reviews."""
+"""A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabeled reviews."""
 
 import os
 import shlex
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from popcorn import prepare
-from popcorn.kernel import write_kernel
+from popcorn.data import stanford
+from popcorn.kaggle.kernel import write_kernel
 
 # the models here are tiny: a second thread only waits for the first
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,7 +51,7 @@ def own_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
+def reviews(count: int, seed: int, labeled: bool = True) -> list[stanford.Row]:
     """`count` reviews, half of them positive, in which words of praise or of blame are five to one."""
     generator = np.random.default_rng(seed)
     rows = []
@@ -62,7 +62,7 @@ def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
             words += [*generator.choice(mine, 5), *generator.choice(other, 1)]
             generator.shuffle(words)
             words[0] = f'"{words[0]}"'
-            rating = (9 if label else 2) if labelled else label
+            rating = (9 if label else 2) if labeled else label
             # ids spread over the range that Stanford's have, so that there are many blocks of films
             rows.append((f"{number * 12_500 // (count // 2)}_{rating}", label, " ".join(words) + ".<br />"))
     return rows
@@ -70,9 +70,9 @@ def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
 
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
-    """A folder with the four files: 400 training, 100 test and 60 unlabelled reviews."""
+    """A folder with the four files: 400 training, 100 test and 60 unlabeled reviews."""
     folder = tmp_path_factory.mktemp("competition")
-    prepare.write_competition(folder, reviews(400, 1), reviews(100, 2), reviews(60, 3, labelled=False))
+    stanford.write_competition(folder, reviews(400, 1), reviews(100, 2), reviews(60, 3, labeled=False))
     return folder
 
 
@@ -124,7 +124,7 @@ def run_kernel(script: str, options: list, competition: Path, folder: Path) -> l
 
 
 SMALL = (
-    "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-rate", "1",
+    "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-lr-scale", "1",
     "--dropout", "0.1", "--word-dropout", "0.1", "--checkpoint-every", "3",
 )  # fmt: skip
 """options that make a run of lstm.py take seconds"""

@@ -14,9 +14,10 @@ from conftest import run, run_kernel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from popcorn import adapters, deberta
-from popcorn.adapters import AdapterTuner, affordable_bits
 from popcorn.errors import UserError
+from popcorn.models import deberta
+from popcorn.training import adapters
+from popcorn.training.adapters import AdapterTuner, resolve_bits
 
 WIDER = {"hidden_size": 32, "pooler_hidden_size": 32, "intermediate_size": 64}
 METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
@@ -40,7 +41,7 @@ def options(script: str, checkpoint: Path, competition: Path, folder: Path, **ch
     return import_module(script).Config(
         **dict(
             model=str(checkpoint), data_dir=competition, output_dir=folder, name=script, epochs=4, batch_size=16,
-            learning_rate=0.01, head_rate=0.01, max_tokens=64, checkpoint_every=5, final=True, precision="fp32",
+            learning_rate=0.01, head_learning_rate=0.01, max_length=64, checkpoint_every=5, no_validation=True, precision="fp32",
         )
         | changes
     )  # fmt: skip
@@ -123,8 +124,8 @@ def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, 
 
 @pytest.mark.parametrize(("script", "bits"), [("deberta_ptuning", 32), ("deberta_lora", 8), ("deberta_lora", 4)])
 def test_a_killed_run_goes_on_to_the_same_submission(script, bits, checkpoint, competition, tmp_path, monkeypatch):
-    """Of P-tuning too, whose network PEFT's own checkpoints leave out; and validated, over a quantised base."""
-    changes = {"bits": bits, "final": False, "epochs": 2, "refit": False}
+    """Of P-tuning too, whose network PEFT's own checkpoints leave out; and validated, over a quantized base."""
+    changes = {"bits": bits, "no_validation": False, "epochs": 2, "refit": False}
     step, taken = AdapterTuner.training_step, []
 
     def counted(self, *arguments, **options):
@@ -147,10 +148,24 @@ def test_a_killed_run_goes_on_to_the_same_submission(script, bits, checkpoint, c
     pd.testing.assert_series_equal(resumed, undisturbed, atol=1e-4 if bits == 8 else 2e-6, rtol=0)
 
 
-def test_two_processes_have_a_quantised_base_each(checkpoint, competition, tmp_path):
+def test_two_processes_have_a_quantized_base_each(checkpoint, competition, tmp_path):
     """As on two GPUs: half of every batch each, in pieces of two, which are few enough to recompute activations."""
     launch = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "deberta_lora.py", "--model", checkpoint
-    given = "--bits", 8, "--batch-size", 8, "--micro-batch", 2, "--epochs", 1, "--limit", 48, "--max-tokens", 64, "--final"
+    given = (
+        "--bits",
+        8,
+        "--batch-size",
+        8,
+        "--micro-batch-size",
+        2,
+        "--epochs",
+        1,
+        "--max-train-samples",
+        48,
+        "--max-length",
+        64,
+        "--no-validation",
+    )
     where = "--data-dir", competition, "--output-dir", tmp_path, "--name", "two"
     done = run(*launch, *given, *where, OMP_NUM_THREADS="1")
     assert done.stdout.count("Test: accuracy") == 1 and "activations are recomputed" in done.stdout
@@ -170,7 +185,7 @@ def test_a_prompt_begins_as_its_text(checkpoint, competition, tmp_path):
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, competition, tmp_path):
-    """As on a GPU: a quantised matrix answers in float32 behind a layer norm, beside scores of half precision."""
+    """As on a GPU: a quantized matrix answers in float32 behind a layer norm, beside scores of half precision."""
     for script in METHODS:
         config = options(script, checkpoint, competition, tmp_path, bits=bits)
         model = adapters.build(import_module(script).adapter, config, checkpoint)
@@ -187,7 +202,9 @@ def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, comp
 def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition, tmp_path):
     """And not the options that it is used with."""
     script = import_module("deberta_prompt")
-    config = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20, virtual_tokens=7)
+    config = options(
+        "deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20, virtual_tokens=7
+    )
     adapters.run(script.adapter, config)
     kept = tmp_path / "runs" / "deberta_prompt" / "seed-1" / "refit" / "model"
     later = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, adapter=kept)
@@ -204,10 +221,10 @@ def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition
         ({"dropout": 1.5}, "--dropout is 1.5"),
         ({"adapter": Path("x"), "folds": 2}, "trains nothing"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
-        ({"warmup": 2.0}, "--warmup is 2.0"),
+        ({"warmup_ratio": 2.0}, "--warmup-ratio is 2.0"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0"),
         ({"learning_rate": -1e-4}, "--learning-rate is -0.0001: give a number above 0"),
-        ({"head_rate": float("nan")}, "--head-rate is nan"),
+        ({"head_learning_rate": float("nan")}, "--head-learning-rate is nan"),
     ],
 )
 def test_options_are_checked(given, said):
@@ -219,23 +236,23 @@ def test_options_are_checked(given, said):
 def test_its_kernel_gives_the_same_bytes(script, checkpoint, competition, tmp_path):
     trained(script, checkpoint, competition, tmp_path, bits=32, epochs=1)
     given = ["--model", checkpoint, "--name", script, "--epochs", 1, "--batch-size", 16, "--learning-rate", 0.01]
-    given += ["--head-rate", 0.01, "--max-tokens", 64, "--bits", 32, "--final", "--precision", "fp32"]
+    given += ["--head-learning-rate", 0.01, "--max-length", 64, "--bits", 32, "--no-validation", "--precision", "fp32"]
     mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
     assert run_kernel(script, given, competition, tmp_path) == mine
 
 
 def test_bits_are_refused_where_they_cannot_be_had(monkeypatch):
-    assert affordable_bits(None) == 32
+    assert resolve_bits(None) == 32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, by_itself in (((6, 0), 4), ((7, 5), 8), ((9, 0), 8)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
-        assert affordable_bits(None) == by_itself
+        assert resolve_bits(None) == by_itself
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
     with pytest.raises(UserError, match=r"--bits 8 needs a GPU of compute capability 7\.5.* 6\.0.*--bits 4"):
-        affordable_bits(8)
+        resolve_bits(8)
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match="bitsandbytes, which is not installed"):
-        affordable_bits(4)
+        resolve_bits(4)
 
 
 @pytest.mark.parametrize("script", METHODS)
@@ -246,7 +263,7 @@ def test_a_model_of_another_family_is_refused(script, tmp_path):
 
 def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, tmp_path):
     lora = import_module("deberta_lora").adapter
-    config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20)
+    config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20)
     adapters.run(lora, config)
     kept = tmp_path / "runs" / "deberta_lora" / "seed-1" / "refit" / "model"
     torch.manual_seed(1)
@@ -283,7 +300,7 @@ def test_a_sentencepiece_model_is_read_as_deberta_v3_has_it(checkpoint, competit
     (folder / "spm.vocab").unlink()
     AutoConfig.from_pretrained(checkpoint).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
-    tokeniser = AutoTokenizer.from_pretrained(folder)
-    ids = tokeniser("a superb film")["input_ids"]
-    assert (ids[0], ids[-1]) == (1, 2) and tokeniser.decode(ids[1:-1]).strip() == "a superb film"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("a superb film")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2) and tokenizer.decode(ids[1:-1]).strip() == "a superb film"
     assert trained("deberta_lora", folder, competition, tmp_path, bits=32, epochs=1).between(0, 1).all()

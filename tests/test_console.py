@@ -11,8 +11,9 @@ from gensim.models import KeyedVectors
 from matplotlib import pyplot
 from rich.console import Console
 
-from popcorn import charts, ensemble, leaderboard, predict, score
-from popcorn.results import Row
+from popcorn.inference import predict
+from popcorn.reporting import ensemble, leaderboard, plots, score
+from popcorn.runs.results import Row
 
 SPEC = importlib.util.spec_from_file_location("glove_gensim", ROOT / "glove-gensim.py")
 glove_gensim = importlib.util.module_from_spec(SPEC)
@@ -67,7 +68,7 @@ def test_neighbors_are_shown_as_they_are(tmp_path, capsys):
     keys.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), 4)).astype(np.float32))
     output = tmp_path / "[dim]v.kv"
     keys.save(str(output))
-    glove_gensim.show_neighbours(output, ("film", "[/b]"))
+    glove_gensim.show_neighbors(output, ("film", "[/b]"))
     shown = "".join(re.sub(r"\s*│\s*│\s*|\n", " ", capsys.readouterr().out).split())
     assert all(name.replace(" ", "") in shown for name in NAMES) and "[dim]v.kv" in shown
 
@@ -117,11 +118,11 @@ def test_markdown_cells_are_literal(name):
 
 
 def test_markdown_of_ordinary_names_is_unchanged():
-    assert leaderboard.markdown([row("lm_lstm-unlabelled")]).splitlines()[4].startswith("| lm_lstm-unlabelled | 0.9000 |")
+    assert leaderboard.markdown([row("lm_lstm-unlabeled")]).splitlines()[4].startswith("| lm_lstm-unlabeled | 0.9000 |")
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "$x_", "_hidden", r"$\frac{$"])
 def test_charts_write_names_as_they_are(name):
-    drawn = charts.learning_curves({name: [0.1, 0.2]}) + charts.accuracy_against_time([(name, 60.0, 0.9, 0.01)] * 2)
+    drawn = plots.learning_curves({name: [0.1, 0.2]}) + plots.accuracy_against_time([(name, 60.0, 0.9, 0.01)] * 2)
     assert len(re.findall(rf">\s*{re.escape(name)}\s*<", drawn)) == 3
     pyplot.close("all")

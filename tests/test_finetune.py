@@ -25,17 +25,18 @@ import distilbert_native
 import distilbert_trainer
 import roberta_trainer
 from benchmarks import layouts
-from popcorn import data
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import Split
+from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords
 from popcorn.errors import UserError
-from popcorn.experiment import Part
-from popcorn.finetune import FineTuner, hugging_face
-from popcorn.language_model import MaskedTrainer
-from popcorn.layers import mask_of
-from popcorn.native import native
-from popcorn.pretrained import parameter_groups
-from popcorn.rdrop import divergence, twice
-from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
-from popcorn.trainer import IGNORED, MicroBatches, Rows
+from popcorn.models.layers import mask_of
+from popcorn.training.finetune import FineTuner, hugging_face
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.hf_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.masked_lm import MaskedTrainer
+from popcorn.training.native import native
+from popcorn.training.optim import parameter_groups
 
 SCRIPTS = {
     "bert_native": (bert_native.BERT, bert_native.Config),
@@ -62,7 +63,7 @@ def config_of(checkpoints, competition):
     def make(script: str = "bert_trainer", **options):
         config = SCRIPTS[script][1]
         recipe = {
-            "model": str(checkpoints[config.FAMILY]), "data_dir": competition, "epochs": 2, "batch_size": 16,
+            "model": str(checkpoints[config.MODEL_TYPE]), "data_dir": competition, "epochs": 2, "batch_size": 16,
             "learning_rate": 2e-3, "precision": "fp32", "dropout": 0.0, "attention_dropout": 0.0, "checkpoint_every": 4,
             "name": "test",
         }  # fmt: skip
@@ -83,13 +84,13 @@ class TwoLogits(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
 
-PART = Part("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
+PART = Split("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
 BEST_BEFORE_THE_LAST = replace(PART, train=np.arange(300))
 
 
 def fitted(engine, build, config, folder, part=PART, deadline=float("inf"), change=lambda model: model, fits=1):
     """The outcome of one fit, in its own folder, or of the last of several."""
-    task = fine_tuning(build, config)
+    task = finetuning_task(build, config)
     folders = [folder / ("own" if number == 0 else f"own-{number}") for number in range(fits)]
     for own in folders:
         own.mkdir(parents=True, exist_ok=True)
@@ -106,31 +107,31 @@ def fitted(engine, build, config, folder, part=PART, deadline=float("inf"), chan
 
 
 def test_subwords_are_framed_and_keep_head_and_tail(config_of, competition):
-    config = config_of(max_tokens=20)
-    tokeniser = load_tokeniser(config)
-    texts = data.Competition(competition, "").read(data.TRAIN).texts
-    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, tokeniser, config)
+    config = config_of(max_length=20)
+    tokenizer = load_tokenizer(config)
+    texts = competition_data.Competition(competition, "").read(competition_data.TRAIN).texts
+    reviews = read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, tokenizer, config)
     for text, ids in zip(texts, reviews.reviews, strict=True):
-        whole = tokeniser(re.sub("<br />", " ", text), add_special_tokens=False)["input_ids"]
+        whole = tokenizer(re.sub("<br />", " ", text), add_special_tokens=False)["input_ids"]
         inside = whole if len(whole) <= 18 else whole[:4] + whole[-14:]
-        assert ids.tolist() == [tokeniser.cls_token_id, *inside, tokeniser.sep_token_id]
+        assert ids.tolist() == [tokenizer.cls_token_id, *inside, tokenizer.sep_token_id]
     tokens, lengths = reviews.batch(np.array([0, 1]))
-    assert (tokens[mask_of(lengths, tokens.shape[1]).logical_not()] == tokeniser.pad_token_id).all()
+    assert (tokens[mask_of(lengths, tokens.shape[1]).logical_not()] == tokenizer.pad_token_id).all()
 
 
 def test_more_tokens_than_positions_are_refused(config_of):
-    with pytest.raises(UserError, match=r"--max-tokens is 513: .* reads at most 512"):
-        load_tokeniser(config_of(max_tokens=513))
+    with pytest.raises(UserError, match=r"--max-length is 513: .* reads at most 512"):
+        load_tokenizer(config_of(max_length=513))
 
 
 def test_a_roberta_has_no_places_for_its_padding(config_of):
-    """Its tokenisers do not always say how much it reads."""
+    """Its tokenizers do not always say how much it reads."""
     config = config_of("roberta_trainer")
     folder = shutil.copytree(config.checkpoint, config.checkpoint.with_name("unsaid"))
     about = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(about | {"model_max_length": 10**30}))
-    with pytest.raises(UserError, match=r"--max-tokens is 514: .* reads at most 513"):  # of 514, and the padding's id is 0
-        load_tokeniser(config_of("roberta_trainer", model=str(folder), max_tokens=514))
+    with pytest.raises(UserError, match=r"--max-length is 514: .* reads at most 513"):  # of 514, and the padding's id is 0
+        load_tokenizer(config_of("roberta_trainer", model=str(folder), max_length=514))
 
 
 def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
@@ -145,7 +146,9 @@ def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
         (folder / "model.safetensors").unlink()
         (folder / name).write_bytes(content)
         for further in (False, True):
-            task = fine_tuning(bert_trainer.build, config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path))
+            task = finetuning_task(
+                bert_trainer.build, config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path)
+            )
             with pytest.raises(UserError, match=r"the weights in .* cannot be read .*fetch or attach the whole model again"):
                 task.pretrain(float("inf")) if further else task.build()
 
@@ -156,13 +159,13 @@ def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints):
     model = AutoModelForMaskedLM.from_pretrained(checkpoints[family]).eval()
     torch.manual_seed(0)
     tokens, mask = torch.randint(5, 2_000, (3, 9)), mask_of(torch.tensor([9, 4, 7]), 9)
-    labels = tokens.masked_fill((torch.rand(3, 9) < 0.6) | ~mask, IGNORED)
+    labels = tokens.masked_fill((torch.rand(3, 9) < 0.6) | ~mask, IGNORE_INDEX)
     inputs = {"input_ids": tokens.masked_fill(~mask, 0), "attention_mask": mask.long(), "labels": labels}
     trainer = object.__new__(MaskedTrainer)
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
     loss, outputs = trainer.mean_loss(model, inputs)
     theirs = model(**inputs)
-    assert outputs.logits.shape[:2] == (1, (labels != IGNORED).sum())
+    assert outputs.logits.shape[:2] == (1, (labels != IGNORE_INDEX).sum())
     assert theirs.logits.shape[:2] == (3, 9)  # nothing is left in the model
     torch.testing.assert_close(loss, theirs.loss)
     weights = list(model.parameters())
@@ -173,8 +176,10 @@ def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints):
 
 def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path):
     """Of one review, and that of two words: its mean loss would be no number, and so the batch's."""
-    config = config_of(further_pretrain=True, pretrain_epochs=1, micro_batch=1, max_tokens=4, limit=32, output_dir=tmp_path)
-    task = fine_tuning(bert_trainer.build, config)
+    config = config_of(
+        further_pretrain=True, pretrain_epochs=1, micro_batch_size=1, max_length=4, max_train_samples=32, output_dir=tmp_path
+    )
+    task = finetuning_task(bert_trainer.build, config)
     task.pretrain(float("inf"))
     assert all(weights.isfinite().all() for weights in task.build().parameters())
 
@@ -183,14 +188,14 @@ def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path)
 def test_attention_dropout_is_the_option_s(script, config_of, tmp_path):
     """Whatever the checkpoint's was, in fine-tuning and in the training of the language model before it."""
     names = {"distilbert": ("dropout", "attention_dropout")}
-    family = SCRIPTS[script][1].FAMILY
+    family = SCRIPTS[script][1].MODEL_TYPE
     others, attention = names.get(family, ("hidden_dropout_prob", "attention_probs_dropout_prob"))
     checkpoint = pretrained.write(tmp_path / "checkpoint", family, **{others: 0.0, attention: 0.9})
     changes, further = [], []
     for share in (0.0, 0.5):
         config = config_of(script, model=str(checkpoint), attention_dropout=share, further_pretrain=True, pretrain_epochs=1)
-        config.limit, config.max_tokens, config.output_dir = 16, 8, tmp_path
-        task = fine_tuning(SCRIPTS[script][0], config)
+        config.max_train_samples, config.max_length, config.output_dir = 16, 8, tmp_path
+        task = finetuning_task(SCRIPTS[script][0], config)
         task.pretrain(float("inf"))
         (new,) = set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
         further.append(new)
@@ -305,10 +310,10 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, t
     assert said.count("micro-batches of 8") == said.count("micro-batches of 4") == 1  # and in the second fit at once
     assert said.count("activations are recomputed") == 2
     given = fitted(
-        hugging_face, bert_trainer.build, replace(config, micro_batch=4), tmp_path / "given", part, change=without_memory
+        hugging_face, bert_trainer.build, replace(config, micro_batch_size=4), tmp_path / "given", part, change=without_memory
     )
     in_loop = fitted(
-        native, TwoLogits, replace(config, micro_batch=4), tmp_path / "loop", part,
+        native, TwoLogits, replace(config, micro_batch_size=4), tmp_path / "loop", part,
         change=lambda model: without_memory(model.inner) and model,
     )  # fmt: skip
     assert "Out of memory" not in capsys.readouterr().out
@@ -319,9 +324,9 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, t
 
 def test_pieces_are_the_batches_of_the_native_loop(config_of, competition):
     config = config_of()
-    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, load_tokeniser(config), config)
+    reviews = read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, load_tokenizer(config), config)
     rows = np.arange(7, 107)  # seven batches, of fourteen or fifteen
-    whole, pieces = (MicroBatches(Rows(reviews, rows), 16, size, 1) for size in (16, 4))
+    whole, pieces = (LengthGroupedBatchSampler(ReviewDataset(reviews, rows), 16, size, 1) for size in (16, 4))
     assert len(whole) == 7 and pieces.accumulation == 4 and len(pieces) == 28
     together = list(pieces)
     for number, batch in enumerate(whole):
@@ -358,16 +363,16 @@ def test_time_runs_out_and_the_fit_goes_on_later(script, config_of, tmp_path):
 def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path, checkpoints):
     config = config_of(epochs=4, patience=4, learning_rate=5e-3)
     outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
-    labels = fine_tuning(bert_trainer.build, config).labels[PART.validation]
+    labels = finetuning_task(bert_trainer.build, config).labels[PART.validation]
     areas = [epoch["validation_auc"] for epoch in outcome.history]
     assert outcome.epoch == int(np.argmax(areas)) + 1 < 4
     assert roc_auc_score(labels, outcome.validation) == pytest.approx(max(areas))
     assert log_loss(labels, outcome.validation) == pytest.approx(outcome.history[outcome.epoch - 1]["validation_loss"], abs=1e-5)
     kept = tmp_path / "own" / "model"
-    model, tokeniser = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
-    text = data.Competition(config.data_dir, "").read(data.TEST).texts[0]
+    model, tokenizer = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
+    text = competition_data.Competition(config.data_dir, "").read(competition_data.TEST).texts[0]
     with torch.no_grad():
-        logits = model(**tokeniser(text.replace("<br />", " "), return_tensors="pt")).logits[0]
+        logits = model(**tokenizer(text.replace("<br />", " "), return_tensors="pt")).logits[0]
     assert logits.softmax(0)[1].item() == pytest.approx(outcome.test[0], abs=1e-5)
     assert not {path.suffix for path in kept.iterdir()} - {".json", ".safetensors", ".txt"}  # nothing that could run code
     # killed as it predicted, and gone on with in another place: the folder's paths are of the old one
@@ -387,13 +392,13 @@ def test_patience_ends_it_early_and_for_good(config_of, tmp_path):
 
 def test_few_reviews_make_a_schedule_too(config_of, tmp_path):
     """Three steps an epoch and three epochs: the rise takes less than a step."""
-    part = Part("refit", np.arange(48), np.arange(0))
+    part = Split("refit", np.arange(48), np.arange(0))
     assert fitted(native, TwoLogits, config_of(epochs=3), tmp_path, part).epoch == 3
 
 
 def test_a_refit_follows_the_schedule_of_all_epochs(config_of, tmp_path):
     config = config_of(epochs=3)
-    part = Part("refit", np.arange(100), np.arange(0), epochs=2)
+    part = Split("refit", np.arange(100), np.arange(0), epochs=2)
     outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path / "part", part)
     whole = fitted(hugging_face, bert_trainer.build, config, tmp_path / "whole", replace(part, epochs=None))
     assert outcome.epoch == 2 and len(outcome.validation) == 0
@@ -407,12 +412,12 @@ def test_divergence_is_the_papers():
     log_odds = torch.randn(10, dtype=torch.float64) * 3
     first, second = (Bernoulli(logits=half) for half in log_odds.chunk(2))
     both = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
-    assert torch.allclose(divergence(log_odds), both) and (both > 0.01).any()
-    assert not divergence(log_odds[:5].repeat(2)).any()
+    assert torch.allclose(symmetric_kl(log_odds), both) and (both > 0.01).any()
+    assert not symmetric_kl(log_odds[:5].repeat(2)).any()
 
 
 def test_twice_goes_together():
-    tokens, lengths = twice(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    tokens, lengths = duplicate_batch(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
     assert tokens.tolist() == [[1, 2], [3, 0], [1, 2], [3, 0]] and lengths.tolist() == [2, 1, 2, 1]
 
 
@@ -425,7 +430,7 @@ def test_rdrop_is_half_of_the_papers_loss():
         return SequenceClassifierOutput(loss=nn.functional.cross_entropy(logits, labels), logits=logits)
 
     model.training = True
-    found, _ = FineTuner.mean_loss(SimpleNamespace(rdrop=3.0), model, {"input_ids": torch.zeros(3, 5), "labels": labels})
+    found, _ = FineTuner.mean_loss(SimpleNamespace(rdrop_alpha=3.0), model, {"input_ids": torch.zeros(3, 5), "labels": labels})
     p, q = first.softmax(1), second.softmax(1)
     both = ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)) / 2
     papers = -p[[0, 1, 2], labels].log() - q[[0, 1, 2], labels].log() + 3 * both
@@ -438,7 +443,7 @@ def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, conf
     losses = {}
     for dropout in (0.0, 0.5):
         for alpha in (0.0, 20.0):
-            config = config_of(script, dropout=dropout, rdrop=alpha, epochs=3, patience=3)
+            config = config_of(script, dropout=dropout, rdrop_alpha=alpha, epochs=3, patience=3)
             outcome = fitted(engine, build, config, tmp_path / f"{dropout}-{alpha}")
             losses[dropout, alpha] = outcome.history[-1]["validation_loss"]
     assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 20.0], abs=1e-4)

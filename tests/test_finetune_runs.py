@@ -19,16 +19,16 @@ from conftest import ROOT, run, run_kernel
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from popcorn import engine
-from popcorn.experiment import Outcome
-from popcorn.subwords import fine_tuning
+from popcorn.runs import engine
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.fit_result import FitResult
 
 SCRIPTS = {
     "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
     "distilbert_trainer": "distilbert", "roberta_trainer": "roberta",
 }  # fmt: skip
 RECIPE = "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.005", "--checkpoint-every", "5"
-FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--final"
+FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--no-validation"
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,21 @@ def options(competition, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(*options("bert_trainer"), "--output-dir", folder, "--record")
+    run(*options("bert_trainer"), "--output-dir", folder, "--save-results")
     return folder
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path, monkeypatch):
     # in this process, which has loaded the libraries already; its kernel does it as a command
-    monkeypatch.setattr(sys, "argv", [*map(str, options(script)), "--output-dir", str(tmp_path), "--record", "--final"])
+    monkeypatch.setattr(
+        sys, "argv", [*map(str, options(script)), "--output-dir", str(tmp_path), "--save-results", "--no-validation"]
+    )
     runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["auc"] > 0.9 and entry["weights"] == SCRIPTS[script] and len(entry["weights_sha256"]) == 64
     given = [option for option in options(script)[1:] if option not in ("--data-dir", competition)]
-    assert run_kernel(script, [*given, "--final"], competition, tmp_path) == submissions(tmp_path, script)
+    assert run_kernel(script, [*given, "--no-validation"], competition, tmp_path) == submissions(tmp_path, script)
 
 
 def test_a_run_leaves_all_that_it_promises(undisturbed):
@@ -84,7 +86,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
     (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
     (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
-    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume", "--record")
+    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume", "--save-results")
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     assert first == killed and entry["seconds"] == first["seconds"] + second["seconds"]
@@ -94,7 +96,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
 
 def test_two_processes_train_alike(undisturbed, options, tmp_path):
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--record", OMP_NUM_THREADS="1")
+    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--save-results", OMP_NUM_THREADS="1")
     assert done.stdout.count("Test: accuracy") == 1
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     (alone,) = json.loads((undisturbed / "results" / "bert_trainer.json").read_text())["runs"]
@@ -113,7 +115,7 @@ def pretrained_further(options, tmp_path_factory):
 
 def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
     output, first = pretrained_further
-    assert "A language model is trained on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
+    assert "A language model is trained on 460 reviews" in first.stdout  # 400 labeled, 60 unlabeled
     (folder,) = (output / "runs" / "further-pretrained").glob("*/")
     from safetensors.torch import load_file
 
@@ -139,14 +141,14 @@ def test_a_kill_in_the_refit_leaves_the_validated_models_submission(options, com
         def fit(build, targets, part, own):
             if part.name == "refit":
                 raise KeyboardInterrupt
-            return Outcome(np.zeros(len(part.validation)), np.linspace(0, 1, len(task.test)), epoch=1, history=[{"epoch": 1}])
+            return FitResult(np.zeros(len(part.validation)), np.linspace(0, 1, len(task.test)), epoch=1, history=[{"epoch": 1}])
 
         yield fit
 
     script = import_module("bert_native")
     config = script.Config(model=str(options("bert_native")[2]), data_dir=competition, output_dir=tmp_path, name="killed")
     with pytest.raises(SystemExit):
-        engine.run(killed, lambda: fine_tuning(script.BERT, config), config)
+        engine.run(killed, lambda: finetuning_task(script.BERT, config), config)
     assert pd.read_csv(tmp_path / "submissions" / "killed.proba.csv")["sentiment"].nunique() == 100
 
 
@@ -181,7 +183,7 @@ def test_help_explains_every_field(script):
 
 def test_mistakes_are_told_in_one_sentence(options, tmp_path):
     for script, extra, said in (
-        ("bert_trainer", ("--max-tokens", "900"), "reads at most 512"),
+        ("bert_trainer", ("--max-length", "900"), "reads at most 512"),
         ("bert_scratch", ("--last-layers", "0"), "--last-layers is 0: "),
     ):
         done = run(*options(script), "--output-dir", tmp_path, *extra, code=2)

@@ -17,8 +17,8 @@ from conftest import ROOT, run
 from huggingface_hub import errors
 
 from popcorn.errors import UserError
-from popcorn.hub import fetch
-from popcorn.plan import sizes_of
+from popcorn.kaggle.plan import sizes_of
+from popcorn.models.hub import fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -144,7 +144,7 @@ def test_a_name_that_the_hub_does_not_know(hub, tmp_path):
 
 def test_a_folder_that_lacks_a_part_says_which(bert, tmp_path):
     for number, (part, said) in enumerate(
-        (("config.json", "config.json"), ("model.safetensors", "weights"), ("tokenizer.json", "tokeniser"))
+        (("config.json", "config.json"), ("model.safetensors", "weights"), ("tokenizer.json", "tokenizer"))
     ):
         folder = shutil.copytree(bert, tmp_path / str(number))
         (folder / part).unlink()
@@ -248,7 +248,7 @@ def test_what_was_fetched_before_serves_where_the_hub_refuses(case, bert, monkey
 
 
 @pytest.mark.parametrize(
-    ("part", "said"), [("model.safetensors", "weights"), ("tokenizer.json", "tokeniser"), ("config.json", "config.json")]
+    ("part", "said"), [("model.safetensors", "weights"), ("tokenizer.json", "tokenizer"), ("config.json", "config.json")]
 )
 def test_what_the_hub_does_not_have_is_not_fetched_again(part, said, bert, tmp_path, monkeypatch):
     """Such as weights for another library alone."""

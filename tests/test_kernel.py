@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SMALL, run
 from nbclient import NotebookClient
 
-from popcorn import kernel
+from popcorn.kaggle import kernel
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "parse(Config)" in path.read_text() and path.stem != "glove-gensim")
 
@@ -36,7 +36,7 @@ def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
 
 
 def test_the_teacher_comes_along_where_it_is_needed():
-    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--unlabelled"]))
+    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--pseudo-labels"]))
 
 
 def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):
 
 
 def test_a_notebook_runs_from_top_to_bottom(competition, glove, tmp_path, monkeypatch):
-    options = " ".join(map(str, ["--data-dir", competition, "--vectors", glove, *SMALL, "--final"]))
+    options = " ".join(map(str, ["--data-dir", competition, "--word-vectors", glove, *SMALL, "--no-validation"]))
     kernel.write_kernel("lstm", tmp_path, "somebody", options, None, as_notebook=True)
     made = nbformat.read(tmp_path / "lstm" / "lstm.ipynb", as_version=4)
     nbformat.validate(made)

@@ -11,12 +11,13 @@ from gensim.models import Word2Vec
 from test_models import MODELS
 from torch import Tensor, nn
 
-from popcorn import data, default
-from popcorn.batches import Reviews
-from popcorn.experiment import Part
-from popcorn.loop import Fit
-from popcorn.text import UNKNOWN, tokenise
-from popcorn.word_model import parameter_groups
+from popcorn.data import competition as competition_data
+from popcorn.data import fallback
+from popcorn.data.batching import Reviews
+from popcorn.data.splits import Split
+from popcorn.data.word_tokenizer import UNKNOWN, tokenize
+from popcorn.training.loop import TrainingLoop
+from popcorn.training.word_model import parameter_groups
 
 READ, TRAIN, VALIDATION = 3_000, 600, 400  # reviews that the word vectors are made from, and of them
 MARGIN = 0.62  # of 400 answers by chance, one run in a million has so many right
@@ -25,12 +26,12 @@ MARGIN = 0.62  # of 400 answers by chance, one run in a million has so many righ
 @pytest.fixture(scope="module")
 def task() -> tuple[Reviews, np.ndarray, Tensor]:
     """Reviews of the embedded default, one half positive and none of a film twice; labels; word vectors."""
-    train = data.Competition(default.folder(), "embedded default").read(data.TRAIN)
+    train = competition_data.Competition(fallback.folder(), "embedded default").read(competition_data.TRAIN)
     evenly = [np.linspace(0, each.sum() - 1, READ // 2).astype(int) for each in (train.labels == 1, train.labels == 0)]
     rows = np.stack(
         [np.flatnonzero(train.labels == label)[places] for label, places in zip((1, 0), evenly, strict=True)], 1
     ).ravel()
-    texts = [tokenise(train.texts[row]) for row in rows]
+    texts = [tokenize(train.texts[row]) for row in rows]
     vectors = Word2Vec(texts, vector_size=32, window=8, min_count=2, epochs=10, workers=1, seed=1).wv
     matrix = np.concatenate([np.zeros((2, 32), np.float32), 5 * vectors.get_normed_vectors()])
     index = {word: id for id, word in enumerate(vectors.index_to_key, start=2)}
@@ -59,8 +60,10 @@ def test_it_learns_what_a_broken_copy_does_not(name, task, tmp_path):
     reviews, labels, vectors = task
     build, config = MODELS[name]
     size = {"hidden": 128} if name == "lm_lstm" else {}  # its own 1,024 units would take minutes
-    config = replace(type(config)(**size), epochs=5, patience=5, batch_size=20, learning_rate=4e-3, embedding_rate=1.0, name=name)
-    part = Part("validated", np.arange(TRAIN), np.arange(TRAIN, TRAIN + VALIDATION))
+    config = replace(
+        type(config)(**size), epochs=5, patience=5, batch_size=20, learning_rate=4e-3, embedding_lr_scale=1.0, name=name
+    )
+    part = Split("validated", np.arange(TRAIN), np.arange(TRAIN, TRAIN + VALIDATION))
     accuracy = []
     for change in (lambda model: model, FirstWordOnly):
         set_seed(1)
@@ -69,6 +72,6 @@ def test_it_learns_what_a_broken_copy_does_not(name, task, tmp_path):
         accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
         model = change(build(config, vectors))
         groups = parameter_groups(model, config)
-        outcome = Fit(model, groups, reviews, reviews, labels, part, config, accelerator, folder, float("inf")).run()
+        outcome = TrainingLoop(model, groups, reviews, reviews, labels, part, config, accelerator, folder, float("inf")).run()
         accuracy.append(outcome.history[-1]["validation_accuracy"])
     assert accuracy[0] > MARGIN > accuracy[1]

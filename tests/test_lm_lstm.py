@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 import lm_lstm
 from lm_lstm import LMLSTM, Config, Encoder, LanguageModel
-from popcorn.batches import Reviews
-from popcorn.data import Competition
-from popcorn.engine import Task
+from popcorn.data.batching import Reviews
+from popcorn.data.competition import Competition
+from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
-from popcorn.text import PAD
-from popcorn.trainer import IGNORED, ReviewTrainer
-from popcorn.word_language_model import WEIGHTS, WordLanguageModel, collate
+from popcorn.runs.engine import Task
+from popcorn.training.hf_trainer import IGNORE_INDEX, ReviewTrainer
+from popcorn.training.word_lm import WEIGHTS, WordLanguageModel, collate
 
 WORDS, WIDTH = 12, 6
 TOKENS = torch.tensor([[3, 5, 7, 2, 9], [4, 6, 8, PAD, PAD], [5, PAD, PAD, PAD, PAD]])
@@ -37,7 +37,7 @@ def language_model():
     return LanguageModel(Config(hidden=4), torch.randn(WORDS, WIDTH), counts).eval()
 
 
-def test_every_word_is_asked_for_but_those_without_a_neighbour(language_model):
+def test_every_word_is_asked_for_but_those_without_a_neighbor(language_model):
     """4 + 2 + 0 words have one before them, as many one behind; padding and what stands there are not asked for."""
     with torch.no_grad():
         found = language_model(TOKENS, LENGTHS)
@@ -47,7 +47,7 @@ def test_every_word_is_asked_for_but_those_without_a_neighbour(language_model):
     assert torch.allclose(found[[4, 5, 10, 11]], alone, atol=1e-6)
     batch = collate([{"input_ids": row[:length].tolist()} for row, length in zip(TOKENS, LENGTHS, strict=True)])
     assert torch.equal(batch["tokens"], TOKENS) and torch.equal(batch["lengths"], LENGTHS)
-    assert (batch["labels"] != IGNORED).sum() == 6
+    assert (batch["labels"] != IGNORE_INDEX).sum() == 6
 
 
 def test_no_direction_sees_what_it_foretells(language_model):
@@ -76,21 +76,21 @@ def test_the_probabilities_of_all_words_are_one(language_model):
 VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def task(**origin) -> Task:
-    """Reviews that count from their first word, so that every other word is known from its neighbour; the test is of one word."""
+def task(**provenance) -> Task:
+    """Reviews that count from their first word, so that every other word is known from its neighbor; the test is of one word."""
     starts = np.random.default_rng(0).integers(2, WORDS, 96)
     texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
     reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
     return Task(
         Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews,
         test=Reviews([np.full(8, WORDS - 1, np.int32)] * 96, 50),
-        build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], origin=origin,
+        build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], provenance=provenance,
     )  # fmt: skip
 
 
 def config_of(folder: Path, **options) -> Config:
     options = {
-        "pretrain_epochs": 6, "pretrain_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
+        "pretrain_epochs": 6, "pretrain_learning_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
         "word_dropout": 0.0, "dropout": 0.0,
     } | options  # fmt: skip
     return Config(batch_size=16, output_dir=folder, **options)
@@ -119,7 +119,15 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
     assert "A language model is trained on 96 reviews" in capsys.readouterr().out
     first_of(tmp_path, its).train(0.0)  # there is no time for a second one
     assert "is used again" in capsys.readouterr().out
-    differing = {"seed": 2, "max_tokens": 6, "hidden": 8, "dropout": 0.1, "word_dropout": 0.1, "pretrain_rate": 0.1, "limit": 50}
+    differing = {
+        "seed": 2,
+        "max_length": 6,
+        "hidden": 8,
+        "dropout": 0.1,
+        "word_dropout": 0.1,
+        "pretrain_learning_rate": 0.1,
+        "max_train_samples": 50,
+    }
     others = {first_of(tmp_path, **{name: value}).folder for name, value in differing.items()}
     others |= {first_of(tmp_path, task(vectors="other ones")).folder, first.folder}
     assert len(others) == 9

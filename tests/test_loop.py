@@ -12,11 +12,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from lstm import LSTM, Config
-from popcorn.batches import Reviews
-from popcorn.errors import Diverged, UserError
-from popcorn.experiment import Part
-from popcorn.loop import Fit
-from popcorn.word_model import parameter_groups
+from popcorn.data.batching import Reviews
+from popcorn.data.splits import Split
+from popcorn.errors import TrainingDivergedError, UserError
+from popcorn.training.loop import TrainingLoop
+from popcorn.training.word_model import parameter_groups
 
 WORDS, REVIEWS = 30, 120
 
@@ -37,7 +37,7 @@ def fit_of(reviews, tmp_path):
     def build(change=lambda model: model, deadline=float("inf"), folder="fit", validation=range(100, 120), speed=0.0, **options):
         options = {
             "hidden": 8, "epochs": 3, "batch_size": 16, "learning_rate": 0.02, "checkpoint_every": 2, "name": "test",
-            "embedding_rate": 1.0,
+            "embedding_lr_scale": 1.0,
         } | options  # fmt: skip
         config = Config(**options)
         set_seed(3)
@@ -45,8 +45,8 @@ def fit_of(reviews, tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         texts, labels = reviews
         accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
-        part = Part("validated", np.arange(100), np.array(validation, dtype=int))
-        return Fit(
+        part = Split("validated", np.arange(100), np.array(validation, dtype=int))
+        return TrainingLoop(
             model, parameter_groups(model, config), texts, texts, labels, part, config, accelerator, tmp_path / folder, deadline,
             speed,
         )  # fmt: skip
@@ -70,9 +70,9 @@ def test_patience_ends_it_early(fit_of):
 
 
 def test_the_learning_rate_rises_and_falls(fit_of):
-    fit = fit_of(epochs=2, warmup=0.5)
+    fit = fit_of(epochs=2, warmup_ratio=0.5)
     rates, step = [], fit.schedule.step
-    fit.schedule.step = lambda: (rates.append(fit.optimiser.param_groups[0]["lr"]), step())
+    fit.schedule.step = lambda: (rates.append(fit.optimizer.param_groups[0]["lr"]), step())
     fit.run()
     steps = 2 * 7
     assert len(rates) == steps and abs(rates.index(max(rates)) - steps // 2) <= 1
@@ -102,7 +102,7 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(fit_of, caps
     plenty = fit_of(folder="plenty", **without_dropout).run()
     scarce = fit_of(lambda model: NoMemory(model, 5), folder="scarce", **without_dropout)
     outcome = scarce.run()
-    assert scarce.micro_batch == 4 and "micro-batches of 4" in capsys.readouterr().out
+    assert scarce.micro_batch_size == 4 and "micro-batches of 4" in capsys.readouterr().out
     assert np.allclose(plenty.test, outcome.test, atol=1e-4)
     with pytest.raises(UserError, match="memory does not suffice"):
         fit_of(lambda model: NoMemory(model, 0), folder="none").run()
@@ -127,7 +127,7 @@ class Poisoned(nn.Module):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_good_weights(fit_of):
     fit = fit_of(lambda model: Poisoned(model, 9))
-    with pytest.raises(Diverged, match="epoch 2, step 3"):
+    with pytest.raises(TrainingDivergedError, match="epoch 2, step 3"):
         fit.run()
     from safetensors.torch import load_file
 
@@ -177,14 +177,14 @@ def test_a_later_fit_reckons_with_the_speed_of_the_one_before(fit_of):
 
 def test_a_refit_takes_the_last_of_a_known_number_of_epochs(fit_of):
     fit = fit_of(validation=[], epochs=5)
-    fit.part = Part("refit", np.arange(120), np.array([], dtype=int), epochs=2)
+    fit.part = Split("refit", np.arange(120), np.array([], dtype=int), epochs=2)
     fit.epochs = 2
     outcome = fit.run()
     assert outcome.epoch == 2 and len(outcome.history) == 2 and len(outcome.validation) == 0
 
 
 def test_word_vectors_learn_at_their_own_rate(fit_of):
-    fit = fit_of(embedding_rate=0.25)
-    embedding, rest = fit.optimiser.param_groups
+    fit = fit_of(embedding_lr_scale=0.25)
+    embedding, rest = fit.optimizer.param_groups
     assert embedding["lr"] == pytest.approx(0.25 * rest["lr"]) and len(embedding["params"]) == 1
     assert len(rest["params"]) + 1 == len(list(fit.model.parameters()))

@@ -12,16 +12,16 @@ from transformers import BertForSequenceClassification, DataCollatorWithPadding,
 
 import deberta_lora
 from popcorn import errors
-from popcorn.adapters import predicting
-from popcorn.batches import Reviews
-from popcorn.data import Competition
-from popcorn.engine import Task
-from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import Part
-from popcorn.finetune import probability
-from popcorn.predictors import Neural
-from popcorn.subwords import load_tokeniser
-from popcorn.trainer import PredictingTrainer, within_memory
+from popcorn.data.batching import Reviews
+from popcorn.data.competition import Competition
+from popcorn.data.splits import Split
+from popcorn.data.subword_tokenizer import load_tokenizer
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.inference.predictors import Neural
+from popcorn.runs.engine import Task
+from popcorn.training.adapters import predicting
+from popcorn.training.finetune import probability
+from popcorn.training.hf_trainer import PredictingTrainer, retry_on_oom
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_ends_of_memory_are_recognized_and_training_takes_smaller_pieces(error):
             raise error
         return size
 
-    assert within_memory(train, 12) == 1 and tried == [12, 6, 3, 1]
+    assert retry_on_oom(train, 12) == 1 and tried == [12, 6, 3, 1]
     assert errors.is_out_of_memory(error)
 
 
@@ -84,7 +84,7 @@ def test_other_errors_are_not_taken_for_it(error):
 
     tried = []
     with pytest.raises(type(error)):
-        within_memory(train, 12)
+        retry_on_oom(train, 12)
     assert tried == [12] and not errors.is_out_of_memory(error)
 
 
@@ -93,9 +93,9 @@ def test_where_one_review_is_too_much_there_is_a_sentence(error, capsys):
     def train(size: int) -> None:
         raise error
 
-    with pytest.raises(UserError, match="give a smaller --micro-batch"):
-        within_memory(train, 2)
-    with pytest.raises(SystemExit), one_sentence():  # wherever else it is met
+    with pytest.raises(UserError, match="give a smaller --micro-batch-size"):
+        retry_on_oom(train, 2)
+    with pytest.raises(SystemExit), exit_on_user_error():  # wherever else it is met
         raise error
     assert "error: memory does not suffice" in capsys.readouterr().err
 
@@ -159,7 +159,7 @@ def test_the_trainers_prediction_goes_on(error, checkpoint, texts, tmp_path, cap
     options = TrainingArguments(output_dir=str(tmp_path), per_device_eval_batch_size=8, report_to=[], use_cpu=True)
     config = deberta_lora.Config(model=str(checkpoint), output_dir=tmp_path, batch_size=8, precision="fp32")
     config.checkpoint = checkpoint
-    collate = DataCollatorWithPadding(load_tokeniser(config))
+    collate = DataCollatorWithPadding(load_tokenizer(config))
     rows = np.arange(len(texts))
     plenty, few = (PredictingTrainer(of_the_library(checkpoint, each), options, collate) for each in (None, error))
     wanted = probability(plenty, texts, rows)
@@ -169,11 +169,11 @@ def test_the_trainers_prediction_goes_on(error, checkpoint, texts, tmp_path, cap
     for ours, theirs in zip(*(each.prediction_step(each.model, dict(inputs), False) for each in (few, plenty)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
     task = Task(
-        Competition(tmp_path, "test"), [], [], np.zeros(0), train=texts, test=texts, groups=lambda model: [], origin={},
+        Competition(tmp_path, "test"), [], [], np.zeros(0), train=texts, test=texts, groups=lambda model: [], provenance={},
         build=lambda: of_the_library(checkpoint, error),
     )  # fmt: skip
     with predicting(task, config, tmp_path, float("inf")) as fitting:
-        found = fitting(task.build, np.zeros(0), Part("refit", rows, rows[:0]), tmp_path)
+        found = fitting(task.build, np.zeros(0), Split("refit", rows, rows[:0]), tmp_path)
     assert np.allclose(found.test, wanted, atol=1e-6)
 
 

@@ -14,9 +14,9 @@ import gru
 import lm_lstm
 import lstm
 import transformer
-from popcorn import device
+from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
-from popcorn.text import PAD
+from popcorn.utils import hardware
 
 LENGTHS = torch.tensor([7, 1, 4])
 MODELS = {
@@ -48,7 +48,7 @@ def made(name: str) -> nn.Module:
 
 
 # oneDNN has an LSTM in bf16 only where the processor has instructions for it, and no run takes it elsewhere
-PRECISIONS = [(torch.float32, 1e-5)] + ([(torch.bfloat16, 2e-2)] if device.mixed_precision("auto") == "bf16" else [])
+PRECISIONS = [(torch.float32, 1e-5)] + ([(torch.bfloat16, 2e-2)] if hardware.mixed_precision("auto") == "bf16" else [])
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), PRECISIONS)
@@ -192,7 +192,7 @@ def test_a_transformer_block_is_torchs():
         reference.linear2.weight: block.feed_forward[2].weight, reference.linear2.bias: block.feed_forward[2].bias,
     }  # fmt: skip
     words, mask = torch.randn(3, 7, 8), torch.arange(7) < LENGTHS.unsqueeze(1)
-    bias = transformer.distances(7, 2, words.device).masked_fill(~mask[:, None, None], float("-inf"))
+    bias = transformer.alibi_bias(7, 2, words.device).masked_fill(~mask[:, None, None], float("-inf"))
     with torch.no_grad():
         for theirs, ours in pairs.items():
             theirs.copy_(ours)
@@ -201,7 +201,7 @@ def test_a_transformer_block_is_torchs():
 
 
 def test_distances_count_against_far_words_in_each_heads_measure():
-    table = transformer.distances(5, 3, torch.device("cpu"))
+    table = transformer.alibi_bias(5, 3, torch.device("cpu"))
     for head in range(3):
         for here in range(5):
             for there in range(5):

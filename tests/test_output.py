@@ -18,12 +18,14 @@ from transformers import BertForSequenceClassification
 import bert_trainer
 import nbsvm
 import tfidf
-from popcorn import engine, linear, prepare
-from popcorn.errors import Diverged, UserError, one_sentence, say
-from popcorn.figures import validation_figures
-from popcorn.finetune import hugging_face
-from popcorn.subwords import fine_tuning
-from popcorn.trainer import ReviewTrainer
+from popcorn.data import stanford
+from popcorn.errors import TrainingDivergedError, UserError, exit_on_user_error, log
+from popcorn.metrics import compute_metrics
+from popcorn.runs import engine
+from popcorn.training import sklearn_pipeline
+from popcorn.training.finetune import hugging_face
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.hf_trainer import ReviewTrainer
 
 
 class Failing(io.StringIO):
@@ -58,16 +60,16 @@ STREAMS = {
 
 def run_tfidf(competition, folder, **more):
     config = tfidf.Config(data_dir=competition, output_dir=folder, name="tfidf", **more)
-    linear.run(tfidf.model, config)
+    sklearn_pipeline.run(tfidf.model, config)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_results_are_recorded_whatever_becomes_of_what_is_printed(stream, competition, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", STREAMS[stream]())
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
-    run_tfidf(competition, tmp_path, record=True)
-    with one_sentence():
-        say("± \udcff ☺")
+    run_tfidf(competition, tmp_path, save_results=True)
+    with exit_on_user_error():
+        log("± \udcff ☺")
         Console().print("± ☺")
         Console(stderr=True).print("± ☺")
         for _ in tqdm(range(2), desc="± ☺"):
@@ -82,7 +84,7 @@ def test_results_are_recorded_whatever_becomes_of_what_is_printed(stream, compet
 
 
 def test_the_record_is_there_before_the_score_is_said(competition, tmp_path, capsys):
-    run_tfidf(competition, tmp_path, record=True)
+    run_tfidf(competition, tmp_path, save_results=True)
     said = capsys.readouterr().out
     assert said.index("recorded, 1 run(s)") < said.index("Test: accuracy")
     assert "validated: 3" in said and " reviews in " in said and "validation accuracy " in said and "epoch" not in said
@@ -105,16 +107,16 @@ def test_a_linear_models_submission_comes_before_what_is_optional(script, what, 
     def full(*_):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(linear, what, full)
-    config = script.Config(data_dir=competition, output_dir=tmp_path, name="run", record=True)
+    monkeypatch.setattr(sklearn_pipeline, what, full)
+    config = script.Config(data_dir=competition, output_dir=tmp_path, name="run", save_results=True)
     with pytest.raises(SystemExit) as ended:
-        linear.run(script.model, config)
+        sklearn_pipeline.run(script.model, config)
     assert ended.value.code == 2 and capsys.readouterr().err == "error: the disk is full\n"
     assert len((tmp_path / "submissions" / "run.csv").read_text().splitlines()) == 101
     assert (tmp_path / "results" / "run.json").is_file()
 
 
-@pytest.mark.parametrize("way", [{"final": True}, {"folds": 2}, {"refit": False}])
+@pytest.mark.parametrize("way", [{"no_validation": True}, {"folds": 2}, {"refit": False}])
 def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition, tmp_path, monkeypatch, capsys):
     save = BertForSequenceClassification.save_pretrained
 
@@ -127,13 +129,13 @@ def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition,
     torch.manual_seed(0)
     config = bert_trainer.Config(
         model=str(pretrained.write(tmp_path / "bert", "bert")), data_dir=competition, output_dir=tmp_path, name="run", epochs=1,
-        batch_size=16, max_tokens=16, precision="fp32", limit=None if "folds" in way else 40, **way,
+        batch_size=16, max_length=16, precision="fp32", max_train_samples=None if "folds" in way else 40, **way,
     )  # fmt: skip
     if "folds" in way:
-        config.limit = 40
+        config.max_train_samples = 40
     for _ in range(2):
-        with pytest.raises(SystemExit) if not config.resume else one_sentence():
-            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+        with pytest.raises(SystemExit) if not config.resume else exit_on_user_error():
+            engine.run(hugging_face, lambda: finetuning_task(bert_trainer.build, config), config)
         submission = (tmp_path / "submissions" / "run.csv").read_text()
         assert len(submission.splitlines()) == 101
         if not config.resume:
@@ -157,7 +159,7 @@ def competition_of(folder, texts=None, labels=None):
         train = [
             (name.split("_")[0] + f"{number}_{9 if labels else 2}", labels, text) for number, (name, _, text) in enumerate(train)
         ]
-    prepare.write_competition(folder, train, reviews(20, 2), reviews(10, 3, labelled=False))
+    stanford.write_competition(folder, train, reviews(20, 2), reviews(10, 3, labeled=False))
     return folder
 
 
@@ -168,26 +170,26 @@ def test_reviews_without_a_word(script, texts, tmp_path, capsys):
     folder.mkdir()
     config = script.Config(data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", validation="random")
     with pytest.raises(SystemExit) as ended:
-        linear.run(script.model, config)
+        sklearn_pipeline.run(script.model, config)
     assert ended.value.code == 2 and "no training review has a word in it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", [{"final": True}, {}, {"folds": 2}, {"final": True, "limit": 1}])
+@pytest.mark.parametrize("way", [{"no_validation": True}, {}, {"folds": 2}, {"no_validation": True, "max_train_samples": 1}])
 @pytest.mark.parametrize("script", [tfidf, bert_trainer])
 def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
     """The run before it keeps its place."""
     folder, run = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
     folder.mkdir()
-    competition_of(folder, labels=None if "limit" in way else 1)
+    competition_of(folder, labels=None if "max_train_samples" in way else 1)
     run.mkdir(parents=True)
     (run / "settings.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
         options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "validation": "random"} | way
         if script is tfidf:
-            linear.run(tfidf.model, tfidf.Config(**options))
+            sklearn_pipeline.run(tfidf.model, tfidf.Config(**options))
         else:
             config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
-            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+            engine.run(hugging_face, lambda: finetuning_task(bert_trainer.build, config), config)
     said = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and said.startswith("error: ") and "use more reviews" in said
     assert (run / "settings.json").read_text() == "{}"
@@ -196,10 +198,10 @@ def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
 @pytest.mark.parametrize("labels", [[1], [0, 0], [1, 1, 1]])
 def test_a_validation_part_of_one_class(labels):
     with pytest.raises(UserError, match="one class only"):
-        validation_figures(np.array(labels), np.full(len(labels), 0.5))
+        compute_metrics(np.array(labels), np.full(len(labels), 0.5))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_probabilities_that_are_no_numbers(bad):
-    with pytest.raises(Diverged, match="not numbers"):
-        validation_figures(np.array([0, 1]), np.array([0.5, bad]))
+    with pytest.raises(TrainingDivergedError, match="not numbers"):
+        compute_metrics(np.array([0, 1]), np.array([0.5, bad]))

@@ -14,11 +14,17 @@ from peft import import_utils
 from torch import nn
 from transformers import DebertaV2Config
 
-from popcorn import adapters, hub, kernel, leaderboard, loading, outline, predict, text
-from popcorn.batches import Reviews
+from popcorn import memory_estimate
+from popcorn.data import word_tokenizer
+from popcorn.data.batching import Reviews
 from popcorn.errors import UserError
-from popcorn.predictors import Neural
-from popcorn.results import Row
+from popcorn.inference import load, predict
+from popcorn.inference.predictors import Neural
+from popcorn.kaggle import kernel
+from popcorn.models import hub
+from popcorn.reporting import leaderboard
+from popcorn.runs.results import Row
+from popcorn.training import adapters
 
 ERRORS = {"missing": None, "broken": "RuntimeError('libfoo.so: wrong version')", "older": "AttributeError('no such name')"}
 SIZES = DebertaV2Config(
@@ -53,7 +59,7 @@ def neural() -> Neural:
     return Neural(
         lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
         lambda texts: Reviews([np.array([2, 3, 4])] * len(texts), 8),
-        lambda text: [(word, 1) for word in text.split()], frame=0,
+        lambda text: [(word, 1) for word in word_tokenizer.split()], frame=0,
     )  # fmt: skip
 
 
@@ -87,7 +93,7 @@ def test_a_module_names_the_package_that_it_lacks(package, module, spoil, monkey
         ("nbformat", lambda: kernel.notebook(["a", "b"])),
         ("gradio", lambda: predict.serve(None, "lstm")),
         ("tenacity", lambda: hub.fetch("someone/model", "bert")),
-        ("nltk", lambda: text._tokeniser.__wrapped__()),
+        ("nltk", lambda: word_tokenizer._tokenizer.__wrapped__()),
     ],
 )
 def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
@@ -98,7 +104,7 @@ def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
 
 @pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
 def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_path):
-    from popcorn.subwords import read_tokenizer
+    from popcorn.data.subword_tokenizer import read_tokenizer
 
     (tmp_path / "spm.model").touch()
     said = spoil({"protobuf": "google"}.get(package, package))
@@ -107,16 +113,16 @@ def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_pa
 
 
 def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, capsys):
-    from popcorn import native, trainer
     from popcorn.config import TrainingConfig
-    from popcorn.trainer import MicroBatches, Rows
+    from popcorn.training import hf_trainer, native
+    from popcorn.training.hf_trainer import LengthGroupedBatchSampler, ReviewDataset
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     spoil("tensorboard")
-    dataset = Rows(Reviews([np.array([1, 2])] * 4, 8), np.arange(4))
-    batches = MicroBatches(dataset, 2, 2, 1)
-    made = trainer.arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2)
+    dataset = ReviewDataset(Reviews([np.array([1, 2])] * 4, 8), np.arange(4))
+    batches = LengthGroupedBatchSampler(dataset, 2, 2, 1)
+    made = hf_trainer.arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2)
     assert made.report_to == []
     with native.native(None, TrainingConfig(precision="fp32"), tmp_path, 0.0) as fitting:
         assert callable(fitting)
@@ -124,7 +130,7 @@ def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, caps
 
 
 def test_tensorboard_leaves_tensorflow_alone(tmp_path, monkeypatch):
-    from popcorn.packages import tensorboard_if_usable
+    from popcorn.utils.packages import tensorboard_if_usable
 
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
@@ -164,12 +170,12 @@ def test_peft_works_beside_any_torchao(version, script, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import_utils.is_torchao_available.cache_clear()
     module = import_module(script)
-    assert outline.outlined(module, module.Config(model=str(tmp_path)), SIZES).peft_config
+    assert memory_estimate.build_on_meta(module, module.Config(model=str(tmp_path)), SIZES).peft_config
     import_utils.is_torchao_available.cache_clear()
 
 
 def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
-    from popcorn.packages import hide_unusable_quantizers
+    from popcorn.utils.packages import hide_unusable_quantizers
 
     said = spoil("bitsandbytes")
     hide_unusable_quantizers()
@@ -180,16 +186,16 @@ def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
 def test_predict_takes_the_bits_that_can_be_had(monkeypatch):
     """Trained with 8 bits on a GPU, asked where bitsandbytes is missing: 16 are what an adapter can do without it."""
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
-    monkeypatch.setattr(loading, "need", lambda path: path)
+    monkeypatch.setattr(load, "need", lambda path: path)
     monkeypatch.setattr(adapters, "build", lambda build, config, checkpoint: config.bits)
-    monkeypatch.setattr(loading, "judge_of_subwords", lambda model, config, checkpoint: model)
+    monkeypatch.setattr(load, "judge_of_subwords", lambda model, config, checkpoint: model)
     config = import_module("deberta_lora").Config(bits=8)
     config.checkpoint = None
-    assert loading._adapter(None, config, Path("part")) == 32
+    assert load._adapter(None, config, Path("part")) == 32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     config.bits = 8
-    assert loading._adapter(None, config, Path("part")) == 16
+    assert load._adapter(None, config, Path("part")) == 16
 
 
 def test_a_script_without_its_packages_ends_in_a_sentence(competition, tmp_path):

@@ -16,33 +16,42 @@ from gradio_client.exceptions import AppError
 from transformers import AutoTokenizer
 
 import lm_lstm
-from popcorn import adapters, data, engine, finetune, linear, loading, predict, saved, word_language_model, word_model
+from popcorn.data import competition as competition_data
+from popcorn.data.subword_tokenizer import words_of
 from popcorn.errors import UserError
-from popcorn.native import native
-from popcorn.subwords import fine_tuning, words_of
+from popcorn.inference import load, predict
+from popcorn.models import saved
+from popcorn.runs import engine
+from popcorn.training import adapters, finetune, sklearn_pipeline, word_lm, word_model
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.native import native
 
 # in fp32 wherever they run: what is loaded says it in that
 TINY = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32"}
 QUICK = {
-    "hidden": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.03, "embedding_rate": 1.0, "dropout": 0.1,
+    "hidden": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.03, "embedding_lr_scale": 1.0, "dropout": 0.1,
     "word_dropout": 0.1, "precision": "fp32",
 }  # fmt: skip
-PREFIX = {**TINY, "bits": 32, "head_rate": 0.01, "epochs": 4}
+PREFIX = {**TINY, "bits": 32, "head_learning_rate": 0.01, "epochs": 4}
 KINDS = {
     "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
     "lm_lstm": (
         "LMLSTM",
-        lambda build, config: word_language_model.run(build, config, lm_lstm.LanguageModel),
+        lambda build, config: word_lm.run(build, config, lm_lstm.LanguageModel),
         QUICK | {"pretrain_epochs": 1},
     ),
-    "nbsvm": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2}),
-    "tfidf": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2, "refit": False, "final": False}),
+    "nbsvm": ("model", lambda build, config: sklearn_pipeline.run(build, config), {"min_df": 2}),
+    "tfidf": (
+        "model",
+        lambda build, config: sklearn_pipeline.run(build, config),
+        {"min_df": 2, "refit": False, "no_validation": False},
+    ),
     "paragraph_vectors": (
         "model",
-        lambda build, config: linear.run(build, config, unsupervised=2),
-        {"sample": 0, "width": 20, "ngrams": 1, "folds": 2, "final": False},
+        lambda build, config: sklearn_pipeline.run(build, config, unsupervised=2),
+        {"sample": 0, "width": 20, "ngrams": 1, "folds": 2, "no_validation": False},
     ),
-    "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: fine_tuning(build, config), config), TINY),
+    "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: finetuning_task(build, config), config), TINY),
     "bert_scratch": ("build", lambda build, config: finetune.run(build, config), TINY),
     "deberta_prefix": (
         "adapter",
@@ -68,8 +77,8 @@ def finished(competition, tmp_path_factory, checkpoints):
             name, start, options = KINDS[script]
             module = import_module(script)
             if hasattr(module.Config, "FAMILY"):
-                options = options | {"model": str(checkpoints[module.Config.FAMILY])}
-            options = {"final": True} | options
+                options = options | {"model": str(checkpoints[module.Config.MODEL_TYPE])}
+            options = {"no_validation": True} | options
             config = module.Config(data_dir=competition, output_dir=folder, name=script, **options)
             start(getattr(module, name), config)
             done[script] = folder / "runs" / script / "seed-1"
@@ -82,12 +91,12 @@ def finished(competition, tmp_path_factory, checkpoints):
 def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoints):
     """The rounding of the submission's file apart; and what it was trained from is not needed, but by an adapter."""
     folder = finished(script)
-    test = data.find(competition).read(data.TEST)
+    test = competition_data.find(competition).read(competition_data.TEST)
     submitted = pd.read_csv(folder.parents[2] / "submissions" / f"{script}.proba.csv", quoting=3).set_index("id")["sentiment"]
     base = checkpoints["bert"]
     base.rename(base.with_name("away"))
     try:
-        found = loading.load(folder).probability(test.texts)
+        found = load.load(folder).probability(test.texts)
     finally:
         base.with_name("away").rename(base)
     assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
@@ -95,7 +104,7 @@ def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoi
 
 @pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "bert_scratch"])
 def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
-    model = loading.load(finished(script))
+    model = load.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
     words = model.words(text)
     assert [word for word, _ in words] == text.split()
@@ -184,9 +193,9 @@ def test_what_is_no_text_is_refused(tmp_path):
 
 def test_pieces_of_a_word_are_shown_as_the_word(checkpoints):
     """As it was written, with the weights of its pieces in one; of a long review those words alone that are read."""
-    tokeniser = AutoTokenizer.from_pretrained(checkpoints["bert"])
-    assert words_of("An UNWATCHABLE mess!", tokeniser, 64) == [("An", 1), ("UNWATCHABLE", 3), ("mess", 1), ("!", 1)]
-    assert words_of("one two three four five six seven eight", tokeniser, 6) == [
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    assert words_of("An UNWATCHABLE mess!", tokenizer, 64) == [("An", 1), ("UNWATCHABLE", 3), ("mess", 1), ("!", 1)]
+    assert words_of("one two three four five six seven eight", tokenizer, 6) == [
         (word, 1) for word in "one six seven eight".split()
     ]
 
@@ -199,24 +208,24 @@ def test_a_model_that_lacks_a_part_is_refused(script, finished, tmp_path):
     """Each file that it was written with, one after the other; and a script that is none of ours is never imported."""
     whole = finished(script)
     inner = whole / {"bert_native": "encoder", "bert_scratch": "refit/model"}.get(script, "none")
-    wanted = [path for path in whole.rglob("*") if path.name in (saved.ABOUT, saved.VOCABULARY, saved.ARRAYS, saved.WEIGHTS)]
+    wanted = [path for path in whole.rglob("*") if path.name in (saved.METADATA, saved.VOCABULARY, saved.ARRAYS, saved.WEIGHTS)]
     wanted += [path for path in inner.glob("*") if path.name in ("config.json", "model.safetensors", "tokenizer.json")]
     assert len(wanted) == PARTS[script]
     for path in wanted:
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(UserError, match=re.escape(path.name)):
-            loading.load(whole)
+            load.load(whole)
         for length in (len(content) // 2, 0):
             path.write_bytes(content[:length])
             with pytest.raises(UserError, match="cannot be read"):
-                loading.load(whole)
+                load.load(whole)
         path.write_bytes(content)
-    about = whole / saved.ABOUT
+    about = whole / saved.METADATA
     before = about.read_text()
     for wrong, said in ((before.replace(f'"{script}"', '"os"'), "names the script 'os'"), ("{", "cannot be read")):
         about.write_text(wrong)
         with pytest.raises(UserError, match=said):
-            loading.load(whole)
+            load.load(whole)
     about.write_text(before)
     assert (ROOT / f"{script}.py").is_file()

@@ -27,19 +27,21 @@ import bert_trainer
 import distilbert_native
 import distilbert_trainer
 import roberta_trainer
-from popcorn import adapters, plan
+from popcorn.data.subword_tokenizer import load_tokenizer, weights_checksum
 from popcorn.errors import UserError
-from popcorn.hub import fetch
-from popcorn.loading import load
-from popcorn.pretrained_model import architecture
-from popcorn.saved import keep_about
-from popcorn.subwords import fine_tuning, load_tokeniser, weights_checksum
+from popcorn.inference.load import load
+from popcorn.kaggle import plan
+from popcorn.models.hub import fetch
+from popcorn.models.pretrained import architecture
+from popcorn.models.saved import save_metadata
+from popcorn.training import adapters
+from popcorn.training.finetuning_task import finetuning_task
 
 BUILDS = {
     "bert_native": bert_native.BERT, "bert_scratch": bert_scratch.build, "bert_trainer": bert_trainer.build,
     "distilbert_native": distilbert_native.DistilBERT, "distilbert_trainer": distilbert_trainer.build,
     "roberta_trainer": roberta_trainer.build,
-    "deberta_lora": lambda config, checkpoint: adapters.frozen(config, checkpoint),
+    "deberta_lora": lambda config, checkpoint: adapters.load_frozen_base(config, checkpoint),
 }  # fmt: skip
 NEW = {
     "bert_native": ("classifier",), "distilbert_native": ("head",), "bert_scratch": ("dense", "classifier"),
@@ -94,7 +96,7 @@ def require_same(model, expected) -> None:
 
 
 def family_of(script: str) -> str:
-    return import_module(script).Config.FAMILY
+    return import_module(script).Config.MODEL_TYPE
 
 
 # weights
@@ -350,7 +352,7 @@ def test_other_files_change_nothing(case, script, checkpoints, copy):
     assert weights_checksum(folder) == before
     config = config_of(script, folder)
     text = "A superb film."
-    assert load_tokeniser(config)(text)["input_ids"] == load_tokeniser(config_of(script, checkpoints[family]))(text)["input_ids"]
+    assert load_tokenizer(config)(text)["input_ids"] == load_tokenizer(config_of(script, checkpoints[family]))(text)["input_ids"]
 
 
 def a_run(folder: Path, checkpoint: Path) -> Path:
@@ -359,9 +361,9 @@ def a_run(folder: Path, checkpoint: Path) -> Path:
     model = bert_trainer.build(config, checkpoint)
     own = folder / "refit" / "model"
     model.save_pretrained(own)
-    load_tokeniser(config).save_pretrained(own)
+    load_tokenizer(config).save_pretrained(own)
     (folder / "refit" / "outcome.npz").write_bytes(b"")
-    keep_about(folder, bert_trainer.build, config, "subwords")
+    save_metadata(folder, bert_trainer.build, config, "subwords")
     return own
 
 
@@ -488,8 +490,8 @@ def test_a_language_model_trained_further_has_the_checkpoint_s_pooler_or_none(
     if not has_pooler:
         rewritten(folder, lambda weights: {name: value for name, value in weights.items() if "pooler" not in name})
     config = config_of(script, folder, data_dir=competition, further_pretrain=True, pretrain_epochs=1, output_dir=tmp_path)
-    config.limit, config.max_tokens = 16, 8
-    task = fine_tuning(BUILDS[script], config)
+    config.max_train_samples, config.max_length = 16, 8
+    task = finetuning_task(BUILDS[script], config)
     task.pretrain(float("inf"))
     (made,) = (tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")
     before, after = load_file(folder / "model.safetensors"), load_file(made)
@@ -501,6 +503,6 @@ def test_a_language_model_trained_further_has_the_checkpoint_s_pooler_or_none(
 def test_a_language_model_begins_with_all_weights_too(case, copy, competition, tmp_path):
     change, said = REFUSED[case]
     folder = rewritten(copy(), change)
-    config = config_of("bert_trainer", folder, data_dir=competition, further_pretrain=True, output_dir=tmp_path, max_tokens=8)
+    config = config_of("bert_trainer", folder, data_dir=competition, further_pretrain=True, output_dir=tmp_path, max_length=8)
     with pytest.raises(UserError, match=said):
-        fine_tuning(bert_trainer.build, config).pretrain(float("inf"))
+        finetuning_task(bert_trainer.build, config).pretrain(float("inf"))

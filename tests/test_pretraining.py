@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from popcorn import engine, pretraining
 from popcorn.config import TrainingConfig
 from popcorn.errors import UserError
-from popcorn.files import alone
+from popcorn.runs import engine
+from popcorn.training import pretraining
+from popcorn.utils.cache import alone
 
 
 def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):

@@ -16,17 +16,19 @@ from conftest import ROOT
 import lstm
 import nbsvm
 import tfidf
-from popcorn import engine, linear, word_model
 from popcorn.errors import UserError
-from popcorn.experiment import Outcome, begin, folder_of
-from popcorn.files import alone
-from popcorn.predict import run_of
+from popcorn.inference.predict import run_of
+from popcorn.runs import engine
+from popcorn.runs.run_dir import run_folder, start_or_resume
+from popcorn.training import sklearn_pipeline, word_model
+from popcorn.training.fit_result import FitResult
+from popcorn.utils.cache import alone
 
 
 @contextmanager
 def without_training(task, config, folder, deadline):
     """An engine of no work."""
-    yield lambda build, targets, part, own: Outcome(
+    yield lambda build, targets, part, own: FitResult(
         np.full(len(part.validation), 0.5), np.full(len(task.test), 0.5), epoch=1, history=[{"epoch": 1}]
     )
 
@@ -56,7 +58,7 @@ def test_a_second_run_into_the_folder_of_one_that_is_alive_is_refused(first, sec
                 run_lstm(lstm_config)
             else:
                 script = {"tfidf": tfidf, "nbsvm": nbsvm}[second]
-                linear.run(script.model, script.Config(**options(competition, tmp_path)))
+                sklearn_pipeline.run(script.model, script.Config(**options(competition, tmp_path)))
         assert ended.value.code == 2 and files(tmp_path) == before
         assert "another run is at work in" in capsys.readouterr().err
 
@@ -77,7 +79,7 @@ def test_a_second_run_into_the_folder_of_one_that_is_alive_is_refused(first, sec
     if first == "lstm":
         run_lstm(lstm.Config(**options(competition, tmp_path, vectors=glove, hidden=4)), disturbed)
     else:
-        linear.run(model, tfidf.Config(**options(competition, tmp_path)))
+        sklearn_pipeline.run(model, tfidf.Config(**options(competition, tmp_path)))
     assert done and (tmp_path / "submissions" / "shared.csv").is_file()
     assert [path.name for path in (tmp_path / "runs" / "shared").glob("seed-*") if path.is_dir()] == ["seed-1"]
     assert run_of("shared", tmp_path).name == "seed-1"
@@ -88,21 +90,21 @@ def test_other_folders_are_free_and_so_is_ones_own_afterwards(other, competition
     """As in a notebook, whose one process runs a script twice."""
 
     def model(config):
-        if config.limit:
-            config.limit = None  # once
+        if config.max_train_samples:
+            config.max_train_samples = None  # once
             if other:
-                linear.run(tfidf.model, tfidf.Config(**options(competition, tmp_path) | other))
+                sklearn_pipeline.run(tfidf.model, tfidf.Config(**options(competition, tmp_path) | other))
         return tfidf.model(config)
 
     for _ in range(2):
-        linear.run(model, tfidf.Config(**options(competition, tmp_path, limit=300)))
+        sklearn_pipeline.run(model, tfidf.Config(**options(competition, tmp_path, max_train_samples=300)))
     assert len(list((tmp_path / "runs").glob("*/seed-*/model.json"))) == (4 if other else 2)  # each with one earlier run
 
 
 def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
     config = tfidf.Config(output_dir=tmp_path, name="shared")
     hold = (
-        f"from pathlib import Path; from popcorn.files import alone; held = alone(Path({str(folder_of(config))!r}), waits=False)"
+        f"from pathlib import Path; from popcorn.files import alone; held = alone(Path({str(run_folder(config))!r}), waits=False)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", f"{hold}\nheld.__enter__(); print('held', flush=True); input()"],
@@ -111,13 +113,13 @@ def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
     try:
         process.stdout.readline()
         for _ in range(3):  # as runs do that know of no lock
-            begin(config)
-            with pytest.raises(UserError), alone(folder_of(config), waits=False):
+            start_or_resume(config)
+            with pytest.raises(UserError), alone(run_folder(config), waits=False):
                 pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    with alone(folder_of(config), waits=False):
+    with alone(run_folder(config), waits=False):
         pass
 
 

@@ -7,12 +7,13 @@ from conftest import ROOT, run
 
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
-from popcorn import data
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import SPLIT
 from popcorn.errors import UserError
-from popcorn.experiment import begin, split_of
-from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
-from popcorn.results import data_of, is_recorded, recipe_of, rows
-from popcorn.split import SPLIT
+from popcorn.reporting.leaderboard import BEGIN, END, markdown, read_between_markers, update
+from popcorn.runs.cross_validation import split_of
+from popcorn.runs.results import data_of, is_recorded, recipe_of, rows
+from popcorn.runs.run_dir import start_or_resume
 
 
 def test_the_readme_shows_what_the_results_say():
@@ -65,7 +66,7 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
     final = entry(2, 0.94)
     del final["fits"]["validated"]
     final["seconds"] = 5.0
-    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("final", [final], None, 5)):
+    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("no_validation", [final], None, 5)):
         content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": runs}
         (folder / f"{name}.json").write_text(json.dumps(content))
         (row,) = (row for row in rows(folder) if row.name == name)
@@ -104,14 +105,14 @@ def test_what_is_no_result_is_refused(folder):
 def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     """The CNN's widths are a tuple, and a list in the file: other seeds gather all the same."""
     config = cnn.Config(name="cnn", output_dir=tmp_path, seed=2)
-    here = data.Competition(competition, "--data-dir")
+    here = competition_data.Competition(competition, "--data-dir")
     assert not is_recorded(config, here)
     (tmp_path / "results").mkdir()
     content = {"config": recipe_of(config), "data": data_of(here), "split": SPLIT, "runs": [{"seed": 2}]}
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
     assert is_recorded(config, here) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3), here)
     assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7), here)
-    assert not is_recorded(config, data.Competition(competition, data.EMBEDDED))
+    assert not is_recorded(config, competition_data.Competition(competition, competition_data.FALLBACK))
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content | {"split": "another"}))
     assert not is_recorded(config, here)
 
@@ -138,12 +139,12 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     assert json.loads(result.read_text())["config"] == json.loads(first)["config"]
     submission = tmp_path / "submissions" / "tfidf.proba.csv"
     whole = submission.read_bytes()
-    run("tfidf.py", "--limit", "100", *where[:4])  # a quick try takes the run's place
+    run("tfidf.py", "--max-train-samples", "100", *where[:4])  # a quick try takes the run's place
     assert submission.read_bytes() != whole
     result.write_text("<<<<<<< ours\n")
-    assert "tfidf.json is not a recorded result" in run("tfidf.py", "--record", *where[:4], code=2).stderr
+    assert "tfidf.json is not a recorded result" in run("tfidf.py", "--save-results", *where[:4], code=2).stderr
     result.write_text(first)
-    run("tfidf.py", "--limit", "100", *where[:4])
+    run("tfidf.py", "--max-train-samples", "100", *where[:4])
     run(*command)
     assert submission.read_bytes() == whole
     assert "name some of tfidf" in run("benchmarks/leaderboard.py", "--scripts", "tfidf.py", *where, code=2).stderr
@@ -151,17 +152,17 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
 
 def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     """Resumed is what was begun with the same options, and nothing else."""
-    config, here = leaderboard_runs.Config(output_dir=tmp_path), data.Competition(competition, "--data-dir")
+    config, here = leaderboard_runs.Config(output_dir=tmp_path), competition_data.Competition(competition, "--data-dir")
     its = cnn.Config(name="cnn", output_dir=tmp_path)
-    train = here.read(data.TRAIN)
+    train = here.read(competition_data.TRAIN)
     split = split_of(its, train.ids, train.labels)
     for begun, content, held_out, is_resumed in (
-        (replace(its, limit=9), here.checksum, split, False), (its, "of others", split, False),
+        (replace(its, max_train_samples=9), here.checksum, split, False), (its, "of others", split, False),
         (its, here.checksum, "others", False), (its, here.checksum, split, True),
     ):  # fmt: skip
-        begin(begun, data=content, split=held_out)
+        start_or_resume(begun, data=content, split=held_out)
         assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
-        begin(
+        start_or_resume(
             replace(its, resume=True, folds=4), data=here.checksum
         )  # a fold's model has learnt from other reviews than that of more

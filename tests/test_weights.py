@@ -14,13 +14,16 @@ import bert_scratch
 import bert_trainer
 import deberta_lora
 import deberta_ptuning
-from popcorn import adapters, engine, loading
-from popcorn.adapters import AdapterTuner
+from popcorn.data.subword_tokenizer import load_tokenizer
 from popcorn.errors import UserError
-from popcorn.finetune import hugging_face
-from popcorn.language_model import FurtherPretraining
-from popcorn.subwords import fine_tuning, load_tokeniser
-from popcorn.trainer import ReviewTrainer
+from popcorn.inference import load
+from popcorn.runs import engine
+from popcorn.training import adapters
+from popcorn.training.adapters import AdapterTuner
+from popcorn.training.finetune import hugging_face
+from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.hf_trainer import ReviewTrainer
+from popcorn.training.masked_lm import FurtherPretraining
 
 SCRIPTS = {"bert_trainer": bert_trainer, "bert_scratch": bert_scratch}
 
@@ -45,8 +48,8 @@ def config_of(checkpoint, competition, tmp_path):
     def make(script, folder, **more):
         options = {
             "model": str(checkpoint), "data_dir": competition, "output_dir": tmp_path / folder, "name": script.__name__,
-            "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32", "max_tokens": 16, "checkpoint_every": 2,
-            "limit": 80, "refit": False, "patience": 3,
+            "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32", "max_length": 16, "checkpoint_every": 2,
+            "max_train_samples": 80, "refit": False, "patience": 3,
         } | more  # fmt: skip
         return script.Config(**options)
 
@@ -69,17 +72,17 @@ def test_a_resumed_run_is_the_undisturbed_one_and_so_is_what_it_leaves(script, c
         return step(self, *arguments, **options)
 
     whole, parts = config_of(module, "whole"), config_of(module, "parts")
-    engine.run(hugging_face, lambda: fine_tuning(module.build, whole), whole)
+    engine.run(hugging_face, lambda: finetuning_task(module.build, whole), whole)
     monkeypatch.setattr(ReviewTrainer, "training_step", killed)
     with pytest.raises(SystemExit):
-        engine.run(hugging_face, lambda: fine_tuning(module.build, parts), parts)
+        engine.run(hugging_face, lambda: finetuning_task(module.build, parts), parts)
     parts.resume = True
-    engine.run(hugging_face, lambda: fine_tuning(module.build, parts), parts)
+    engine.run(hugging_face, lambda: finetuning_task(module.build, parts), parts)
     assert len(taken) < 18 and submitted(parts) == submitted(whole)
     (left, other) = (config.output_dir / "runs" / script / "seed-1" / "validated" for config in (whole, parts))
     assert (left / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
-    texts = fine_tuning(module.build, whole).competition.read("testData.tsv").texts
-    found = loading.load(left.parent).probability(texts)
+    texts = finetuning_task(module.build, whole).competition.read("testData.tsv").texts
+    found = load.load(left.parent).probability(texts)
     with np.load(left / "outcome.npz") as outcome:
         assert np.allclose(found, outcome["test"], atol=1e-6) and found.std() > 1e-3
 
@@ -141,9 +144,9 @@ def test_a_checkpoint_is_read_whole_or_refused(name, checkpoint, tmp_path):
 
 
 def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
-    config = config_of(bert_native, "further", pretrain_epochs=1, limit=16)
-    task = fine_tuning(bert_native.BERT, config)
-    first = FurtherPretraining(config, task.train, load_tokeniser(config), "content")
+    config = config_of(bert_native, "further", pretrain_epochs=1, max_train_samples=16)
+    task = finetuning_task(bert_native.BERT, config)
+    first = FurtherPretraining(config, task.train, load_tokenizer(config), "content")
     first.train(float("inf"))
     before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (checkpoint, first.folder))
     kept = load_file(first.folder / "model.safetensors")
@@ -155,8 +158,8 @@ def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
 
 @pytest.mark.parametrize("spoil", ["lost", "surplus", "renamed"])
 def test_predict_refuses_a_model_with_a_weight_missing(spoil, config_of, tmp_path):
-    config = config_of(bert_trainer, "run", epochs=1, limit=40, final=True, refit=True)
-    engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+    config = config_of(bert_trainer, "run", epochs=1, max_train_samples=40, no_validation=True, refit=True)
+    engine.run(hugging_face, lambda: finetuning_task(bert_trainer.build, config), config)
     folder = tmp_path / "run" / "runs" / "bert_trainer" / "seed-1"
     path = folder / "refit" / "model" / "model.safetensors"
     weights = load_file(path)
@@ -166,7 +169,7 @@ def test_predict_refuses_a_model_with_a_weight_missing(spoil, config_of, tmp_pat
         weights |= {name: value, "surplus": value.clone()} if spoil == "surplus" else {name + "s": value}
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="cannot be read"):
-        loading.load(folder)
+        load.load(folder)
 
 
 @pytest.mark.parametrize("spoil", ["lost", "surplus", "renamed"])

@@ -10,12 +10,12 @@ from accelerate.utils import set_seed
 
 import bert_native
 import bert_trainer
-from popcorn.batches import Reviews
-from popcorn.data import Competition
-from popcorn.engine import Task
-from popcorn.experiment import Part
-from popcorn.finetune import hugging_face
-from popcorn.native import native
+from popcorn.data.batching import Reviews
+from popcorn.data.competition import Competition
+from popcorn.data.splits import Split
+from popcorn.runs.engine import Task
+from popcorn.training.finetune import hugging_face
+from popcorn.training.native import native
 
 ENGINES = {  # the native one comes last: it ends with the processes' group
     "trainer": (hugging_face, bert_trainer.build, bert_trainer.Config),
@@ -37,7 +37,7 @@ def predicted(engine: str, checkpoint: Path, folder: Path) -> dict[int, list[lis
     task = Task(
         Competition(Path("nowhere"), "test"), [], [], labels, train=reviews, test=reviews,
         build=lambda: build(config, checkpoint),
-        groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}], origin={},
+        groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}], provenance={},
     )  # fmt: skip
     found = {}
     with way(task, config, folder, float("inf")) as fitting:
@@ -45,7 +45,7 @@ def predicted(engine: str, checkpoint: Path, folder: Path) -> dict[int, list[lis
             task.test = Reviews(reviews.reviews[8 : 8 + size], 50)
             own = folder / f"{engine}-{size}"
             own.mkdir(parents=True, exist_ok=True)
-            part = Part("validated", np.arange(8), np.arange(8, 8 + size if size > 1 else 8))
+            part = Split("validated", np.arange(8), np.arange(8, 8 + size if size > 1 else 8))
             set_seed(1)
             outcome = fitting(task.build, labels, part, own)
             found[size] = [outcome.validation.tolist(), outcome.test.tolist()]

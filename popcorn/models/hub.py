@@ -1,0 +1,213 @@
+"""Pretrained checkpoints: a local folder as it is, or a model of the Hugging Face hub, fetched once into its cache."""
+
+import errno
+import json
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from pickle import UnpicklingError
+
+from safetensors import SafetensorError
+
+from popcorn.errors import UserError, first_line, log
+from popcorn.utils.packages import needs
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
+BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""files that change how a tokenizer splits, where they are there"""
+TRIES = 3
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
+ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its folder with --model"
+WHOLE = "fetch or attach the whole model again"
+
+
+def fetch(model: str, family: str) -> Path:
+    """The folder of `model`, complete and of the `family` (`model_type`), or a `UserError` that says what is wrong."""
+    if Path(model).is_file():
+        raise UserError(f"--model {model} is a file: give the folder that it is in")
+    folder = Path(model) if Path(model).is_dir() else _download(model)
+    require_parts(folder, WHOLE)
+    weight_files(folder)
+    found = read_config(folder / CONFIG).get("model_type")
+    if found != family:
+        raise UserError(
+            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {family!r} models"
+        )
+    return folder
+
+
+def read_config(path: Path) -> dict:
+    """A checkpoint's config.json. Raises `UserError` where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} is not a model's configuration ({problem}): fetch or attach the model again") from problem
+    return found
+
+
+def require_parts(folder: Path, fix: str, with_weights: bool = True) -> None:
+    """Raises `UserError` where one is missing: the library makes up a tokenizer of five words where it finds none."""
+    for kind, names in (("", (CONFIG,)), ("weights: ", WEIGHTS if with_weights else ()), ("tokenizer: ", TOKENIZERS)):
+        if names and not any((folder / name).is_file() for name in names):
+            raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: {fix}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint's weights are read from, and no other: safetensors before files of torch.
+
+    Raises `UserError` where the folder has no weights, where one file and a list of several contradict each other, and where
+    the list cannot be read or names a file outside the folder.
+    """
+    names = [name for name in WEIGHTS if (folder / name).is_file()]
+    if not names:
+        raise UserError(f"the model in {folder} lacks its weights: {' or '.join(WEIGHTS)}: {WHOLE}")
+    if f"{names[0]}.index.json" in names:
+        raise UserError(
+            f"{folder} has both {names[0]} and {names[0]}.index.json, which may be two models: remove the one that is not meant"
+        )
+    if not names[0].endswith(".json"):
+        return [folder / names[0]]
+    with readable(folder):
+        shards = sorted(set(json.loads((folder / names[0]).read_text(encoding="utf-8"))["weight_map"].values()))
+        ending = ".safetensors" if names[0] == WEIGHTS[1] else ".bin"
+        if not shards or any(Path(shard).name != shard or not shard.endswith(ending) for shard in shards):
+            raise ValueError(f"{names[0]} names files that are none of this folder")
+    return [folder / shard for shard in shards]
+
+
+@contextmanager
+def readable(checkpoint: Path):
+    """Turns the failure to read a checkpoint's weights, cut short or a shard missing, into a `UserError`.
+
+    torch answers a damaged file with a `RuntimeError` or an `EOFError`, and an index of another form is a missing key.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, UnpicklingError,
+            SafetensorError) as problem:  # fmt: skip
+        raise UserError(f"the weights in {checkpoint} cannot be read ({first_line(problem)}): {WHOLE}") from problem
+
+
+def _download(model: str) -> Path:
+    """The hub's copy, or that of an earlier fetch where the hub is out of reach; tried again where waiting may help."""
+    with needs("huggingface_hub", "fetching a model"):
+        from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    with needs("tenacity", "fetching a model"):
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+    attempts = Retrying(
+        stop=stop_after_attempt(TRIES), wait=wait_exponential(), retry=retry_if_exception(may_pass), reraise=True,
+        before_sleep=lambda state: log(f"The hub did not answer ({type(state.outcome.exception()).__name__}): trying again"),
+    )  # fmt: skip
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+    def snapshot(**options) -> Path:
+        folder = Path(snapshot_download(model, allow_patterns=patterns, **options))
+        if not any((folder / name).is_file() for name in WEIGHTS):  # older models have nothing else
+            folder = Path(snapshot_download(model, allow_patterns=[*patterns, "pytorch_model*.bin"], **options))
+        return folder
+
+    def download() -> Path:
+        # the download itself would wait for its first answer for ever
+        HfApi().model_info(model, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return snapshot()
+
+    log(f"Model: {model}")
+    try:
+        folder = attempts(download)
+    except Exception as problem:  # of the network, of its client or of the disk
+        is_of_the_name = isinstance(problem, (HFValidationError, RepositoryNotFoundError))
+        is_of_the_name &= not isinstance(problem, GatedRepoError)  # which may have been open to this user before
+        if not is_of_the_name and getattr(problem, "errno", None) not in UNWRITABLE:
+            with suppress(Exception):
+                return snapshot(local_files_only=True)
+        raise not_fetched(model, problem) from problem
+    # the hub has no more of it: to fetch it again would not help
+    require_parts(folder, f"{model} has none on the hub, so take another model")
+    return folder
+
+
+def may_pass(problem: BaseException) -> bool:
+    """Whether it may help to ask the hub again a little later."""
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    problem = _cause(problem)
+    if isinstance(problem, LocalEntryNotFoundError):  # how the client says that it was cut off
+        return True
+    if isinstance(problem, (HFValidationError, OfflineModeIsEnabled, EntryNotFoundError)):
+        return False
+    status = _status(problem)
+    is_refused = status is not None and status // 100 == 4 and status not in (TIMEOUT, TOO_MANY)
+    return not is_refused and getattr(problem, "errno", None) not in UNWRITABLE
+
+
+def _cause(problem: BaseException) -> BaseException:
+    """What the hub answered, where the client only says that the file is not in its cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return problem.__cause__ or problem if isinstance(problem, LocalEntryNotFoundError) else problem
+
+
+def _status(problem: BaseException) -> int | None:
+    return getattr(getattr(problem, "response", None), "status_code", None)
+
+
+def not_fetched(model: str, problem: BaseException) -> UserError:
+    """What helps where the hub has not given the model, by the client's own kinds of error."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    problem = _cause(problem)
+    status = _status(problem)
+    if getattr(problem, "errno", None) in UNWRITABLE:
+        return UserError(
+            f"{model} cannot be kept in {constants.HF_HUB_CACHE} ({problem.strerror}): free some space, or set HF_HOME to "
+            "another folder"
+        )
+    if isinstance(problem, OfflineModeIsEnabled):
+        return UserError(f"{model} is not in the cache and HF_HUB_OFFLINE forbids to ask the hub: unset it; or {ATTACH}")
+    if isinstance(problem, GatedRepoError):
+        return UserError(
+            f"{model} is gated: accept its terms on {constants.ENDPOINT}/{model}, and set HF_TOKEN to a token of that account; "
+            f"or {ATTACH}"
+        )
+    if isinstance(problem, (HFValidationError, RepositoryNotFoundError)):
+        private = "" if isinstance(problem, HFValidationError) else ", or set HF_TOKEN where the model is private"
+        return UserError(
+            f"--model {model} is neither a folder here nor a model of the hub that may be read: correct the name{private}; "
+            f"or {ATTACH}"
+        )
+    if isinstance(problem, DisabledRepoError):
+        return UserError(f"the hub has disabled {model}, for everyone: take another model")
+    if isinstance(problem, RevisionNotFoundError):
+        return UserError(f"{model} has no such revision on the hub, so it may be empty: take another model")
+    if isinstance(problem, EntryNotFoundError) and not isinstance(problem, LocalEntryNotFoundError):
+        return UserError(f"{model} lacks a file on the hub ({first_line(problem)}): take another model")
+    if status == UNAUTHORIZED:
+        return UserError("the hub does not take the token that it was given: renew or unset HF_TOKEN, or hf auth logout")
+    if status == FORBIDDEN:
+        return UserError(f"the hub's token may not read {model}: give HF_TOKEN one that may, or unset it; or {ATTACH}")
+    if status == TOO_MANY:
+        return UserError(
+            f"the hub was asked too often from here and {model} is not in the cache: wait some minutes, or set HF_TOKEN, "
+            f"with which more is allowed; or {ATTACH}"
+        )
+    if status is not None and status // 100 == 4 and status != TIMEOUT:
+        return UserError(f"the hub refuses to give {model} ({first_line(problem)}): take another model; or {ATTACH}")
+    if status is not None:
+        return UserError(f"the hub is out of reach (it answers {status}) and {model} is not in the cache: try later; or {ATTACH}")
+    return UserError(f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}")

@@ -1,0 +1,208 @@
+"""`python -m popcorn report`: one page about all recorded models, which needs no network to be read."""
+
+import json
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss, roc_auc_score
+
+from popcorn.data import competition as competition_data
+from popcorn.data.competition import Reviews
+from popcorn.data.splits import validation_folds
+from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
+from popcorn.data.word_tokenizer import plain
+from popcorn.errors import UserError, log
+from popcorn.inference.load import load
+from popcorn.inference.predict import run_of
+from popcorn.metrics import SELECTION_METRIC, score_test, true_labels
+from popcorn.reporting import plots
+from popcorn.reporting.ensemble import EPS
+from popcorn.reporting.leaderboard import HEADINGS, cells
+from popcorn.runs.results import Row, find_run, rows
+from popcorn.runs.run_dir import load_fit_result
+from popcorn.utils.files import atomic_write
+from popcorn.utils.packages import needs
+
+with needs("jinja2", "the report"):
+    import jinja2
+    from markupsafe import Markup
+BINS, SHOWN, LONGEST = 8, 10, 400
+
+
+@dataclass
+class Model:
+    """What is known of one recorded model."""
+
+    row: Row
+    curve: list[float]
+    """the validation's ROC AUC after each epoch; empty where there was no validation"""
+    test: np.ndarray | None
+    """probabilities (test,), where the submission of a recorded run is at hand"""
+    temperature: float | None
+    """of the probabilities of reviews that were held out, where those are at hand"""
+
+
+def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
+    """Writes `report/index.html`. What has no submission or no run at hand is left out of the parts that need it."""
+    competition = competition_data.find(data_dir)
+    train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
+    models = [_model(row, output_dir, results, train, test.ids) for row in rows(results)]
+    if not models:
+        raise UserError(f"{results} holds no recorded results on the competition's data: run a script with --save-results first")
+    labels = true_labels(test.ids)
+    parts = {
+        "headings": HEADINGS, "lines": [cells(model.row) for model in models],
+        "time": plots.accuracy_against_time(
+            [(each.row.name, each.row.seconds, each.row.accuracy, each.row.interval) for each in models]
+        ),
+        "curves": _curves(models),
+    }  # fmt: skip
+    predicted = [model for model in models if model.test is not None]
+    if predicted and labels is not None:
+        parts |= _calibration(predicted, labels)
+        parts |= _by_length(predicted, labels, test)
+        parts |= {"agreement": _agreement(predicted), "wrong": _wrong(predicted, labels, test, output_dir)}
+    template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    drawn = ("time", "curves", "before", "after", "lengths", "agreement")
+    page = template.render({name: _safe(value) if name in drawn else value for name, value in parts.items()})
+    path = output_dir / "report" / "index.html"
+    with atomic_write(path, "w") as file:
+        file.write(page)
+    log(f"{path}: {len(models)} models, {len(predicted)} of them with their predictions")
+
+
+def _safe(drawing: str) -> Markup:
+    return Markup(drawing)  # ours, and not to be escaped as texts are
+
+
+def _model(row: Row, output_dir: Path, results: Path, train: Reviews, test_ids: list[str]) -> Model:
+    path = results / f"{row.name}.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    histories = [fit["history"] for run in runs for name, fit in run["fits"].items() if name != "refit"]
+    curve = [entry["validation_auc"] for entry in histories[0]] if histories else []
+    submission = output_dir / "submissions" / f"{row.name}{TEST}"
+    if not submission.is_file():
+        return Model(row, curve, None, None)
+    again = f"remove the file, or run the script of {row.name} again"
+    test = read_probabilities(submission, test_ids, again)["sentiment"].to_numpy()
+    if find_run(path, score_test(test_ids, test)) is None:
+        log(f"{submission} is of another run than those in {path}, and is left out")
+        return Model(row, curve, None, None)
+    out_of_fold = output_dir / "submissions" / f"{row.name}{OOF_SUFFIX}"
+    if out_of_fold.is_file():
+        held = read_probabilities(out_of_fold, train.ids, again)["sentiment"].to_numpy()
+        return Model(row, curve, test, fitted_temperature(held, train.labels))
+    return Model(row, curve, test, _temperature(row.name, runs, output_dir, train))
+
+
+def _temperature(name: str, runs: list[dict], output_dir: Path, train: Reviews) -> float | None:
+    """Of the first recorded run that was validated and whose folder is at hand: the recipe's, whichever seed is submitted."""
+    for run in runs:
+        path = output_dir / "runs" / name / f"seed-{run['seed']}"
+        fit = run["fits"].get("validated")
+        outcome = load_fit_result(path / "validated") if fit else None
+        if outcome is None:
+            continue
+        rows = validation_folds(train.ids, train.labels, "film", None)[0]
+        recorded = fit["history"][fit["epoch"] - 1][SELECTION_METRIC]
+        # a folder's run may be of other reviews than the record's
+        if len(outcome.validation) == len(rows) and isclose(roc_auc_score(train.labels[rows], outcome.validation), recorded):
+            return fitted_temperature(outcome.validation, train.labels[rows])
+    return None
+
+
+def _curves(models: list[Model]) -> str:
+    curves = {model.row.name: model.curve for model in models if len(model.curve) > 1}
+    return plots.learning_curves(curves) if curves else ""
+
+
+def _calibration(models: list[Model], labels: np.ndarray) -> dict:
+    """Reliability of each model's probabilities, and what a temperature makes of them (Guo et al. 2017)."""
+    before, after, lines = {}, {}, []
+    for model in models:
+        before[model.row.name] = _reliability(labels, model.test)
+        loss = f"{log_loss(labels, np.max_grad_norm(model.test, EPS, 1 - EPS)):.4f}"
+        if model.temperature is None:
+            lines.append((model.row.name, "-", loss, "-"))
+            continue
+        scaled = at_temperature(model.test, model.temperature)
+        after[model.row.name] = _reliability(labels, scaled)
+        lines.append((model.row.name, f"{model.temperature:.2f}", loss, f"{log_loss(labels, scaled):.4f}"))
+    return {
+        "before": plots.reliability(before, "as the model says"),
+        "after": plots.reliability(after, "with its temperature") if after else "",
+        "temperatures": lines,
+    }
+
+
+def _reliability(labels: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    happened, said = calibration_curve(labels, probability, n_bins=BINS)
+    return said, happened
+
+
+def at_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """The probabilities with their log-odds divided by the temperature."""
+    return expit(logit(np.clip(probability, EPS, 1 - EPS)) / temperature)
+
+
+def fitted_temperature(probability: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the least log loss."""
+    found = minimize_scalar(
+        lambda exponent: log_loss(labels, at_temperature(probability, np.exp(exponent))), bounds=(-3, 3), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def _by_length(models: list[Model], labels: np.ndarray, test: Reviews) -> dict:
+    words = np.array([len(text.split()) for text in test.texts])
+    edges = np.unique(np.quantile(words, np.linspace(0, 1, BINS + 1)).astype(int))
+    if len(edges) < 3:
+        return {}
+    place = np.clip(np.searchsorted(edges, words, side="right") - 1, 0, len(edges) - 2)
+    curves = {
+        model.row.name: [float(((model.test > 0.5) == labels)[place == bin].mean()) for bin in range(len(edges) - 1)]
+        for model in models
+    }
+    return {"lengths": plots.accuracy_by_length(edges.tolist(), curves)}
+
+
+def _agreement(models: list[Model]) -> str:
+    verdicts = np.array([model.test > 0.5 for model in models])
+    share = (verdicts[:, None] == verdicts).mean(-1)
+    return plots.agreement([model.row.name for model in models], share) if len(models) > 1 else ""
+
+
+def _wrong(models: list[Model], labels: np.ndarray, test: Reviews, output_dir: Path) -> dict | None:
+    """The reviews that every model gets wrong, those first on which they are surest."""
+    probability = np.array([model.test for model in models])
+    all_wrong = ((probability > 0.5) != labels).all(0)
+    mean = probability.mean(0)
+    order = np.argsort(-np.abs(mean - 0.5) * all_wrong)[: min(SHOWN, int(all_wrong.sum()))]
+    if not len(order):
+        return None
+    judge, name = _judge(models, output_dir)
+    reviews = []
+    for row in order:
+        text = plain(test.texts[row])
+        words = judge.words(text) if judge else [(word, 0.0) for word in text.split()]
+        strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
+        reviews.append({
+            "id": test.ids[row].strip('"'), "label": "positive" if labels[row] else "negative", "probability": f"{mean[row]:.3f}",
+            "words": [(word, weight / strongest) for word, weight in words[:LONGEST]],
+        })  # fmt: skip
+    return {"count": int(all_wrong.sum()), "of": len(labels), "models": len(models), "reviews": reviews, "judge": name}
+
+
+def _judge(models: list[Model], output_dir: Path):
+    """The best of the models whose run is at hand, to say which words carried its verdict."""
+    for model in models:
+        try:
+            return load(run_of(model.row.name, output_dir)), model.row.name
+        except UserError:
+            continue
+    return None, ""

@@ -1,0 +1,199 @@
+"""Published figures: one JSON a script, its runs by seed, with all that is needed to judge and to repeat them."""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from popcorn.config import RunConfig
+from popcorn.data.competition import FALLBACK, Competition
+from popcorn.data.splits import SPLIT
+from popcorn.errors import UserError, log
+from popcorn.metrics import Score, half_width
+from popcorn.runs.cross_validation import Run
+from popcorn.utils.cache import alone
+from popcorn.utils.files import write_json
+
+PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
+ROUNDED = 1e-4
+"""between two scores of one run: of its probabilities, and of the file that has them rounded"""
+NOT_THE_RECIPE = ("seed", "no_validation", "record", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
+
+
+def record(config: RunConfig, competition: Competition, run: Run, score: Score, **figures) -> None:
+    """Adds the run to `results/<name>.json`.
+
+    Runs of other seeds stay there where recipe and data are the same; others are of the past, and are replaced.
+    """
+    path = config.output_dir / "results" / f"{config.name}.json"
+    head = {
+        "name": config.name,
+        "config": recipe_of(config),
+        "data": data_of(competition),
+        "split": SPLIT,
+    }
+    entry = {
+        "seed": config.seed,
+        "accuracy": score.accuracy,
+        "auc": score.auc,
+        "test_reviews": score.reviews,
+        "fits": {
+            name: {"epoch": outcome.epoch, "history": outcome.history, "reviews_per_second": outcome.reviews_per_second}
+            for name, outcome in run.outcomes.items()
+        },
+        "command": command_line(sys.argv),
+        "versions": versions(),
+        **figures,
+    }
+    with alone(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
+        runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])
+        write_json(path, head | {"runs": runs})
+    log(f"{path}: recorded, {len(runs)} run(s)")
+
+
+def _others(path: Path, head: dict, seed: int) -> list[dict]:
+    """The runs of the same recipe and data, of other seeds."""
+    if not path.is_file():
+        return []
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = {name: before.get(name) for name in head} == head
+        return [other for other in before["runs"] if other["seed"] != seed] if same else []
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise not_a_record(path, problem) from problem
+
+
+def command_line(argv: list[str]) -> str:
+    """The command line as a user typed it, without the folders of their machine."""
+    script, *options = (Path(word).name if "/" in word else word for word in argv)
+    return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
+
+
+def find_run(path: Path, score: Score | None) -> dict | None:
+    """The recorded run whose submission scores so, which tells its seed; None where the record or such a run is missing.
+
+    Raises `UserError` where the file is no record.
+    """
+    if score is None or not path.is_file():
+        return None
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        # a submission's file is rounded to six digits
+        return next((run for run in runs if abs(run["accuracy"] - score.accuracy) + abs(run["auc"] - score.auc) < ROUNDED), None)
+    except (ValueError, KeyError, TypeError) as problem:
+        raise not_a_record(path, problem) from problem
+
+
+def not_a_record(path: Path, problem: Exception) -> UserError:
+    """The sentence about a file in results/ that is something else."""
+    return UserError(f"{path} is not a recorded result ({problem!r}): remove it or run its script with --save-results")
+
+
+def recipe_of(config: RunConfig) -> dict:
+    """The options that figures depend on, as they are recorded and read again: a tuple is a list then."""
+    recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
+    # a path of somebody's machine says nothing to others; the vectors' name is among the figures
+    return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
+
+
+def data_of(competition: Competition) -> dict[str, str]:
+    """What a record says of the data that a run was on."""
+    return {"source": FALLBACK if competition.source == FALLBACK else "competition", "sha256": competition.checksum}
+
+
+def is_recorded(config: RunConfig, competition: Competition) -> bool:
+    """Whether the results have a run with these options and this seed, on these data."""
+    try:
+        before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
+        here = {"config": recipe_of(config), "data": data_of(competition), "split": SPLIT}
+        same = {name: before.get(name) for name in here} == here
+        return same and any(run["seed"] == config.seed for run in before["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures may depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_dir())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: means over the seeds, `spread` the accuracy's standard deviation over them."""
+
+    name: str
+    accuracy: float
+    spread: float | None
+    interval: float
+    auc: float
+    validation: float | None
+    """None where all runs were with --no-validation"""
+    is_former_split: bool
+    """whether the validation's reviews were held out by other rules than today's"""
+    seconds: float
+    reviews_per_second: float
+    peak_memory: int
+    parameters: int
+    seeds: int
+    machine: str
+    command: str
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """The recorded results of a folder, on the competition's data, best accuracy first."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["name"] != path.stem:  # a run's files are found by its name
+                raise ValueError(f"it is of {content['name']}")
+            if content["data"]["source"] == "competition":
+                found.append(_row(content))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise not_a_record(path, problem) from problem
+    return iter(sorted(found, key=lambda row: -row.accuracy))
+
+
+def _row(content: dict) -> Row:
+    runs = content["runs"]
+
+    def mean(figure) -> float:
+        return float(np.mean([figure(run) for run in runs]))
+
+    # a run with --no-validation has no validation, and takes half the time
+    validated = [run for run in runs if run["fits"].keys() - {"refit"}]
+    validation = [
+        np.mean([fit["history"][fit["epoch"] - 1]["validation_accuracy"] for name, fit in run["fits"].items() if name != "refit"])
+        for run in validated
+    ]
+    accuracy = mean(lambda run: run["accuracy"])
+    return Row(
+        name=content["name"],
+        accuracy=accuracy,
+        spread=float(np.std([run["accuracy"] for run in runs], ddof=1)) if len(runs) > 1 else None,
+        interval=half_width(accuracy, runs[0]["test_reviews"]),
+        auc=mean(lambda run: run["auc"]),
+        validation=float(np.mean(validation)) if validation else None,
+        is_former_split=content.get("split") != SPLIT,
+        seconds=float(np.median([run["seconds"] for run in validated or runs])),
+        reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in runs])),
+        peak_memory=max(run["peak_memory"] for run in runs),
+        parameters=runs[0]["parameters"],
+        seeds=len(runs),
+        machine=runs[0]["machine"],
+        command=runs[0]["command"],
+    )

@@ -1,0 +1,207 @@
+"""A frozen DeBERTa with a small adapter that learns, by PEFT. The scripts' one call is `run`."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BitsAndBytesConfig, DataCollatorWithPadding, TrainingArguments
+from transformers.utils import is_bitsandbytes_available
+
+from popcorn.config import ADAPTER, AdapterConfig
+from popcorn.data.splits import Split
+from popcorn.data.subword_tokenizer import load_tokenizer, weights_checksum
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.models.deberta import DebertaClassifier
+from popcorn.models.pretrained import load_pretrained
+from popcorn.models.saved import need, save_metadata
+from popcorn.runs import engine
+from popcorn.runs.engine import Fitting, Task
+from popcorn.training.finetune import FineTuner, hugging_face, probability
+from popcorn.training.finetuning_task import pretrained_task
+from popcorn.training.fit_result import FitResult
+from popcorn.training.hf_trainer import PredictingTrainer
+from popcorn.utils import hardware
+from popcorn.utils.files import write_json
+from popcorn.utils.packages import hide_unusable_quantizers
+
+HEAD = ["pooler", "classifier"]
+"""what DeBERTa's checkpoints do not have: it learns beside every adapter, is never quantized, and is saved with it"""
+BASE = "base.json"
+"""file in an adapter's folder that says which weights it was trained on"""
+Adapter = Callable[[AdapterConfig], PeftConfig]
+"""a script's config to what PEFT puts into the frozen model"""
+
+
+def run(adapter: Adapter, config: AdapterConfig) -> None:
+    """Reads the reviews as subwords, trains the adapter with the Trainer, and writes the submissions and the adapter."""
+    with exit_on_user_error():
+        config.bits = resolve_bits(config.bits)
+        own = (config.output_dir / "runs" / config.name).resolve()
+        if config.adapter and own in config.adapter.resolve().parents:
+            raise UserError(f"--name {config.name} is that of the run which left {config.adapter}: give another name")
+    way = predicting if config.adapter else partial(hugging_face, tuner=AdapterTuner)
+    engine.run(way, lambda: _task(adapter, config), config)
+
+
+def _task(adapter: Adapter, config: AdapterConfig) -> Task:
+    task = pretrained_task(lambda config, checkpoint: build(adapter, config, checkpoint), config)
+    task.groups = lambda model: parameter_groups(model, config)
+    task.keep = lambda folder: save_metadata(folder, adapter, config, "adapter")
+    return task
+
+
+def resolve_bits(asked: int | None) -> int:
+    """Bits of a frozen weight; raises `UserError` where they cannot be had here."""
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    bits = asked or (32 if capability is None else 8 if capability >= (7, 5) else 4)
+    if bits < 16 and not is_bitsandbytes_available():
+        raise UserError(f"--bits {bits} needs bitsandbytes, which is not installed: pip install bitsandbytes, or give --bits 16")
+    if bits == 8 and capability is not None and capability < (7, 5):
+        raise UserError(
+            f"--bits 8 needs a GPU of compute capability 7.5 (a T4), and this one has {capability[0]}.{capability[1]}: "
+            "give --bits 4, or leave the option out"
+        )
+    return bits
+
+
+def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+    """The frozen model with a new adapter, or that of `--adapter`; raises `UserError` where that is none, or of another base."""
+    hide_unusable_quantizers()
+    about, base = adapter(config), load_frozen_base(config, checkpoint)
+    if config.adapter is None:
+        model = get_peft_model(base, about)
+    else:
+        require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
+        try:
+            model = PeftModel.from_pretrained(base, config.adapter)
+            require_same_names(load_file(config.adapter / PEFT_WEIGHTS), get_peft_model_state_dict(model))
+        except (SafetensorError, RuntimeError) as problem:
+            raise _no_adapter(config.adapter, problem) from problem
+    its = model.active_peft_config  # of a saved adapter its own, whatever the options are now
+    if its.is_prompt_learning and its.peft_type != PeftType.PREFIX_TUNING:
+        base.virtual_tokens = its.num_virtual_tokens
+    return model
+
+
+def load_frozen_base(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
+    """The checkpoint's weights in `config.bits`, and a new pooler and head in float32."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(hardware.mixed_precision(config.precision), torch.float32)
+    kind = {32: torch.float32, 16: torch.bfloat16 if half is torch.float32 else half}.get(config.bits, half)
+    quantized = {
+        8: {"load_in_8bit": True},
+        4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": kind},
+    }.get(config.bits)
+    model = load_pretrained(
+        DebertaClassifier, checkpoint, new=HEAD, num_labels=2, dtype=kind,
+        # several processes have a whole copy each
+        device_map={"": PartialState().device} if quantized and torch.cuda.is_available() else None,
+        quantization_config=BitsAndBytesConfig(**quantized, llm_int8_skip_modules=HEAD) if quantized else None,
+    )  # fmt: skip
+    for name in HEAD:
+        getattr(model, name).float()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # else the first evaluation on such a CPU lays 4-bit weights out for a kernel that has no gradient
+            module.support_avx512bf16_for_cpu = False
+    model.config.weights_sha256 = weights_checksum(checkpoint)
+    model.config.source = Path(config.model).name if Path(config.model).is_dir() else config.model
+    return model
+
+
+def parameter_groups(model: nn.Module, config: AdapterConfig) -> list[dict]:
+    """What learns: the adapter at its rate, the pooler and the head at theirs."""
+    learning = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
+    head = [weights for name, weights in learning if any(f".{part}." in name for part in HEAD)]
+    rest = [weights for name, weights in learning if not any(f".{part}." in name for part in HEAD)]
+    return [{"params": rest, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}]
+
+
+class AdapterTuner(FineTuner):
+    """Its checkpoints hold what learns and nothing else, in the form it learns in.
+
+    PEFT's own form is for use: of a prompt that a network makes it keeps the prompt, from which no training can go on.
+    """
+
+    def write_weights(self, path: Path) -> None:
+        """Writes what learns."""
+        save_file({name: value.contiguous() for name, value in self._learning()}, path)
+
+    def read_weights(self, path: Path) -> None:
+        """Reads what learns. Raises `RuntimeError` where a name is missing, or one too many."""
+        weights = load_file(path)
+        require_same_names(weights, dict(self._learning()))
+        self.model.load_state_dict(weights, strict=False)  # the frozen weights are not in it
+
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+    def write_model(self, folder: Path) -> None:
+        """Writes the adapter in PEFT's form, with the tokenizer and a word on the model that it belongs to."""
+        self.model.save_pretrained(folder)
+        self.data_collator.tokenizer.save_pretrained(folder)
+        base = self.model.get_base_model().config
+        write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
+
+
+def require_same_names(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raises `RuntimeError` where one has a weight that the other lacks: the libraries load what is there, and no more."""
+    if differing := sorted(found.keys() ^ expected.keys()):
+        raise RuntimeError(f"{'it lacks' if differing[0] in expected else 'it has an unknown'} {differing[0]}")
+
+
+def _no_adapter(folder: Path, problem: Exception) -> UserError:
+    said = (str(problem) or repr(problem)).splitlines()[0]
+    return UserError(f"--adapter {folder} is not an adapter that a run has left ({said}): give a folder such as {ADAPTER}")
+
+
+def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checksum: str) -> None:
+    """Raises `UserError` unless the folder has an adapter of this kind, trained on the very weights of `--model`."""
+    try:
+        its, base = (
+            PeftConfig.from_pretrained(str(folder)).peft_type.value,
+            json.loads((folder / BASE).read_text(encoding="utf-8")),
+        )
+        name, its_checksum = base["model"], base["weights_sha256"]
+        need(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise _no_adapter(folder, problem) from problem
+    if its != kind.value:
+        raise UserError(f"--adapter {folder} is of the kind {its}, and this script's are {kind.value}")
+    if its_checksum != checksum:
+        raise UserError(
+            f"--adapter {folder} was trained on {name}, and --model {config.model} has other weights: "
+            "pass the model that it was trained on"
+        )
+
+
+@contextmanager
+def predicting(task: Task, config: AdapterConfig, folder: Path, deadline: float) -> Iterator[Fitting]:
+    """A `popcorn.engine.Engine` that takes the model as it is built."""
+    options = TrainingArguments(
+        output_dir=str(folder), per_device_eval_batch_size=config.batch_size, report_to=[], remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
+        **_autocast(config),
+    )  # fmt: skip
+    if options.n_gpu > 1:
+        options._n_gpu = 1  # as in training: no nn.DataParallel
+
+    def fit(build: Callable[[], PeftModel], targets: np.ndarray, part: Split, own: Path) -> FitResult:
+        trainer = PredictingTrainer(build(), options, data_collator=DataCollatorWithPadding(load_tokenizer(config)))
+        return FitResult(validation=np.zeros(0), test=probability(trainer, task.test, np.arange(len(task.test))))
+
+    yield fit
+
+
+def _autocast(config: AdapterConfig) -> dict[str, bool]:
+    precision = hardware.mixed_precision(config.precision)
+    return {"bf16": precision == "bf16", "fp16": precision == "fp16"}

@@ -1,0 +1,132 @@
+"""A language model over words, trained on the competition's own reviews, whose encoder a classifier begins with.
+
+The scripts' one call is `run`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import CausalLMOutput
+
+from popcorn.config import WordVectorConfig
+from popcorn.data.word_tokenizer import PAD
+from popcorn.errors import UserError
+from popcorn.models.layers import mask_of
+from popcorn.runs import engine
+from popcorn.training import word_model
+from popcorn.training.hf_trainer import (
+    IGNORE_INDEX,
+    LengthGroupedBatchSampler,
+    ReviewDataset,
+    ReviewTrainer,
+    TrainingControlCallback,
+    arguments,
+    last_checkpoint,
+)
+from popcorn.training.native import native
+from popcorn.training.optim import optimizer_and_schedule
+from popcorn.training.pretraining import key_of, train_once
+from popcorn.utils.files import write_json
+
+BuildLanguageModel = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
+"""a class: config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`, tokens (batch, time) and
+lengths (batch,) -> log-probability (targets,), of all words of a review but one in each direction"""
+WEIGHTS = "encoder.safetensors"
+
+
+def run(build: word_model.Build, config: WordVectorConfig, language_model: BuildLanguageModel) -> None:
+    """Trains the language model on all training reviews, or finds it trained; then the model, as `popcorn.word_model.run` does.
+
+    Both have an `encoder`, and the model begins with that of the language model.
+    """
+
+    def prepare() -> engine.Task:
+        task, vectors = word_model.task_of(build, config)
+        first = WordLanguageModel(language_model, config, task, vectors)
+        task.build, task.pretrain = first.before(task.build), first.train
+        task.provenance["language_model"] = first.folder.name
+        return task
+
+    engine.run(native, prepare, config)
+
+
+class WordLanguageModel:
+    """The encoder of a language model, kept under a name that holds all it depends on."""
+
+    def __init__(self, build: BuildLanguageModel, config: WordVectorConfig, task: engine.Task, vectors: Tensor):
+        """It learns from the task's training reviews, labeled or not, of which `--max-train-samples` takes the first."""
+        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate)
+        self.dataset = ReviewDataset(task.train, np.arange(len(task.train))[: config.max_train_samples])
+        words = np.concatenate([task.train.reviews[row] for row in self.dataset.rows])
+        counts = torch.from_numpy(np.bincount(words, minlength=len(vectors)))
+        self.build = lambda: MeanLoss(build(config, vectors, counts))
+        key = key_of(config, task.competition.checksum, task.provenance, str(self.build()))
+        self.folder = config.output_dir / "runs" / "language-model" / key
+        """where the encoder is, once `train` has made it"""
+
+    def train(self, deadline: float) -> None:
+        """Trains it, or finds it trained; see `train_once`."""
+        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
+
+    def before(self, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        """A way to build the model with the trained encoder in the place of its own."""
+
+        def built() -> nn.Module:
+            model = build()
+            try:
+                model.encoder.load_state_dict(load_file(self.folder / WEIGHTS))
+            except (OSError, RuntimeError, SafetensorError) as problem:
+                raise UserError(
+                    f"the language model in {self.folder} is damaged ({problem}): remove the folder, and it is trained again"
+                ) from problem
+            return model
+
+        return built
+
+    def _train(self, micro_batch_size: int, own: Path, deadline: float) -> ReviewTrainer:
+        config = self.config
+        set_seed(config.seed)
+        model = self.build()
+        batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
+        groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
+        trainer = ReviewTrainer(
+            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline, predictions=0),
+            args=arguments(config, own, batches, micro_batch_size, num_train_epochs=config.epochs),
+            data_collator=collate, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=last_checkpoint(own))
+        return trainer
+
+    def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
+        write_json(folder / "log.json", {"log": trainer.state.log_history})
+        save_file(trainer.model.model.encoder.state_dict(), folder / WEIGHTS)
+
+
+class MeanLoss(nn.Module):
+    """A language model as the library's Trainer takes it; labels (batch, time) say only how much is asked."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> CausalLMOutput:
+        found = self.model(tokens, lengths)
+        return CausalLMOutput(loss=-found.mean(), logits=found)
+
+
+def collate(items: list[dict]) -> dict[str, Tensor]:
+    """Reviews as a batch; its labels are the words that are foretold from those before them, as many as from those behind."""
+    reviews = [torch.tensor(item["input_ids"]) for item in items]
+    lengths = torch.tensor([len(review) for review in reviews])
+    tokens = pad_sequence(reviews, batch_first=True, padding_value=PAD)
+    labels = tokens.masked_fill(~mask_of(lengths, tokens.shape[1]), IGNORE_INDEX)
+    labels[:, 0] = IGNORE_INDEX
+    return {"tokens": tokens, "lengths": lengths, "labels": labels}
