@@ -24,7 +24,7 @@ ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
 COUNTS = (
     "max_train_samples", "folds", "epochs", "batch_size", "micro_batch_size", "max_length", "pretrain_epochs", "hidden", "rank",
-    "alpha",     "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_df", "width", "negative", "widths",
+    "alpha", "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_df", "width", "negative", "widths",
     "filters", "window", "attention", "kinds", "primary", "capsule", "routing", "layers", "model", "heads", "inner",
 )  # fmt: skip
 """options of which there must be one at least (of the folds two), where a script has them"""
