@@ -6,7 +6,15 @@ the LSTM's states. After a forward pass the weights are in `model.attention.weig
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import mask_of, reverse_within_length, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -21,16 +29,6 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the review's vector that is zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-
-from popcorn.models.layers import mask_of, reverse_within_length, word_embedding
-from popcorn.training.word_model import run
 
 
 class AdditiveAttention(nn.Module):
@@ -74,4 +72,4 @@ class AttentionLSTM(nn.Module):
 
 
 if __name__ == "__main__":
-    run(AttentionLSTM, config)
+    run(WordModelTask(AttentionLSTM, parse(Config)), PyTorchTrainer(train))

@@ -8,7 +8,18 @@ model here that is not trained by the Trainer.
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import BertModel
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.layers import mask_of
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.session import Session
 
 
 @dataclass
@@ -20,19 +31,6 @@ class Config(FineTuneConfig):
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
     dropout: float = 0.1
     """share of the pooled numbers that are zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)  # the hub, or the folder, has answered before anything large is loaded
-
-from torch import Tensor, nn
-from transformers import BertModel
-
-from popcorn.models.layers import mask_of
-from popcorn.models.pretrained import load_pretrained
-from popcorn.runs import engine
-from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.native import native
 
 
 class BERT(nn.Module):
@@ -53,5 +51,28 @@ class BERT(nn.Module):
         return self.classifier(self.dropout(read.pooler_output)).squeeze(-1)  # of (batch, hidden)
 
 
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, gradient clipping, and validation after every epoch."""
+    config, model = session.config, session.model
+    for epoch in session.epochs():  # until early stopping or the end of the time budget
+        for batch in session.batches(epoch):  # from where a stopped run was
+            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        if config.rdrop_alpha:  # two passes with different dropout
+                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
+                        logits = model(*inputs)  # (micro-batch,)
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.rdrop_alpha:
+                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())
+
+
 if __name__ == "__main__":
-    engine.run(native, lambda: finetuning_task(BERT, config), config)
+    run(FinetuningTask(BERT, parse(Config)), PyTorchTrainer(train))

@@ -7,7 +7,17 @@ hold their verdict anywhere, so that it reads [CLS] and the mean over all words,
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertModel, BertPreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
@@ -21,19 +31,6 @@ class Config(FineTuneConfig):
     """how many of the uppermost layers are averaged; all where there are fewer"""
     dropout: float = 0.1
     """share of the pooled numbers that are zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertModel, BertPreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-
-from popcorn.models.pretrained import load_pretrained
-from popcorn.training.finetune import run
 
 
 class BertClassifier(BertPreTrainedModel):
@@ -69,4 +66,4 @@ def build(config: Config, checkpoint: Path) -> BertClassifier:
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

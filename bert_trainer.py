@@ -7,7 +7,13 @@ new linear layer judges it. Everything learns, the lower layers more slowly than
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import BertForSequenceClassification
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
@@ -21,15 +27,6 @@ class Config(FineTuneConfig):
     """share of the pooled numbers that are zeroed in training"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)  # the hub, or the folder, has answered before anything large is loaded
-
-from transformers import BertForSequenceClassification
-
-from popcorn.models.pretrained import load_pretrained
-from popcorn.training.finetune import run
-
-
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
     return load_pretrained(
@@ -39,4 +36,4 @@ def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

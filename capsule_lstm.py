@@ -8,7 +8,15 @@ and an ensemble live on.
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -30,15 +38,6 @@ class Config(WordVectorConfig):
     dropout: float = 0.3
     """share of the primary capsules that are zeroed in training, whole vectors at once"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-
-from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
-from popcorn.training.word_model import run
 
 CLASSES = 2  # negative, positive
 
@@ -91,4 +90,4 @@ class CapsuleLSTM(nn.Module):
 
 
 if __name__ == "__main__":
-    run(CapsuleLSTM, config)
+    run(WordModelTask(CapsuleLSTM, parse(Config)), PyTorchTrainer(train))

@@ -5,7 +5,16 @@ Filters as wide as 3, 4 and 5 words slide over the review; each keeps its strong
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, pad, relu
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import mask_of, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -22,17 +31,6 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the filters' answers that are zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import embedding, pad, relu
-
-from popcorn.models.layers import mask_of, word_embedding
-from popcorn.training.word_model import run
 
 
 def max_over_time(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
@@ -77,4 +75,4 @@ class CNN(nn.Module):
 
 
 if __name__ == "__main__":
-    run(CNN, config)
+    run(WordModelTask(CNN, parse(Config)), PyTorchTrainer(train))

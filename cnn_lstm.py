@@ -6,7 +6,16 @@ value that each of its units took are judged by a linear layer. As in the paper 
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import masked_max, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -23,17 +32,6 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the summary that is zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad, relu
-
-from popcorn.models.layers import masked_max, word_embedding
-from popcorn.training.word_model import run
 
 
 class CNNLSTM(nn.Module):
@@ -60,4 +58,4 @@ class CNNLSTM(nn.Module):
 
 
 if __name__ == "__main__":
-    run(CNNLSTM, config)
+    run(WordModelTask(CNNLSTM, parse(Config)), PyTorchTrainer(train))

@@ -6,7 +6,11 @@ W x becomes W x + (alpha / rank) B A x, with A random and B zero at first, for t
 
 from dataclasses import dataclass
 
+from peft import LoraConfig
+
 from popcorn.config import AdapterConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
 
 
 @dataclass
@@ -28,21 +32,14 @@ class Config(AdapterConfig):
     """share of what the adapter reads that is zeroed in training"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import LoraConfig
-
-from popcorn.training.adapters import HEAD, run
-
-
-def adapter(config: Config) -> LoraConfig:
+def peft_config(config: Config) -> LoraConfig:
     """Two thin matrices beside every query's and every value's projection."""
     return LoraConfig(
         task_type="SEQ_CLS", r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
-        target_modules=["query_proj", "value_proj"], modules_to_save=list(HEAD),
+        target_modules=["query_proj", "value_proj"], modules_to_save=["pooler", "classifier"],
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

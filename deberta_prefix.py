@@ -6,7 +6,11 @@ just the way that helps. The attention that takes them is in popcorn/deberta.py.
 
 from dataclasses import dataclass
 
+from peft import PrefixTuningConfig
+
 from popcorn.config import AdapterConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
 
 
 @dataclass
@@ -26,21 +30,14 @@ class Config(AdapterConfig):
     """units of a network that makes them in training, as Li & Liang have it; none where they are learned themselves"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PrefixTuningConfig
-
-from popcorn.training.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PrefixTuningConfig:
+def peft_config(config: Config) -> PrefixTuningConfig:
     """A table of keys and values."""
     return PrefixTuningConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         prefix_projection=config.hidden is not None, encoder_hidden_size=config.hidden,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

@@ -6,7 +6,11 @@ they need a large model, and a learning rate a hundred times that of weights.
 
 from dataclasses import dataclass
 
+from peft import PromptTuningConfig
+
 from popcorn.config import AdapterConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
 
 
 @dataclass
@@ -26,21 +30,14 @@ class Config(AdapterConfig):
     """what they begin as: [CLS], its subwords and [SEP], repeated or cut to their number"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PromptTuningConfig
-
-from popcorn.training.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PromptTuningConfig:
+def peft_config(config: Config) -> PromptTuningConfig:
     """A table of vectors, and nothing else."""
     return PromptTuningConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         prompt_tuning_init="TEXT", prompt_tuning_init_text=config.text, tokenizer_name_or_path=str(config.checkpoint),
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

@@ -7,7 +7,11 @@ kept.
 from dataclasses import dataclass
 from typing import Literal
 
+from peft import PromptEncoderConfig
+
 from popcorn.config import AdapterConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
 
 
 @dataclass
@@ -29,21 +33,14 @@ class Config(AdapterConfig):
     """units of its layers"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PromptEncoderConfig
-
-from popcorn.training.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PromptEncoderConfig:
+def peft_config(config: Config) -> PromptEncoderConfig:
     """A table of vectors and the network behind it."""
     return PromptEncoderConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         encoder_reparameterization_type=config.encoder, encoder_hidden_size=config.hidden,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

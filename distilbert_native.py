@@ -8,7 +8,18 @@ and a small network judges it. The loop that trains it is `TrainingLoop` in popc
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import DistilBertModel
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.layers import mask_of, masked_mean
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.session import Session
 
 
 @dataclass
@@ -24,19 +35,6 @@ class Config(FineTuneConfig):
     """each layer learns at so many times the rate of the one above it: six layers, so that the lowest has BERT's share"""
     dropout: float = 0.2
     """share of the head's numbers that are zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-from torch import Tensor, nn
-from transformers import DistilBertModel
-
-from popcorn.models.layers import mask_of, masked_mean
-from popcorn.models.pretrained import load_pretrained
-from popcorn.runs import engine
-from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.native import native
 
 
 class DistilBERT(nn.Module):
@@ -55,5 +53,28 @@ class DistilBERT(nn.Module):
         return self.head(masked_mean(states, lengths)).squeeze(-1)  # mean of (batch, time, hidden)
 
 
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, gradient clipping, and validation after every epoch."""
+    config, model = session.config, session.model
+    for epoch in session.epochs():  # until early stopping or the end of the time budget
+        for batch in session.batches(epoch):  # from where a stopped run was
+            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        if config.rdrop_alpha:  # two passes with different dropout
+                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
+                        logits = model(*inputs)  # (micro-batch,)
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.rdrop_alpha:
+                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())
+
+
 if __name__ == "__main__":
-    engine.run(native, lambda: finetuning_task(DistilBERT, config), config)
+    run(FinetuningTask(DistilBERT, parse(Config)), PyTorchTrainer(train))

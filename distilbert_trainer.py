@@ -7,7 +7,13 @@ classifier, and both begin at random, which is why they take a higher rate than 
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import DistilBertForSequenceClassification
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
@@ -25,15 +31,6 @@ class Config(FineTuneConfig):
     """share of the head's numbers that are zeroed in training (seq_classif_dropout)"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from transformers import DistilBertForSequenceClassification
-
-from popcorn.models.pretrained import load_pretrained
-from popcorn.training.finetune import run
-
-
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
     return load_pretrained(
@@ -43,4 +40,4 @@ def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassificati
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

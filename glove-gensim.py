@@ -20,7 +20,7 @@ class Config:
     """file to write, ending in .kv; its vectors and words come beside it"""
     vocab_from: Path | None = None
     """keep only the words of the competition's files in this folder"""
-    neighbors: tuple[str, ...] = ("film", "terrible", "brilliant")
+    neighbors: tuple[str, ...] = ("movie", "terrible", "brilliant")
     """show the nearest neighbors of these words as a check"""
 
 

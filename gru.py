@@ -6,7 +6,15 @@ word and one that ends at the first, joined with the largest value that each uni
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -19,16 +27,6 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the summary that is zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-
-from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
-from popcorn.training.word_model import run
 
 
 class GRU(nn.Module):
@@ -56,4 +54,4 @@ class GRU(nn.Module):
 
 
 if __name__ == "__main__":
-    run(GRU, config)
+    run(WordModelTask(GRU, parse(Config)), PyTorchTrainer(train))

@@ -8,7 +8,15 @@ language model alone would take half a day or more.
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import mask_of, masked_max, masked_mean, reverse_within_length, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_lm import LanguageModelTask
 
 
 @dataclass
@@ -28,15 +36,6 @@ class Config(WordVectorConfig):
     pretrain_learning_rate: float = 2e-3
     """peak of the learning rate in them"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-
-from popcorn.models.layers import mask_of, masked_max, masked_mean, reverse_within_length, word_embedding
-from popcorn.training.word_lm import run
 
 COMMON = 2_000, 10_000
 """the softmax's clusters end at so many words; the rarer ones behind them cost less (Grave et al. 2017)"""
@@ -106,4 +105,4 @@ class LMLSTM(nn.Module):
 
 
 if __name__ == "__main__":
-    run(LMLSTM, config, LanguageModel)
+    run(LanguageModelTask(LMLSTM, LanguageModel, parse(Config)), PyTorchTrainer(train))

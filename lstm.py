@@ -6,7 +6,15 @@ word is projected together, pooled by the maximum and the mean over the review's
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from popcorn.config import WordVectorConfig, parse
+from popcorn.models.layers import masked_max, masked_mean, reverse_within_length, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -19,16 +27,6 @@ class Config(WordVectorConfig):
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
     dropout: float = 0.3
     """share of the pooled numbers that are zeroed in training"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)  # before torch is loaded, so that --help and a mistyped option are answered at once
-
-import torch
-from torch import Tensor, nn
-
-from popcorn.models.layers import masked_max, masked_mean, reverse_within_length, word_embedding
-from popcorn.training.word_model import run
 
 
 class LSTM(nn.Module):
@@ -58,4 +56,4 @@ class LSTM(nn.Module):
 
 
 if __name__ == "__main__":
-    run(LSTM, config)
+    run(WordModelTask(LSTM, parse(Config)), PyTorchTrainer(train))

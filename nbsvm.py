@@ -6,7 +6,16 @@ which Mesnil et al. 2015 found best for these reviews, and which gives probabili
 
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.sparse import csr_matrix, diags_array
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
 from popcorn.config import RunConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 
 @dataclass
@@ -21,19 +30,6 @@ class Config(RunConfig):
     """smoothing of the counts (the paper's alpha)"""
     c: float = 1.0
     """inverse strength of the L2 penalty"""
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import numpy as np
-from scipy.sparse import csr_matrix, diags_array
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-
-from popcorn.training.sklearn_pipeline import run
 
 
 class LogCountRatio(TransformerMixin, BaseEstimator):
@@ -54,7 +50,7 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
         return features @ diags_array(self.ratio_)
 
 
-def model(config: Config) -> Pipeline:
+def build_pipeline(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word."""
     terms = CountVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df,
@@ -65,4 +61,4 @@ def model(config: Config) -> Pipeline:
 
 
 if __name__ == "__main__":
-    run(model, config)
+    run(TextTask(build_pipeline, parse(Config)), SklearnTrainer())

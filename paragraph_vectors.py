@@ -5,9 +5,27 @@ pairs and triples as in Li et al. 2016, "Learning Document Embeddings by Predict
 direction alone; Thongtan & Phienthrakul 2019 go further and train by the cosine.
 """
 
+import tempfile
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, cpu_count, delayed
+from scipy.sparse import csr_matrix
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
+from tqdm import tqdm
 
 from popcorn.config import RunConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
+from popcorn.utils.packages import needs
+from popcorn.utils.progress import EpochBar
 
 
 @dataclass
@@ -33,28 +51,6 @@ class Config(RunConfig):
     deterministic: bool = False
     """train the vectors with one worker, slower where there are many processors: the same command gives the same submission"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import tempfile
-from copy import copy
-from functools import cached_property
-from pathlib import Path
-
-import numpy as np
-from joblib import Parallel, cpu_count, delayed
-from scipy.sparse import csr_matrix
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer
-from tqdm import tqdm
-
-from popcorn.training.sklearn_pipeline import run
-from popcorn.utils.packages import needs
-from popcorn.utils.progress import EpochBar
 
 with needs("gensim", "training paragraph vectors"):
     from gensim.models.doc2vec import Doc2Vec, train_document_dbow
@@ -161,7 +157,7 @@ def terms_of(counts: csr_matrix, generator: np.random.Generator) -> list[str]:
     return [str(term) for term in generator.permutation(np.repeat(counts.indices, counts.data))]
 
 
-def model(config: Config) -> Pipeline:
+def build_pipeline(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word."""
     terms = CountVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, dtype=np.int32
@@ -172,4 +168,4 @@ def model(config: Config) -> Pipeline:
 
 
 if __name__ == "__main__":
-    run(model, config, unsupervised=2)
+    run(TextTask(build_pipeline, parse(Config), unsupervised=2), SklearnTrainer())

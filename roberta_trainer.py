@@ -7,7 +7,13 @@ prediction: nothing has trained a summary at <s>, so that the whole head (dense,
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import RobertaForSequenceClassification
+
 from popcorn.config import FineTuneConfig, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
@@ -27,15 +33,6 @@ class Config(FineTuneConfig):
     """AdamW's decoupled decay (table 10)"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from transformers import RobertaForSequenceClassification
-
-from popcorn.models.pretrained import load_pretrained
-from popcorn.training.finetune import run
-
-
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
     """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
     return load_pretrained(
@@ -45,4 +42,4 @@ def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

@@ -5,7 +5,13 @@ Term weights after Sparck Jones 1972 and Salton & Buckley 1988, with the logarit
 
 from dataclasses import dataclass
 
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
 from popcorn.config import RunConfig, parse
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 
 @dataclass
@@ -20,17 +26,7 @@ class Config(RunConfig):
     """inverse strength of the L2 penalty"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-
-from popcorn.training.sklearn_pipeline import run
-
-
-def model(config: Config) -> Pipeline:
+def build_pipeline(config: Config) -> Pipeline:
     """Texts to probabilities. Every mark of punctuation is a word: "!" and "?" carry a mood, and "(" an aside."""
     terms = TfidfVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, sublinear_tf=True
@@ -39,4 +35,4 @@ def model(config: Config) -> Pipeline:
 
 
 if __name__ == "__main__":
-    run(model, config)
+    run(TextTask(build_pipeline, parse(Config)), SklearnTrainer())

@@ -7,8 +7,17 @@ counts against them in its own measure (ALiBi, Press et al. 2022), so that some 
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
 from popcorn.config import WordVectorConfig, parse
 from popcorn.errors import UserError
+from popcorn.models.layers import mask_of, masked_max, masked_mean, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
 @dataclass
@@ -36,17 +45,6 @@ class Config(WordVectorConfig):
         super().__post_init__()
         if self.model % self.heads:
             raise UserError(f"--model is {self.model}, which {self.heads} --heads do not divide: give a multiple")
-
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-
-from popcorn.models.layers import mask_of, masked_max, masked_mean, word_embedding
-from popcorn.training.word_model import run
 
 
 def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
@@ -119,4 +117,4 @@ class Transformer(nn.Module):
 
 
 if __name__ == "__main__":
-    run(Transformer, config)
+    run(WordModelTask(Transformer, parse(Config)), PyTorchTrainer(train))

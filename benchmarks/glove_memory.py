@@ -21,7 +21,7 @@ import numpy as np
 from popcorn.config import parse
 from popcorn.errors import log
 from popcorn.utils.files import write_json
-from popcorn.utils.hardware import cpu_name
+from popcorn.utils.machine import cpu_name
 
 WIDTH = 300
 

@@ -78,7 +78,7 @@ def is_done(its: RunConfig, competition: competition_data.Competition) -> bool:
 
 def main(config: Config) -> int:
     """Runs what is left; the number of runs that failed. Raises `UserError` where the competition's files are not here."""
-    competition = competition_data.find(config.data_dir)
+    competition = competition_data.find_competition(config.data_dir)
     if competition.source == competition_data.FALLBACK:
         raise UserError(
             "the leaderboard is of the competition's data, which is not here: put its files into data/, or --data-dir"

@@ -84,14 +84,14 @@ from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Mod
 
 from benchmarks.layouts import lay_out, minilm
 from benchmarks.recipes import part_of, recorded
-from popcorn.data.batching import Reviews, by_length
-from popcorn.data.competition import TRAIN, find
+from popcorn.data.batching import EncodedReviews, sorted_batches
+from popcorn.data.competition import TRAIN, find_competition
 from popcorn.data.splits import SPLIT
 from popcorn.models.layers import mask_of
 from popcorn.runs.engine import Task
 from popcorn.training import adapters
-from popcorn.training.finetune import hugging_face
 from popcorn.training.finetuning_task import finetuning_task, pretrained_task
+from popcorn.training.hf_trainer import hugging_face
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
@@ -105,7 +105,7 @@ def features(config: Config, its: Conditions, checkpoint: Path, is_mean: bool) -
     part, encoder = part_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
     found = np.zeros((len(task.train), encoder.config.hidden_size))
     with torch.no_grad():
-        for rows in by_length(np.concatenate([part.train, part.validation]), task.train.lengths, 64):
+        for rows in sorted_batches(np.concatenate([part.train, part.validation]), task.train.lengths, 64):
             tokens, lengths = task.train.batch(rows)
             mask = mask_of(lengths, tokens.shape[1]).long()
             states = encoder(tokens, attention_mask=mask).last_hidden_state
@@ -142,7 +142,7 @@ def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_c
         return model
 
     task: Task = pretrained_task(lambda *_: build(), options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
+    task = replace(task, test=EncodedReviews(task.test.reviews[:1], options.max_length, task.test.padding))
     task.groups = partial(adapters.parameter_groups, config=options)
     folder = config.work / f"{checkpoint.name}-{method}-{'common' if is_common else 'ours'}-{time.time_ns()}"
     folder.mkdir(parents=True)
@@ -162,7 +162,7 @@ def small_encoder(config: Config) -> Path:
 
     Its word vectors begin as principal components of MiniLM's: so few steps would learn poorer ones (benchmarks/log.md).
     """
-    texts = find(config.data_dir).read(TRAIN).texts
+    texts = find_competition(config.data_dir).read(TRAIN).texts
     tokenizer = AutoTokenizer.from_pretrained(minilm()).train_new_from_iterator(texts, config.words)
     sizes = DebertaV2Config(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,

@@ -23,7 +23,7 @@ from popcorn.config import parse
 from popcorn.data import competition as competition_data
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
-from popcorn.utils.hardware import cpu_name
+from popcorn.utils.machine import cpu_name
 
 
 @dataclass
@@ -55,7 +55,7 @@ def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
 
 
 def main(config: Config) -> None:
-    test = competition_data.find(config.data_dir).read(competition_data.TEST)
+    test = competition_data.find_competition(config.data_dir).read(competition_data.TEST)
     table = Table("model", "reviews/s", "seconds of the whole command")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken
 from popcorn.config import parse
 from popcorn.errors import log
 from popcorn.utils.files import write_json
-from popcorn.utils.hardware import cpu_name
+from popcorn.utils.machine import cpu_name
 
 READ = """
 import resource, sys, time
@@ -27,7 +27,7 @@ from pathlib import Path
 start = time.monotonic()
 from popcorn.data import competition as competition_data
 from popcorn.data import word_tokenizer
-corpus = word_tokenizer.read_corpus(competition_data.find(Path(sys.argv[1]) if sys.argv[1] else None))
+corpus = word_tokenizer.read_corpus(competition_data.find_competition(Path(sys.argv[1]) if sys.argv[1] else None))
 index = {word: number for number, word in enumerate(word_tokenizer.word_counts(corpus.training_files), start=2)}
 ids = [word_tokenizer.encode(file, index) for file in (corpus.train, corpus.test, corpus.unlabeled)]
 print(time.monotonic() - start, sum(len(file.ids) for file in (corpus.train, corpus.test, corpus.unlabeled)))

@@ -59,14 +59,15 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from benchmarks.layouts import lay_out
 from popcorn.config import FineTuneConfig
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import TRAIN
 from popcorn.data.splits import SPLIT, Split, assign_folds, movie_blocks
-from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords
+from popcorn.data.subword_tokenizer import read_subwords
+from popcorn.models.tokenizer import load_tokenizer
 from popcorn.runs.engine import Task
-from popcorn.training.finetune import by_length, figures, hugging_face
 from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import ReviewDataset
+from popcorn.training.hf_trainer import by_length, figures, hugging_face
+from popcorn.training.review_trainer import ReviewDataset
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
@@ -83,7 +84,7 @@ def part_of(task: Task, reviews: int) -> Split:
 def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
     """The script's own engine and recipe."""
     task = finetuning_task(import_module(script).build, options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
+    task = replace(task, test=EncodedReviews(task.test.reviews[:1], options.max_length, task.test.padding))
     start = time.monotonic()
     if task.pretrain:
         task.pretrain(float("inf"))
@@ -110,7 +111,7 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
     part = part_of(task, reviews)
     whole = read_subwords(task.competition, TRAIN, tokenizer, replace(options, max_length=sys.maxsize)).reviews
     cut = [ids if len(ids) <= LENGTH else np.append(ids[: LENGTH - 1], ids[-1]) for ids in whole]
-    subwords = Reviews(cut, LENGTH, tokenizer.pad_token_id)
+    subwords = EncodedReviews(cut, LENGTH, tokenizer.pad_token_id)
     train, validation = (
         ReviewDataset(subwords, rows, task.labels) for rows in (part.train, by_length(subwords, part.validation))
     )

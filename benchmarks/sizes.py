@@ -57,11 +57,11 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig,
 
 from benchmarks.layouts import minilm
 from benchmarks.recipes import SCRIPTS, recorded
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.kaggle.plan import GIB, GPUS
-from popcorn.training.finetune import FineTuner, hugging_face
 from popcorn.training.finetuning_task import finetuning_task
+from popcorn.training.hf_trainer import FineTuner, hugging_face
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
@@ -105,7 +105,7 @@ def measure(family: str, precision: str, config: Config) -> dict:
         max_length=config.max_length, precision=precision, name=family, checkpoint_every=sys.maxsize,
     )  # fmt: skip
     task = finetuning_task(script.build, options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_length, task.test.padding))
+    task = replace(task, test=EncodedReviews(task.test.reviews[:1], options.max_length, task.test.padding))
     rows = np.sort(np.random.default_rng(0).permutation(len(task.labels))[: config.reviews])
     pieces = []
 

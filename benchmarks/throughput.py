@@ -55,7 +55,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from popcorn.data import competition as competition_data
-from popcorn.data.batching import Reviews, length_grouped_batches
+from popcorn.data.batching import EncodedReviews, length_grouped_batches
 from popcorn.data.word_tokenizer import PAD, encode, read_corpus
 from popcorn.data.word_vectors import build_vocabulary
 from popcorn.utils import hardware
@@ -73,11 +73,11 @@ class Variant:
         if common and script == "cnn":
             module.max_over_time = through_the_maximum
         recipe = module.Config()
-        competition = competition_data.find(config.data_dir)
+        competition = competition_data.find_competition(config.data_dir)
         corpus = read_corpus(competition)
         vocabulary = build_vocabulary(competition, corpus, None, None, Path("runs"))
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
-        self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_length)
+        self.reviews = EncodedReviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_length)
         rows, size = np.arange(len(self.reviews)), COMMON_BATCH if common else recipe.batch_size
         if common:
             batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
@@ -102,7 +102,7 @@ class Variant:
 
     @property
     def seen(self) -> int:
-        """Reviews of a round."""
+        """EncodedReviews of a round."""
         return sum(map(len, self.batches))
 
     def step(self, rows: np.ndarray) -> None:
@@ -129,7 +129,7 @@ class Variant:
         return counter.get_total_flops() / self.seen
 
     def reviews_of_a_run(self) -> float:
-        """Reviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
+        """EncodedReviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
         return (0.9 + 1) * len(self.reviews) * self.epochs
 
     def shares(self) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """`python -m popcorn <command>`: what is done before and after the training of a model."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from tyro.conf import Positional, subcommand
 from popcorn.config import expand_home
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.utils.packages import hide_unusable_quantizers
+from popcorn.utils.scripts import load_script
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Score(Command):
 
     def run(self) -> None:
         """Scores all files, or refuses the first that is wrong."""
-        from popcorn.data.competition import find
+        from popcorn.data.competition import find_competition
         from popcorn.reporting.score import print_scores
 
         if not self.files:
             raise UserError("no submission was given: name one or more files, such as submissions/lstm.csv")
-        print_scores(list(self.files), find(self.data_dir).sample_ids())
+        print_scores(list(self.files), find_competition(self.data_dir).sample_ids())
 
 
 @dataclass
@@ -188,14 +188,12 @@ class Plan(Command):
 
     def run(self) -> None:
         """Prints a table."""
-        from importlib import import_module
-
-        if not (self.script.is_file() and self.script.suffix == ".py"):
-            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
         hide_unusable_quantizers()
-        sys.path.insert(0, str(self.script.resolve().parent))
-        script = import_module(self.script.stem)
-        if not hasattr(script, "adapter"):
+        try:
+            script = load_script(self.script.stem)
+        except FileNotFoundError as problem:
+            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py") from problem
+        if not hasattr(script, "peft_config"):
             raise UserError(f"{self.script} trains no adapter: plans are made for deberta_lora.py and its like")
         from popcorn.kaggle.plan import show
 

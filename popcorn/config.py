@@ -7,18 +7,17 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
+import psutil
 import tyro
 
 from popcorn.errors import UserError, exit_on_user_error, uncaught
-from popcorn.utils.packages import hide_unusable_quantizers
 
-STARTED = time.monotonic()
-"""when this process began, near enough: every script imports this module first"""
+STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
+"""when this process began, or in a notebook, whose process is older, when this module was imported"""
 Config = TypeVar("Config")
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
@@ -70,7 +69,7 @@ class RunConfig:
     vectors or paragraph vectors with several workers differ all the same from run to run: see their --deterministic"""
     max_train_samples: int | None = None
     """a quick try: fit on so many training reviews (the test is predicted whole)"""
-    validation: Literal["film", "random"] = "film"
+    split_by: Literal["movie", "random"] = "movie"
     """hold out films, by blocks of id numbers, or reviews at random, which reads too high: the test is of other films"""
     folds: int | None = None
     """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
@@ -146,21 +145,21 @@ class TrainingConfig(RunConfig):
 class WordVectorConfig(TrainingConfig):
     """Options of every model over word vectors, and the recipe they share; a script overrides what its model needs."""
 
-    vectors: Path | None = None
+    word_vectors: Path | None = None
     """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
     vector_size: int | None = None
     """refuse vectors of another width; any width where it is not given"""
     embedding_lr_scale: float = 0.1
     """the word vectors' learning rate as a share of the others'"""
-    unlabeled: bool = False
-    """learn from the unlabeled reviews too, by the soft labels of an NB-SVM that learnt from the labeled ones"""
+    pseudo_labels: bool = False
+    """train on the unlabeled reviews too, by the probabilities of an NB-SVM that was trained on the labeled ones"""
     deterministic: bool = False
     """train word2vec with one worker: 1.4 times slower on two processors, and more on many. The same command then gives the same
     submission in every folder, on the same machine without a GPU (with one, torch adds up in an order of its own)"""
 
     def prepare(self, script: str) -> None:
         """A run that learns from more has a name of its own."""
-        super().prepare(script + ("-unlabeled" if self.unlabeled else ""))
+        super().prepare(script + ("-pseudo-labels" if self.pseudo_labels else ""))
 
 
 @dataclass
@@ -169,6 +168,8 @@ class PretrainedConfig(TrainingConfig):
 
     MODEL_TYPE: ClassVar[str] = ""
     """the `model_type` that a checkpoint's config.json must name"""
+    checkpoint: ClassVar[Path | None] = None
+    """the local folder of `model`, once `popcorn.models.hub.find_checkpoint` has found it"""
 
     model: str = ""
     """a model's id on the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
@@ -180,20 +181,11 @@ class PretrainedConfig(TrainingConfig):
     """so many of them at a time, for the same gradient; else as many as memory holds (on several GPUs all: give it there)"""
 
     def prepare(self, script: str) -> None:
-        """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
+        """A checkpoint that is not the script's own gives the run another name."""
         last = Path(self.model).parts[-1:]
         if last and last[0].isdigit():  # Kaggle's folders end in framework, variation and version
             last = Path(self.model).parts[-4:]
         super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
-        _ = self.checkpoint
-        hide_unusable_quantizers()
-
-    @cached_property
-    def checkpoint(self) -> Path:
-        """The local folder of `model`."""
-        from popcorn.models.hub import fetch
-
-        return fetch(self.model, self.MODEL_TYPE)
 
 
 @dataclass

@@ -15,6 +15,8 @@ OUT_OF_MEMORY = re.compile(
 """what the allocators of torch, CUDA, HIP, XPU, MPS, NCCL and the C library say; accelerate takes the last one for memory too"""
 UNPRINTABLE = OSError, ValueError, AttributeError
 """of a pipe that nobody reads or a full disk; of a stream that is closed; and of none, as where there is no console"""
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "google": "protobuf"}
+"""what pip calls a package, where Python has another name for it"""
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -67,14 +69,20 @@ def _surroundings():
 
 def leave(problem: BaseException) -> None:
     """Ends the program with one sentence where the user can mend the problem; else returns."""
-    from popcorn.utils.packages import distribution_of
-
     if isinstance(problem, UserError):
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
     if package := distribution_of(problem):
         print(f"error: the package {package} is not installed: pip install {package}", file=sys.stderr)
         sys.exit(UserError.exit_code)
+
+
+def distribution_of(problem: Exception) -> str | None:
+    """What to install where an import found nothing; None for other problems, and where Python's or our own module is missing."""
+    name = (getattr(problem, "name", None) or "").partition(".")[0]
+    if not isinstance(problem, ModuleNotFoundError) or not name or name == "popcorn" or name in sys.stdlib_module_names:
+        return None
+    return DISTRIBUTIONS.get(name, name)
 
 
 def uncaught(kind: type[BaseException], problem: BaseException, traceback) -> None:

@@ -78,7 +78,7 @@ def build_on_meta(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Con
     """The script's model without any numbers."""
     hide_unusable_quantizers()
     with torch.device("meta"):
-        about = script.adapter(config)
+        about = script.peft_config(config)
         if isinstance(about, PromptTuningConfig):
             about.prompt_tuning_init = "RANDOM"  # the text's words are not needed for their sizes
         return get_peft_model(DebertaClassifier(sizes), about).train()

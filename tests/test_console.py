@@ -64,11 +64,11 @@ def test_ensemble_shows_its_members(name, capsys):
 
 def test_neighbors_are_shown_as_they_are(tmp_path, capsys):
     keys = KeyedVectors(4)
-    words = ["film", *NAMES]
+    words = ["movie", *NAMES]
     keys.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), 4)).astype(np.float32))
     output = tmp_path / "[dim]v.kv"
     keys.save(str(output))
-    glove_gensim.show_neighbors(output, ("film", "[/b]"))
+    glove_gensim.show_neighbors(output, ("movie", "[/b]"))
     shown = "".join(re.sub(r"\s*│\s*│\s*|\n", " ", capsys.readouterr().out).split())
     assert all(name.replace(" ", "") in shown for name in NAMES) and "[dim]v.kv" in shown
 

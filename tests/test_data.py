@@ -91,7 +91,7 @@ def test_order_of_the_places(tmp_path, monkeypatch, competition):
             written(folder, ROWS)
         if source == "POPCORN_DATA":
             monkeypatch.setenv("POPCORN_DATA", str(folder))
-        found = competition_data.find(folder if source == "--data-dir" else None)
+        found = competition_data.find_competition(folder if source == "--data-dir" else None)
         assert found.source == source
         assert found.folder.resolve() == (folder or competition).resolve()
 
@@ -100,7 +100,7 @@ def test_the_default_is_announced(tmp_path, monkeypatch, competition, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path)
     monkeypatch.setattr(competition_data.default, "folder", lambda: competition)
-    competition_data.find(None)
+    competition_data.find_competition(None)
     assert "NOT comparable with Kaggle's score" in capsys.readouterr().out
 
 
@@ -110,7 +110,7 @@ def test_a_folder_asked_for_is_used_or_refused(tmp_path, made):
     if made:
         folder.mkdir()
     with pytest.raises(UserError, match=str(folder)):
-        competition_data.find(folder)
+        competition_data.find_competition(folder)
 
 
 def test_embedded_default_holds_out_other_reviews():

@@ -21,7 +21,7 @@ from popcorn.utils.files import write_json
 def folder(competition, tmp_path_factory):
     """Two members that see different halves of the evidence, one that repeats the first, one that sees nothing."""
     folder, generator = tmp_path_factory.mktemp("members"), np.random.default_rng(0)
-    its = competition_data.find(competition)
+    its = competition_data.find_competition(competition)
     train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     fold = np.arange(len(train.ids)) % 5 + 1
     labels = {"train": train.labels, "test": np.array([int(id.strip('"').split("_")[1]) > 5 for id in test.ids])}
@@ -77,7 +77,7 @@ def test_two_views_are_better_than_each(folder, competition):
 
 def test_ranks_know_no_scale(folder, competition):
     """A member with the first one's order in other numbers, of each fold others, changes nothing in the mean of the ranks."""
-    its = competition_data.find(competition)
+    its = competition_data.find_competition(competition)
     train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     first, again = (ensemble.read_member(folder / "submissions", name, train.ids, test.ids) for name in ("words", "again"))
     alone, _, _ = ensemble.blend([first], train.labels, ensemble.mean_rank)
@@ -88,7 +88,7 @@ def test_ranks_know_no_scale(folder, competition):
 
 def test_no_review_is_blended_by_its_own_label(folder, competition):
     """With labels that are chance, the out-of-fold figure stays at chance however many members there are to fit."""
-    its = competition_data.find(competition)
+    its = competition_data.find_competition(competition)
     train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     member = ensemble.read_member(folder / "submissions", "words", train.ids, test.ids)
     generator = np.random.default_rng(1)
@@ -101,7 +101,7 @@ def test_no_review_is_blended_by_its_own_label(folder, competition):
 
 
 def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
-    its = competition_data.find(competition)
+    its = competition_data.find_competition(competition)
     train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     submissions = tmp_path / "submissions"
     half = np.full(len(train.ids), 0.5)

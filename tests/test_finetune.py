@@ -27,16 +27,17 @@ import roberta_trainer
 from benchmarks import layouts
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import Split
-from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords
+from popcorn.data.subword_tokenizer import read_subwords
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
-from popcorn.training.finetune import FineTuner, hugging_face
+from popcorn.models.tokenizer import load_tokenizer
 from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
+from popcorn.training.hf_trainer import FineTuner, hugging_face
 from popcorn.training.losses import duplicate_batch, symmetric_kl
 from popcorn.training.masked_lm import MaskedTrainer
 from popcorn.training.native import native
 from popcorn.training.optim import parameter_groups
+from popcorn.training.review_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
 
 SCRIPTS = {
     "bert_native": (bert_native.BERT, bert_native.Config),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from popcorn.data import competition as competition_data
 from popcorn.data import fallback
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.data.word_tokenizer import UNKNOWN, tokenize
 from popcorn.training.loop import TrainingLoop
@@ -24,8 +24,8 @@ MARGIN = 0.62  # of 400 answers by chance, one run in a million has so many righ
 
 
 @pytest.fixture(scope="module")
-def task() -> tuple[Reviews, np.ndarray, Tensor]:
-    """Reviews of the embedded default, one half positive and none of a film twice; labels; word vectors."""
+def task() -> tuple[EncodedReviews, np.ndarray, Tensor]:
+    """EncodedReviews of the embedded default, one half positive and none of a film twice; labels; word vectors."""
     train = competition_data.Competition(fallback.folder(), "embedded default").read(competition_data.TRAIN)
     evenly = [np.linspace(0, each.sum() - 1, READ // 2).astype(int) for each in (train.labels == 1, train.labels == 0)]
     rows = np.stack(
@@ -37,7 +37,7 @@ def task() -> tuple[Reviews, np.ndarray, Tensor]:
     index = {word: id for id, word in enumerate(vectors.index_to_key, start=2)}
     chosen = slice(0, 3 * (TRAIN + VALIDATION), 3)
     ids = [np.array([index.get(word, UNKNOWN) for word in text], dtype=np.int32) for text in texts[chosen]]
-    return Reviews(ids, 150), train.labels[rows][chosen], torch.from_numpy(matrix)
+    return EncodedReviews(ids, 150), train.labels[rows][chosen], torch.from_numpy(matrix)
 
 
 class FirstWordOnly(nn.Module):

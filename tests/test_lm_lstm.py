@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 import lm_lstm
 from lm_lstm import LMLSTM, Config, Encoder, LanguageModel
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import Competition
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.runs.engine import Task
-from popcorn.training.hf_trainer import IGNORE_INDEX, ReviewTrainer
+from popcorn.training.review_trainer import IGNORE_INDEX, ReviewTrainer
 from popcorn.training.word_lm import WEIGHTS, WordLanguageModel, collate
 
 WORDS, WIDTH = 12, 6
@@ -77,13 +77,13 @@ VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 def task(**provenance) -> Task:
-    """Reviews that count from their first word, so that every other word is known from its neighbor; the test is of one word."""
+    """EncodedReviews that count from their first word, so that every other word is known from its neighbor; the test is of one word."""
     starts = np.random.default_rng(0).integers(2, WORDS, 96)
     texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
-    reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
+    reviews, nothing = EncodedReviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
     return Task(
         Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews,
-        test=Reviews([np.full(8, WORDS - 1, np.int32)] * 96, 50),
+        test=EncodedReviews([np.full(8, WORDS - 1, np.int32)] * 96, 50),
         build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], provenance=provenance,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from lstm import LSTM, Config
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.errors import TrainingDivergedError, UserError
 from popcorn.training.loop import TrainingLoop
@@ -23,13 +23,13 @@ WORDS, REVIEWS = 30, 120
 
 @pytest.fixture
 def reviews():
-    """Reviews of 3 to 20 words; the label is whether word 5 stands there more often than word 6."""
+    """EncodedReviews of 3 to 20 words; the label is whether word 5 stands there more often than word 6."""
     generator = np.random.default_rng(0)
     texts = [generator.integers(2, WORDS, generator.integers(3, 20)).astype(np.int32) for _ in range(REVIEWS)]
     labels = np.arange(REVIEWS) % 2
     for text, label in zip(texts, labels, strict=True):
         text[generator.choice(len(text), 2, replace=False)] = 5 if label else 6
-    return Reviews(texts, 50), labels
+    return EncodedReviews(texts, 50), labels
 
 
 @pytest.fixture

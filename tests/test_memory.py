@@ -12,16 +12,16 @@ from transformers import BertForSequenceClassification, DataCollatorWithPadding,
 
 import deberta_lora
 from popcorn import errors
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import Competition
 from popcorn.data.splits import Split
-from popcorn.data.subword_tokenizer import load_tokenizer
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.inference.predictors import Neural
+from popcorn.models.tokenizer import load_tokenizer
 from popcorn.runs.engine import Task
 from popcorn.training.adapters import predicting
-from popcorn.training.finetune import probability
-from popcorn.training.hf_trainer import PredictingTrainer, retry_on_oom
+from popcorn.training.hf_trainer import probability
+from popcorn.training.review_trainer import PredictingTrainer, retry_on_oom
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def texts():
     generator = np.random.default_rng(0)
-    return Reviews([generator.integers(1_000, 2_000, generator.integers(3, 20)).astype(np.int32) for _ in range(21)], 50)
+    return EncodedReviews([generator.integers(1_000, 2_000, generator.integers(3, 20)).astype(np.int32) for _ in range(21)], 50)
 
 
 def of_the_library(checkpoint, error=None):

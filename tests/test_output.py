@@ -23,9 +23,9 @@ from popcorn.errors import TrainingDivergedError, UserError, exit_on_user_error,
 from popcorn.metrics import compute_metrics
 from popcorn.runs import engine
 from popcorn.training import sklearn_pipeline
-from popcorn.training.finetune import hugging_face
 from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import ReviewTrainer
+from popcorn.training.hf_trainer import hugging_face
+from popcorn.training.review_trainer import ReviewTrainer
 
 
 class Failing(io.StringIO):

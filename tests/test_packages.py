@@ -16,7 +16,7 @@ from transformers import DebertaV2Config
 
 from popcorn import memory_estimate
 from popcorn.data import word_tokenizer
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.errors import UserError
 from popcorn.inference import load, predict
 from popcorn.inference.predictors import Neural
@@ -58,7 +58,7 @@ def neural() -> Neural:
     embedding = nn.Embedding(10, 4)
     return Neural(
         lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
-        lambda texts: Reviews([np.array([2, 3, 4])] * len(texts), 8),
+        lambda texts: EncodedReviews([np.array([2, 3, 4])] * len(texts), 8),
         lambda text: [(word, 1) for word in word_tokenizer.split()], frame=0,
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
 
 @pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
 def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_path):
-    from popcorn.data.subword_tokenizer import read_tokenizer
+    from popcorn.models.tokenizer import read_tokenizer
 
     (tmp_path / "spm.model").touch()
     said = spoil({"protobuf": "google"}.get(package, package))
@@ -115,12 +115,12 @@ def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_pa
 def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, capsys):
     from popcorn.config import TrainingConfig
     from popcorn.training import hf_trainer, native
-    from popcorn.training.hf_trainer import LengthGroupedBatchSampler, ReviewDataset
+    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     spoil("tensorboard")
-    dataset = ReviewDataset(Reviews([np.array([1, 2])] * 4, 8), np.arange(4))
+    dataset = ReviewDataset(EncodedReviews([np.array([1, 2])] * 4, 8), np.arange(4))
     batches = LengthGroupedBatchSampler(dataset, 2, 2, 1)
     made = hf_trainer.arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2)
     assert made.report_to == []

@@ -405,7 +405,7 @@ PACKED_VECTORS = {
 @pytest.mark.parametrize("form", PACKED_VECTORS)
 def test_vectors_are_read_by_what_the_file_holds(tmp_path, form, name):
     ((words, numbers),) = read_blocks(tsv(tmp_path, PACKED_VECTORS[form], name))
-    assert words == ["the", ". . .", "film"] and numbers.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert words == ["the", ". . .", "movie"] and numbers.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def test_vectors_in_utf_16_and_rows_after_a_header(tmp_path):
@@ -554,10 +554,10 @@ def test_home_is_expanded_in_the_variable(home, monkeypatch):
     (home / "data").mkdir()
     tsv(home / "data", KAGGLE)
     monkeypatch.setenv("POPCORN_DATA", "~/data")
-    assert competition_data.find(None).folder == home / "data"
+    assert competition_data.find_competition(None).folder == home / "data"
     with pytest.raises(UserError, match="there is no folder ~nobody-here"):
         monkeypatch.setenv("POPCORN_DATA", "~nobody-here/data")
-        competition_data.find(None)
+        competition_data.find_competition(None)
 
 
 def test_the_option_that_helps_is_named(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def finished(competition, tmp_path_factory, checkpoints):
 def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoints):
     """The rounding of the submission's file apart; and what it was trained from is not needed, but by an adapter."""
     folder = finished(script)
-    test = competition_data.find(competition).read(competition_data.TEST)
+    test = competition_data.find_competition(competition).read(competition_data.TEST)
     submitted = pd.read_csv(folder.parents[2] / "submissions" / f"{script}.proba.csv", quoting=3).set_index("id")["sentiment"]
     base = checkpoints["bert"]
     base.rename(base.with_name("away"))

@@ -27,13 +27,13 @@ import bert_trainer
 import distilbert_native
 import distilbert_trainer
 import roberta_trainer
-from popcorn.data.subword_tokenizer import load_tokenizer, weights_checksum
 from popcorn.errors import UserError
 from popcorn.inference.load import load
 from popcorn.kaggle import plan
 from popcorn.models.hub import fetch
-from popcorn.models.pretrained import architecture
+from popcorn.models.pretrained import architecture, weights_checksum
 from popcorn.models.saved import save_metadata
+from popcorn.models.tokenizer import load_tokenizer
 from popcorn.training import adapters
 from popcorn.training.finetuning_task import finetuning_task
 

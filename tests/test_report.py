@@ -78,14 +78,14 @@ def test_temperatures_are_those_of_reviews_that_were_held_out(page):
         )
     )
     assert set(lines) == {"tfidf", "lstm"}
-    here = competition_data.find(_data_of(page))
+    here = competition_data.find_competition(_data_of(page))
     train, test = here.read(competition_data.TRAIN), here.read(competition_data.TEST)
     for name, (temperature, before, after) in lines.items():
         said = read_probabilities(folder / "submissions" / f"{name}.proba.csv", test.ids, "")["sentiment"].to_numpy()
         labels = true_labels(test.ids)
         assert float(before) == pytest.approx(log_loss(labels, at_temperature(said, 1)), abs=1e-4)
         assert float(after) == pytest.approx(log_loss(labels, at_temperature(said, float(temperature))), abs=0.01)
-        rows = validation_folds(train.ids, train.labels, "film", None)[0]
+        rows = validation_folds(train.ids, train.labels, "movie", None)[0]
         held = load_fit_result(folder / "runs" / name / "seed-1" / "validated").validation
         assert float(temperature) == pytest.approx(fitted_temperature(held, train.labels[rows]), abs=0.006)
         assert float(temperature) != pytest.approx(fitted_temperature(said, labels), abs=0.02)  # not of the test's

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 import bert_trainer
 from popcorn.data import competition as competition_data
 from popcorn.data import subword_tokenizer
-from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords, require_fitting_tokenizer
+from popcorn.data.subword_tokenizer import read_subwords, require_fitting_tokenizer
 from popcorn.errors import UserError
+from popcorn.models.tokenizer import load_tokenizer
 
 FETCH = r"fetch or attach all of the model's tokenizer, such as tokenizer\.json and tokenizer_config\.json"
 
@@ -75,7 +76,10 @@ def nothing() -> Tokenizer:
 @pytest.mark.parametrize(
     ("tokenizer", "said"),
     [
-        (words_alone(["the", "a", "film"]), r"does not know \d+\.\d% of the training reviews' tokens, where at most 2% is usual"),
+        (
+            words_alone(["the", "a", "movie"]),
+            r"does not know \d+\.\d% of the training reviews' tokens, where at most 2% is usual",
+        ),
         (words_alone([]), r"does not know 100\.0% of"),
         (letters(), r"makes \d\.\d tokens of a word of the training reviews, where 1\.2 to 1\.5 are usual"),
         (nothing(), r"makes 0\.\d tokens of a word"),

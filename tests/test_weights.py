@@ -14,16 +14,16 @@ import bert_scratch
 import bert_trainer
 import deberta_lora
 import deberta_ptuning
-from popcorn.data.subword_tokenizer import load_tokenizer
 from popcorn.errors import UserError
 from popcorn.inference import load
+from popcorn.models.tokenizer import load_tokenizer
 from popcorn.runs import engine
 from popcorn.training import adapters
 from popcorn.training.adapters import AdapterTuner
-from popcorn.training.finetune import hugging_face
 from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import ReviewTrainer
+from popcorn.training.hf_trainer import hugging_face
 from popcorn.training.masked_lm import FurtherPretraining
+from popcorn.training.review_trainer import ReviewTrainer
 
 SCRIPTS = {"bert_trainer": bert_trainer, "bert_scratch": bert_scratch}
 

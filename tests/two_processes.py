@@ -10,11 +10,11 @@ from accelerate.utils import set_seed
 
 import bert_native
 import bert_trainer
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import Competition
 from popcorn.data.splits import Split
 from popcorn.runs.engine import Task
-from popcorn.training.finetune import hugging_face
+from popcorn.training.hf_trainer import hugging_face
 from popcorn.training.native import native
 
 ENGINES = {  # the native one comes last: it ends with the processes' group
@@ -32,7 +32,7 @@ def predicted(engine: str, checkpoint: Path, folder: Path) -> dict[int, list[lis
         learning_rate=1e-30,
     )  # fmt: skip
     generator = np.random.default_rng(0)
-    reviews = Reviews([generator.integers(1_000, 2_000, 3 + row).astype(np.int32) for row in range(11)], 50)
+    reviews = EncodedReviews([generator.integers(1_000, 2_000, 3 + row).astype(np.int32) for row in range(11)], 50)
     labels = np.arange(11) % 2
     task = Task(
         Competition(Path("nowhere"), "test"), [], [], labels, train=reviews, test=reviews,
@@ -42,7 +42,7 @@ def predicted(engine: str, checkpoint: Path, folder: Path) -> dict[int, list[lis
     found = {}
     with way(task, config, folder, float("inf")) as fitting:
         for size in SIZES:
-            task.test = Reviews(reviews.reviews[8 : 8 + size], 50)
+            task.test = EncodedReviews(reviews.reviews[8 : 8 + size], 50)
             own = folder / f"{engine}-{size}"
             own.mkdir(parents=True, exist_ok=True)
             part = Split("validated", np.arange(8), np.arange(8, 8 + size if size > 1 else 8))

@@ -1,4 +1,4 @@
-"""Reviews as padded batches: cut to a length, grouped by length, padded on the right to the batch's longest."""
+"""EncodedReviews as padded batches: cut to a length, grouped by length, padded on the right to the batch's longest."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from popcorn.data.word_tokenizer import PAD, UNKNOWN
 BUCKET_BATCHES = 50  # batches that are sorted by length together: enough to waste little, few enough to stay random
 
 
-class Reviews:
+class EncodedReviews:
     """Token ids of many reviews, each at most `max_length` long and at least one (an empty text is one unknown word)."""
 
     def __init__(self, reviews: list[np.ndarray], max_length: int, padding: int = PAD):
@@ -50,7 +50,7 @@ def length_grouped_batches(rows: np.ndarray, lengths: np.ndarray, batch_size: in
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def by_length(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def sorted_batches(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """`rows` in batches from the shortest to the longest, for prediction."""
     order = rows[np.argsort(lengths[rows], kind="stable")]
     return np.array_split(order, -(-len(order) // batch_size))

@@ -108,7 +108,7 @@ def warn_of_count(name: str, reviews: int) -> None:
         )
 
 
-def find(data_dir: Path | None) -> Competition:
+def find_competition(data_dir: Path | None) -> Competition:
     """The first folder with the training file: `data_dir`, $POPCORN_DATA, Kaggle's input, ./data, the embedded default.
 
     A folder that was asked for by name is used or refused (`UserError`), never passed over.

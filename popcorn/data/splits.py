@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from popcorn.config import RunConfig
 from popcorn.errors import UserError
 
 MOVIE_BLOCK = 250  # id numbers; a film has at most 30 reviews, so few films straddle two blocks
@@ -24,6 +25,22 @@ SPLIT_SEED = 0
 SPLIT = "blocks of 250 id numbers, numpy's RandomState(0)"
 """names the rules below in every record; a change of the rules must change it"""
 ID = re.compile(r'^"?(\d+)_\d+"?$')
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the training file to train on, (train,), and to validate on, (validation,)."""
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    epochs: int | None = None
+    """to train for, where that is known"""
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """The rows that identify the split: those to validate on, or to train on where nothing is held out."""
+        return self.validation if len(self.validation) else self.train
 
 
 def movie_blocks(ids: list[str]) -> np.ndarray:
@@ -59,7 +76,7 @@ def assign_folds(blocks: np.ndarray, labels: np.ndarray, num_folds: int) -> np.n
 
 
 def validation_folds(
-    ids: list[str], labels: np.ndarray, method: Literal["film", "random"], folds: int | None
+    ids: list[str], labels: np.ndarray, method: Literal["movie", "random"], folds: int | None
 ) -> list[np.ndarray]:
     """Rows to validate on, sorted, one array a model: one tenth, or `folds` parts that together are all rows.
 
@@ -67,7 +84,7 @@ def validation_folds(
     probabilities can be compared. Raises `UserError` where the reviews are too few for it.
     """
     num_folds = folds or NUM_HOLD_OUT_FOLDS
-    blocks = movie_blocks(ids) if method == "film" else np.arange(len(ids))
+    blocks = movie_blocks(ids) if method == "movie" else np.arange(len(ids))
     if (found := len(np.unique(blocks))) < num_folds:
         raise UserError(
             f"{len(labels)} training reviews in {found} blocks of ids cannot be split into {num_folds} parts: use more reviews"
@@ -88,17 +105,33 @@ def split_checksum(ids: list[str], parts: list[np.ndarray]) -> str:
 
 
 def limited(labels: np.ndarray, max_train_samples: int | None) -> np.ndarray:
-    """Rows of a quick try, sorted: all, or a random `limit` of them that is the same every time."""
+    """Rows of a quick try, sorted: all, or a random `max_train_samples` of them that is the same every time."""
     if max_train_samples is None or max_train_samples >= len(labels):
         return np.arange(len(labels))
     return np.sort(np.random.default_rng(0).choice(len(labels), max_train_samples, replace=False))
 
 
-@dataclass(frozen=True)
-class Split:
-    """One fit: the rows of the training file to learn from, those to validate on, and a number of epochs if it is known."""
+def validation_splits(config: RunConfig, ids: list[str], labels: np.ndarray) -> list[Split]:
+    """The splits that a run validates on: one, or `--folds`; with `--no-validation` all rows and nothing held out.
 
-    name: str
-    train: np.ndarray
-    validation: np.ndarray
-    epochs: int | None = None
+    Raises `UserError` where the training reviews are too few, or of one class.
+    """
+    rows = limited(labels, config.max_train_samples)
+    if len(np.unique(labels[rows])) < 2 and not getattr(config, "adapter", None):  # a given adapter is not trained
+        fix = (
+            f"--max-train-samples is {config.max_train_samples}: give a larger number"
+            if config.max_train_samples
+            else "add reviews of the other"
+        )
+        raise UserError(f"the {len(rows)} training reviews are of one class, and a model learns from two: {fix}")
+    if config.no_validation:
+        return [refit_split(config, labels, getattr(config, "epochs", None))]
+    folds = validation_folds([ids[row] for row in rows], labels[rows], config.split_by, config.folds)
+    names = [f"fold-{number}" for number in range(1, len(folds) + 1)] if config.folds else ["validated"]
+    return [Split(name, np.setdiff1d(rows, rows[held_out]), rows[held_out]) for name, held_out in zip(names, folds, strict=True)]
+
+
+def refit_split(config: RunConfig, labels: np.ndarray, epochs: int | None) -> Split:
+    """All rows to train on for a fixed number of epochs, and none to validate on."""
+    rows = limited(labels, config.max_train_samples)
+    return Split("refit", rows, rows[:0], epochs)

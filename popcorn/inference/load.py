@@ -1,13 +1,11 @@
 """Models that a run has left, `popcorn.saved`, as something to ask again."""
 
 import json
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from zipfile import BadZipFile
@@ -19,9 +17,11 @@ from popcorn.config import RunConfig
 from popcorn.data.word_tokenizer import TOKENIZER, UNKNOWN, tokenize
 from popcorn.errors import UserError
 from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, tokenized
+from popcorn.models.hub import find_checkpoint
 from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, need, restore
 from popcorn.runs.run_dir import PREDICTIONS
 from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
+from popcorn.utils.scripts import load_script
 
 DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
 """what reading raises where a file is cut, or is something else"""
@@ -65,11 +65,10 @@ def load(folder: Path) -> Predictor:
 
 
 def _module(script: str, folder: Path) -> ModuleType:
-    root = Path(__file__).parents[2]
-    if not (script.isidentifier() and (root / f"{script}.py").is_file()):
-        raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have")
-    sys.path.insert(0, str(root))
-    return import_module(script)
+    try:
+        return load_script(script)
+    except FileNotFoundError as problem:
+        raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have") from problem
 
 
 def _linear(build: Callable, config: RunConfig, parts: list[Path]) -> Linear:
@@ -93,7 +92,7 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
     import torch
     from safetensors.torch import load_file
 
-    from popcorn.data.batching import Reviews, truncate_head_tail
+    from popcorn.data.batching import EncodedReviews, truncate_head_tail
 
     words = need(part.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
@@ -104,8 +103,8 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
     model = build(config, torch.zeros(vectors.shape)).eval()
     model.load_state_dict(weights)
 
-    def read(texts: list[str]) -> Reviews:
-        return Reviews(
+    def read(texts: list[str]) -> EncodedReviews:
+        return EncodedReviews(
             [np.array([index.get(word, UNKNOWN) for word in words], np.int32) for words in tokenized(texts)], config.max_length
         )
 
@@ -159,4 +158,5 @@ def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
         with suppress(UserError):
             config.bits = adapters.resolve_bits(bits)
             break
-    return load_hf_predictor(adapters.build(build, config, config.checkpoint), config, config.checkpoint)
+    find_checkpoint(config)
+    return load_hf_predictor(adapters.build_adapter(build, config, config.checkpoint), config, config.checkpoint)

@@ -98,7 +98,7 @@ class Neural:
     def probability(self, texts: list[str]) -> np.ndarray:
         import torch
 
-        from popcorn.data.batching import by_length
+        from popcorn.data.batching import sorted_batches
         from popcorn.training.memory import Pieces
 
         reviews, pieces = self.read(texts), Pieces()
@@ -109,7 +109,7 @@ class Neural:
             return torch.sigmoid(self.judge(tokens.to(self.device), lengths.to(self.device)).double()).cpu().numpy()
 
         with torch.no_grad():
-            for batch in by_length(np.arange(len(reviews)), reviews.lengths, 128):
+            for batch in sorted_batches(np.arange(len(reviews)), reviews.lengths, 128):
                 for rows, its in pieces.predict(positive, batch):
                     found[rows] = its
         return found
@@ -152,9 +152,10 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
     from transformers import PreTrainedModel
 
     from popcorn.data.batching import Reviews
-    from popcorn.data.subword_tokenizer import add_special_tokens, read_tokenizer, tokenize_texts, words_of
+    from popcorn.data.subword_tokenizer import add_special_tokens, tokenize_texts, words_of
     from popcorn.models.layers import mask_of
-    from popcorn.training.finetune import log_odds
+    from popcorn.models.tokenizer import read_tokenizer
+    from popcorn.training.hf_trainer import log_odds
 
     tokenizer = read_tokenizer(folder)
     model.eval()

@@ -8,9 +8,7 @@ import ast
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import tyro
@@ -19,8 +17,8 @@ from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, log
 from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
+from popcorn.utils.scripts import ROOT, load_script
 
-ROOT = Path(__file__).parents[2]
 COMPETITION = "word2vec-nlp-tutorial"
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
 TEACHER = "nbsvm"
@@ -47,7 +45,7 @@ if lacking:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *lacking], check=True)
 folder = Path(tempfile.mkdtemp())
 for name, source in FILES.items():
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(source, encoding="utf-8")
 sys.path.insert(0, str(folder))
 sys.argv = [SCRIPT, *OPTIONS]
@@ -57,12 +55,14 @@ sys.argv = [SCRIPT, *OPTIONS]
 def needed(script: Path, with_teacher: bool) -> list[Path]:
     """The files of this repository that a script imports, at once or later, directly or not; not the script itself."""
     found: dict[Path, None] = {ROOT / "popcorn" / "__init__.py": None}
+    if with_teacher:
+        found[ROOT / f"{TEACHER}.py"] = None
     waiting = [script]
     while waiting:
         for path in imported(waiting.pop()):
             is_other_model = path.parent == ROOT and not (with_teacher and path.stem == TEACHER)
             if path not in found and path != script and not is_other_model:
-                found[path] = None
+                found |= dict.fromkeys([path, path.parent / "__init__.py"]) if path.parent != ROOT else {path: None}
                 waiting.append(path)
     return sorted(found)
 
@@ -122,9 +122,8 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
             raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")
         _, model, framework, variation, version = attach.split("/")
         given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
-    sys.path.insert(0, str(ROOT))
-    # a mistyped option is told here, and not on Kaggle after the queue
-    config = tyro.cli(import_module(name).Config, prog=f"{name}.py", args=given)
+        # a mistyped option is told here, and not on Kaggle after the queue
+    config = tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)
     blocks = parts(name, given)
     slug = f"popcorn-{name.replace('_', '-')}"
     file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"

@@ -22,7 +22,7 @@ from popcorn.memory_estimate import Step, step
 from popcorn.models.deberta_sizes import PUBLISHED
 from popcorn.models.hub import CONFIG, not_fetched, read_config
 from popcorn.models.pretrained import architecture
-from popcorn.training.hf_trainer import RECOMPUTE
+from popcorn.training.review_trainer import RECOMPUTE
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.packages import needs

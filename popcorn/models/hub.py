@@ -8,19 +8,27 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
+from popcorn.config import PretrainedConfig
+from popcorn.data.subword_tokenizer import TOKENIZERS
 from popcorn.errors import UserError, first_line, log
 from popcorn.utils.packages import needs
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
-BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""files that change how a tokenizer splits, where they are there"""
 TRIES = 3
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
 ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its folder with --model"
 WHOLE = "fetch or attach the whole model again"
+
+
+def find_checkpoint(config: PretrainedConfig) -> None:
+    """Sets `config.checkpoint`, the folder of `--model`, fetched once where that is a model of the hub.
+
+    Raises `UserError` where the model cannot be had, is incomplete, or is of another family than the script's.
+    """
+    if config.checkpoint is None:
+        config.checkpoint = fetch(config.model, config.MODEL_TYPE)
 
 
 def fetch(model: str, family: str) -> Path:

@@ -6,6 +6,7 @@ that it finds beside them. Here config.json gives the architecture alone, the sc
 
 import re
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, P
 
 from popcorn.errors import UserError, first_line
 from popcorn.models.hub import CONFIG, WHOLE, read_config, readable, weight_files
+from popcorn.utils.files import fingerprint
 
 ARCHITECTURE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -196,3 +198,9 @@ def _is_in(name: str, parts: Collection[str]) -> bool:
 
 def _beside(unexpected: Collection[str]) -> str:
     return f" (they have {min(unexpected)}, which the model has not)" if unexpected else ""
+
+
+@cache
+def weights_checksum(checkpoint: Path) -> str:
+    """SHA-256 over the files that a checkpoint's weights are read from: it tells copies of one name apart."""
+    return fingerprint(*(path for path in weight_files(checkpoint) if path.is_file()))

@@ -22,10 +22,10 @@ from popcorn.data.splits import split_checksum
 from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
 from popcorn.errors import UserError, log
 from popcorn.metrics import score_test
-from popcorn.runs.cross_validation import Run, finish_run
-from popcorn.runs.results import find_run
+from popcorn.runs.results import RunResult, find_run
+from popcorn.runs.run import finish_run
 from popcorn.training.fit_result import FitResult
-from popcorn.utils import hardware
+from popcorn.utils import machine
 from popcorn.utils.console import make_console
 
 EPS = 1e-6  # the files' last digit: nothing surer than this can be read from them
@@ -112,7 +112,7 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     submissions = folder / "submissions"
     if not name or name in names or (submissions / (name + OOF_SUFFIX)).exists() or (folder / "runs" / name).exists():
         raise UserError(f"--name {name!r} is a run's own, whose submissions the ensemble would replace: give another name")
-    competition = competition_data.find(data_dir)
+    competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     members = [read_member(submissions, each, train.ids, test.ids) for each in names]
     require_same_folds(members)
@@ -126,9 +126,9 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     outcome = FitResult(found[best][0], found[best][1], epoch=1, history=[{"epoch": 1} | measured[best]])
     config = RunConfig(output_dir=folder, name=name, save_results=is_recorded)
     finish_run(
-        config, competition, train.ids, test.ids, Run(outcome.test, {"out of fold": outcome}, None, complete=True),
+        config, competition, train.ids, test.ids, RunResult(outcome.test, {"out of fold": outcome}, None, complete=True),
         members=names, split=folds_checksum(members[0], train.ids), blend=best,
-        weights=found[best][2].tolist(), machine=hardware.cpu_name(), precision="fp64",
+        weights=found[best][2].tolist(), machine=machine.cpu_name(), precision="fp64",
         processes=1, **cost,
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ class Model:
 
 def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     """Writes `report/index.html`. What has no submission or no run at hand is left out of the parts that need it."""
-    competition = competition_data.find(data_dir)
+    competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     models = [_model(row, output_dir, results, train, test.ids) for row in rows(results)]
     if not models:
@@ -108,7 +108,7 @@ def _temperature(name: str, runs: list[dict], output_dir: Path, train: Reviews) 
         outcome = load_fit_result(path / "validated") if fit else None
         if outcome is None:
             continue
-        rows = validation_folds(train.ids, train.labels, "film", None)[0]
+        rows = validation_folds(train.ids, train.labels, "movie", None)[0]
         recorded = fit["history"][fit["epoch"] - 1][SELECTION_METRIC]
         # a folder's run may be of other reviews than the record's
         if len(outcome.validation) == len(rows) and isclose(roc_auc_score(train.labels[rows], outcome.validation), recorded):

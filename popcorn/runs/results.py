@@ -16,17 +16,31 @@ from popcorn.data.competition import FALLBACK, Competition
 from popcorn.data.splits import SPLIT
 from popcorn.errors import UserError, log
 from popcorn.metrics import Score, half_width
-from popcorn.runs.cross_validation import Run
+from popcorn.training.fit_result import FitResult
 from popcorn.utils.cache import alone
 from popcorn.utils.files import write_json
 
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 ROUNDED = 1e-4
 """between two scores of one run: of its probabilities, and of the file that has them rounded"""
-NOT_THE_RECIPE = ("seed", "no_validation", "record", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
+NOT_THE_RECIPE = ("seed", "no_validation", "save_results", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
 
 
-def record(config: RunConfig, competition: Competition, run: Run, score: Score, **figures) -> None:
+@dataclass
+class RunResult:
+    """A finished run."""
+
+    test: np.ndarray
+    """probabilities (test,)"""
+    fits: dict[str, FitResult]
+    """by the names of the splits"""
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None
+    """with `--folds`, each training row's probability and the number of its fold"""
+    complete: bool
+    """False where the time budget ended it"""
+
+
+def save_results(config: RunConfig, competition: Competition, result: RunResult, score: Score, **summary) -> None:
     """Adds the run to `results/<name>.json`.
 
     Runs of other seeds stay there where recipe and data are the same; others are of the past, and are replaced.
@@ -44,12 +58,12 @@ def record(config: RunConfig, competition: Competition, run: Run, score: Score, 
         "auc": score.auc,
         "test_reviews": score.reviews,
         "fits": {
-            name: {"epoch": outcome.epoch, "history": outcome.history, "reviews_per_second": outcome.reviews_per_second}
-            for name, outcome in run.outcomes.items()
+            name: {"epoch": fit.epoch, "history": fit.history, "reviews_per_second": fit.reviews_per_second}
+            for name, fit in result.fits.items()
         },
         "command": command_line(sys.argv),
         "versions": versions(),
-        **figures,
+        **summary,
     }
     with alone(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
         runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])

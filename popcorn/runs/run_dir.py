@@ -1,8 +1,7 @@
-"""popcorn.runs.run_dir"""
+"""The folder of a run: its settings, and the results of the splits that are finished."""
 
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,22 +10,22 @@ from zipfile import BadZipFile
 import numpy as np
 
 from popcorn.config import RunConfig
-from popcorn.data.splits import Split
 from popcorn.errors import UserError, log
 from popcorn.training.fit_result import FitResult
 from popcorn.utils.cache import alone
 from popcorn.utils.files import atomic_write, write_json
 
 SETTINGS = "settings.json"
-PREDICTIONS = "outcome.npz"
-"""what a fit's folder has once it is finished"""
+PREDICTIONS = "predictions.npz"
+"""what a split's folder has once its training is finished"""
 NOT_PART_OF_A_RUN = (
-    "resume", "time_budget", "record", "output_dir", "data_dir", "vectors", "checkpoint_every", "refit", "micro_batch_size",
+    "resume", "time_budget", "save_results", "output_dir", "data_dir", "word_vectors", "checkpoint_every", "refit",
+    "micro_batch_size",
 )  # fmt: skip
 """options that may change between a stop and a resume; the data and the vectors are compared by content instead"""
 
 
-def run_folder(config: RunConfig) -> Path:
+def folder_of(config: RunConfig) -> Path:
     """The folder of a run."""
     return config.output_dir / "runs" / config.name / f"seed-{config.seed}"
 
@@ -36,7 +35,7 @@ def sole_owner(config: RunConfig) -> AbstractContextManager:
 
     Raises `UserError`, before anything is touched, where another run that is alive holds it.
     """
-    folder = run_folder(config)
+    folder = folder_of(config)
     return alone(
         folder,
         waits=False,
@@ -57,7 +56,7 @@ def default_settings(config: RunConfig) -> dict[str, str]:
 
 def differing_settings(config: RunConfig, **content: str) -> list[str]:
     """A sentence for each option, or content given, that differs from what the folder's run was begun with; of no run, none."""
-    begun = run_folder(config) / SETTINGS
+    begun = folder_of(config) / SETTINGS
     if not begun.is_file():
         return []
     try:
@@ -79,7 +78,7 @@ def start_or_resume(config: RunConfig, **content: str) -> None:
     Without `--resume` a folder of an earlier run makes room (one earlier run is kept as `<folder>.earlier`). With it, the
     settings and the `content` (checksums of data, vectors, model) must be those that the run was begun with, or `UserError`.
     """
-    folder = run_folder(config)
+    folder = folder_of(config)
     begun = folder / SETTINGS
     if getattr(config, "resume", False) and begun.is_file():
         if differing := differing_settings(config, **content):
@@ -95,32 +94,22 @@ def start_or_resume(config: RunConfig, **content: str) -> None:
     write_json(begun, settings_of(config) | content)
 
 
-def load_or_fit(folder: Path, part: Split, fit: Callable[[Split], FitResult], write: bool = True) -> FitResult:
-    """The outcome of a part, from the run's folder where it was finished before; else fitted, and kept there by `write`."""
-    if finished := load_fit_result(folder / part.name):
-        return finished
-    outcome = fit(part)
-    if outcome.complete and write:
-        save_fit_result(folder / part.name, outcome)
-        for kind in ("checkpoint-*", "step-*"):  # the Trainer's and our own, three times the size of the model each
-            for checkpoint in (folder / part.name).glob(kind):
-                shutil.rmtree(checkpoint)
-    return outcome
-
-
-def save_fit_result(folder: Path, outcome: FitResult) -> None:
-    """Writes it into a finished fit's folder."""
-    rest = {name: value for name, value in vars(outcome).items() if name not in ("validation", "test")}
+def save_fit_result(folder: Path, result: FitResult) -> None:
+    """Writes it into a finished split's folder, and removes the checkpoints, each three times the size of the model."""
+    rest = {name: value for name, value in vars(result).items() if name not in ("validation", "test")}
     with atomic_write(folder / PREDICTIONS) as file:
-        np.savez(file, validation=outcome.validation, test=outcome.test, rest=np.array(json.dumps(rest)))
+        np.savez(file, validation=result.validation, test=result.test, rest=np.array(json.dumps(rest)))
+    for pattern in ("checkpoint-*", "step-*"):  # the Trainer's, and the PyTorch loop's
+        for checkpoint in folder.glob(pattern):
+            shutil.rmtree(checkpoint)
 
 
 def load_fit_result(folder: Path) -> FitResult | None:
-    """That of a finished fit's folder; None where it was not finished, or never begun. Raises `UserError` where it is damaged."""
+    """The result of a finished split's folder; None where it was not finished. Raises `UserError` where it is damaged."""
     try:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as stored:
             return FitResult(validation=stored["validation"], test=stored["test"], **json.loads(str(stored["rest"])))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as problem:
-        raise UserError(f"{folder / PREDICTIONS} is damaged ({problem}): remove it, and the fit is made again") from problem
+        raise UserError(f"{folder / PREDICTIONS} is damaged ({problem}): remove it, and the split is trained again") from problem

@@ -1,9 +1,7 @@
-"""A frozen DeBERTa with a small adapter that learns, by PEFT. The scripts' one call is `run`."""
+"""A frozen DeBERTa with a small trainable adapter, by PEFT."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +17,63 @@ from transformers.utils import is_bitsandbytes_available
 
 from popcorn.config import ADAPTER, AdapterConfig
 from popcorn.data.splits import Split
-from popcorn.data.subword_tokenizer import load_tokenizer, weights_checksum
-from popcorn.errors import UserError, exit_on_user_error
+from popcorn.errors import UserError
 from popcorn.models.deberta import DebertaClassifier
-from popcorn.models.pretrained import load_pretrained
+from popcorn.models.pretrained import load_pretrained, weights_checksum
 from popcorn.models.saved import need, save_metadata
-from popcorn.runs import engine
-from popcorn.runs.engine import Fitting, Task
-from popcorn.training.finetune import FineTuner, hugging_face, probability
-from popcorn.training.finetuning_task import pretrained_task
+from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
-from popcorn.training.hf_trainer import PredictingTrainer
+from popcorn.training.hf_trainer import FineTuner, HFTrainer, predict_probability
+from popcorn.training.processes import start_processes, summary_of
+from popcorn.training.review_trainer import PredictingTrainer, use_one_gpu
 from popcorn.utils import hardware
 from popcorn.utils.files import write_json
-from popcorn.utils.packages import hide_unusable_quantizers
 
-HEAD = ["pooler", "classifier"]
-"""what DeBERTa's checkpoints do not have: it learns beside every adapter, is never quantized, and is saved with it"""
+NEW_MODULES = ["pooler", "classifier"]
+"""what DeBERTa's checkpoints do not have: new, trained beside every adapter, never quantized, and saved with it"""
 BASE = "base.json"
 """file in an adapter's folder that says which weights it was trained on"""
-Adapter = Callable[[AdapterConfig], PeftConfig]
+MakePeftConfig = Callable[[AdapterConfig], PeftConfig]
 """a script's config to what PEFT puts into the frozen model"""
 
 
-def run(adapter: Adapter, config: AdapterConfig) -> None:
-    """Reads the reviews as subwords, trains the adapter with the Trainer, and writes the submissions and the adapter."""
-    with exit_on_user_error():
+class AdapterTask(PretrainedTask):
+    """The reviews as subwords, and a frozen DeBERTa with a small adapter."""
+
+    config: AdapterConfig
+
+    def __init__(self, peft_config: MakePeftConfig, config: AdapterConfig):
+        super().__init__(self.build_adapter, config)
+        self.peft_config = peft_config
+
+    def load(self) -> None:
+        """Splits the reviews into subwords. Raises `UserError` for bits that the hardware lacks, and for a run's own name."""
+        config = self.config
         config.bits = resolve_bits(config.bits)
         own = (config.output_dir / "runs" / config.name).resolve()
         if config.adapter and own in config.adapter.resolve().parents:
             raise UserError(f"--name {config.name} is that of the run which left {config.adapter}: give another name")
-    way = predicting if config.adapter else partial(hugging_face, tuner=AdapterTuner)
-    engine.run(way, lambda: _task(adapter, config), config)
+        super().load()
+
+    def build_adapter(self, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+        """The frozen model with its adapter."""
+        return build_adapter(self.peft_config, config, checkpoint)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """The adapter at its learning rate, the pooler and the classifier at theirs."""
+        trainable = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
+        head = [weights for name, weights in trainable if any(f".{part}." in name for part in NEW_MODULES)]
+        rest = [weights for name, weights in trainable if not any(f".{part}." in name for part in NEW_MODULES)]
+        return [{"params": rest, "lr": self.config.learning_rate}, {"params": head, "lr": self.config.head_learning_rate}]
+
+    def save_artifacts(self, run_dir: Path) -> None:
+        """Writes the options; the adapter's own folder has the rest."""
+        save_metadata(run_dir, self.peft_config, self.config, "adapter")
 
 
-def _task(adapter: Adapter, config: AdapterConfig) -> Task:
-    task = pretrained_task(lambda config, checkpoint: build(adapter, config, checkpoint), config)
-    task.groups = lambda model: parameter_groups(model, config)
-    task.keep = lambda folder: save_metadata(folder, adapter, config, "adapter")
-    return task
+def adapter_trainer(config: AdapterConfig) -> "AdapterTrainer | PredictOnlyTrainer":
+    """Trains an adapter, or predicts with that of `--adapter`."""
+    return PredictOnlyTrainer() if config.adapter else AdapterTrainer()
 
 
 def resolve_bits(asked: int | None) -> int:
@@ -74,40 +90,41 @@ def resolve_bits(asked: int | None) -> int:
     return bits
 
 
-def build(adapter: Adapter, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+def build_adapter(peft_config: MakePeftConfig, config: AdapterConfig, checkpoint: Path) -> PeftModel:
     """The frozen model with a new adapter, or that of `--adapter`; raises `UserError` where that is none, or of another base."""
-    hide_unusable_quantizers()
-    about, base = adapter(config), load_frozen_base(config, checkpoint)
+    settings, base = peft_config(config), load_frozen_base(config, checkpoint)
     if config.adapter is None:
-        model = get_peft_model(base, about)
+        model = get_peft_model(base, settings)
     else:
-        require_its_base(config.adapter, about.peft_type, config, base.config.weights_sha256)
+        require_its_base(config.adapter, settings.peft_type, config, base.config.weights_sha256)
         try:
             model = PeftModel.from_pretrained(base, config.adapter)
             require_same_names(load_file(config.adapter / PEFT_WEIGHTS), get_peft_model_state_dict(model))
         except (SafetensorError, RuntimeError) as problem:
             raise _no_adapter(config.adapter, problem) from problem
-    its = model.active_peft_config  # of a saved adapter its own, whatever the options are now
-    if its.is_prompt_learning and its.peft_type != PeftType.PREFIX_TUNING:
-        base.virtual_tokens = its.num_virtual_tokens
+    active = model.active_peft_config  # a saved adapter has its own, whatever the options are now
+    if active.is_prompt_learning and active.peft_type != PeftType.PREFIX_TUNING:
+        base.virtual_tokens = active.num_virtual_tokens
     return model
 
 
 def load_frozen_base(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
     """The checkpoint's weights in `config.bits`, and a new pooler and head in float32."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(hardware.mixed_precision(config.precision), torch.float32)
-    kind = {32: torch.float32, 16: torch.bfloat16 if half is torch.float32 else half}.get(config.bits, half)
+    compute_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(hardware.mixed_precision(config.precision), torch.float32)
+    dtype = {32: torch.float32, 16: torch.bfloat16 if compute_dtype is torch.float32 else compute_dtype}.get(
+        config.bits, compute_dtype
+    )
     quantized = {
         8: {"load_in_8bit": True},
-        4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": kind},
+        4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
     }.get(config.bits)
     model = load_pretrained(
-        DebertaClassifier, checkpoint, new=HEAD, num_labels=2, dtype=kind,
+        DebertaClassifier, checkpoint, new=NEW_MODULES, num_labels=2, dtype=dtype,
         # several processes have a whole copy each
         device_map={"": PartialState().device} if quantized and torch.cuda.is_available() else None,
-        quantization_config=BitsAndBytesConfig(**quantized, llm_int8_skip_modules=HEAD) if quantized else None,
+        quantization_config=BitsAndBytesConfig(**quantized, llm_int8_skip_modules=NEW_MODULES) if quantized else None,
     )  # fmt: skip
-    for name in HEAD:
+    for name in NEW_MODULES:
         getattr(model, name).float()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -116,14 +133,6 @@ def load_frozen_base(config: AdapterConfig, checkpoint: Path) -> DebertaClassifi
     model.config.weights_sha256 = weights_checksum(checkpoint)
     model.config.source = Path(config.model).name if Path(config.model).is_dir() else config.model
     return model
-
-
-def parameter_groups(model: nn.Module, config: AdapterConfig) -> list[dict]:
-    """What learns: the adapter at its rate, the pooler and the head at theirs."""
-    learning = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
-    head = [weights for name, weights in learning if any(f".{part}." in name for part in HEAD)]
-    rest = [weights for name, weights in learning if not any(f".{part}." in name for part in HEAD)]
-    return [{"params": rest, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}]
 
 
 class AdapterTuner(FineTuner):
@@ -184,24 +193,37 @@ def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checks
         )
 
 
-@contextmanager
-def predicting(task: Task, config: AdapterConfig, folder: Path, deadline: float) -> Iterator[Fitting]:
-    """A `popcorn.engine.Engine` that takes the model as it is built."""
-    options = TrainingArguments(
-        output_dir=str(folder), per_device_eval_batch_size=config.batch_size, report_to=[], remove_unused_columns=False,
-        use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
-        **_autocast(config),
-    )  # fmt: skip
-    if options.n_gpu > 1:
-        options._n_gpu = 1  # as in training: no nn.DataParallel
+class AdapterTrainer(HFTrainer):
+    """Trains adapters."""
 
-    def fit(build: Callable[[], PeftModel], targets: np.ndarray, part: Split, own: Path) -> FitResult:
-        trainer = PredictingTrainer(build(), options, data_collator=DataCollatorWithPadding(load_tokenizer(config)))
-        return FitResult(validation=np.zeros(0), test=probability(trainer, task.test, np.arange(len(task.test))))
-
-    yield fit
+    trainer_class = AdapterTuner
 
 
-def _autocast(config: AdapterConfig) -> dict[str, bool]:
-    precision = hardware.mixed_precision(config.precision)
-    return {"bf16": precision == "bf16", "fp16": precision == "fp16"}
+class PredictOnlyTrainer:
+    """Trains nothing and predicts with the model as it is built."""
+
+    start = staticmethod(start_processes)
+
+    def set_up(self, task: AdapterTask, run_dir: Path, deadline: float) -> None:
+        """Takes the task."""
+        self.task, self.run_dir = task, run_dir
+
+    def fit(self, split: Split) -> FitResult:
+        """Predicts the test reviews."""
+        config, precision = self.task.config, hardware.mixed_precision(self.task.config.precision)
+        arguments = TrainingArguments(
+            output_dir=str(self.run_dir), per_device_eval_batch_size=config.batch_size, report_to=[], remove_unused_columns=False,
+            use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
+            bf16=precision == "bf16", fp16=precision == "fp16",
+        )  # fmt: skip
+        use_one_gpu(arguments)
+        trainer = PredictingTrainer(self.task.new_model(), arguments, data_collator=DataCollatorWithPadding(self.task.tokenizer))
+        test = predict_probability(trainer, self.task.test, np.arange(len(self.task.test)))
+        return FitResult(validation=np.zeros(0), test=test)
+
+    def summary(self) -> dict:
+        """For the record: parameters, precision, time and memory."""
+        return summary_of(self.task, self.run_dir)
+
+    def finish(self) -> None:
+        """Nothing was trained, and nothing is saved."""

@@ -94,7 +94,7 @@ class Checkpoints:
                 unfinished.rename(target)
                 for folder in earlier:
                     shutil.rmtree(folder)
-                usage.update_usage(self.folder.parent)
+                usage.update(self.folder.parent)
         self.accelerator.wait_for_everyone()
 
     def save_best(self, model: nn.Module) -> None:

@@ -1,66 +1,86 @@
-"""popcorn.training.finetuning_task"""
+"""A pretrained model, and the reviews as its own subwords."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from popcorn.config import FineTuneConfig, PretrainedConfig
-from popcorn.data import competition as competition_data
-from popcorn.data.batching import Reviews
-from popcorn.data.competition import TEST, TRAIN, UNLABELED, Competition
-from popcorn.data.subword_tokenizer import load_tokenizer, read_subwords, weights_checksum
-from popcorn.models.pretrained import architecture
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.competition import TEST, TRAIN, UNLABELED, find_competition
+from popcorn.data.subword_tokenizer import read_subwords
+from popcorn.models.hub import find_checkpoint
+from popcorn.models.pretrained import architecture, weights_checksum
 from popcorn.models.saved import ENCODER, save_metadata
-from popcorn.runs.engine import Task
-from popcorn.training.optim import parameter_groups
+from popcorn.models.tokenizer import load_tokenizer
+from popcorn.training.masked_lm import FurtherPretraining
+from popcorn.training.model_task import ModelTask
+from popcorn.training.optim import layer_decay_groups
 from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import quiet_transformers
 
-Build = Callable[[PretrainedConfig, Path], nn.Module]
+BuildModel = Callable[[PretrainedConfig, Path], nn.Module]
 """config and a checkpoint's folder to the model that starts from it, in float32"""
 
 
-def finetuning_task(build: Build, config: FineTuneConfig) -> Task:
-    """Fine-tuning of a whole model, after training its language model further where that is asked for."""
-    task = pretrained_task(build, config)
-    layers = architecture(config.checkpoint).num_hidden_layers
-    task.groups = lambda model: parameter_groups(model, layers, config)
-    if config.further_pretrain:
-        further = _further_pretraining(config, task.competition, task.train, load_tokenizer(config))
-        task.build, task.pretrain = lambda: build(config, further.folder), further.train
-    return task
-
-
-def pretrained_task(build: Build, config: PretrainedConfig) -> Task:
+class PretrainedTask(ModelTask):
     """The reviews as subwords, and the model over the checkpoint as it is, all of it at one learning rate."""
-    quiet_transformers()
-    competition = competition_data.find(config.data_dir)
-    tokenizer = load_tokenizer(config)
-    train, test = competition.read(TRAIN), competition.read(TEST)
-    return Task(
-        competition, train.ids, test.ids, train.labels,
-        train=read_subwords(competition, TRAIN, tokenizer, config), test=read_subwords(competition, TEST, tokenizer, config),
-        build=lambda: build(config, config.checkpoint),
-        groups=lambda model: [{"params": list(model.parameters()), "lr": config.learning_rate}],
-        keep=partial(_keep, build=build, config=config, tokenizer=tokenizer),
-        provenance={"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)},
-    )  # fmt: skip
+
+    config: PretrainedConfig
+
+    def __init__(self, build: BuildModel, config: PretrainedConfig):
+        super().__init__(config)
+        self.build = build
+
+    def load(self) -> None:
+        """Splits the reviews into subwords."""
+        quiet_transformers()
+        config = self.config
+        find_checkpoint(config)
+        self.competition = find_competition(config.data_dir)
+        self.tokenizer = load_tokenizer(config)
+        train, test = self.competition.read(TRAIN), self.competition.read(TEST)
+        self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
+        self.train, self.test = (read_subwords(self.competition, name, self.tokenizer, config) for name in (TRAIN, TEST))
+        self.provenance = {"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)}
+
+    def build_model(self) -> nn.Module:
+        return self.build(self.config, self.config.checkpoint)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        return [{"params": list(model.parameters()), "lr": self.config.learning_rate}]
+
+    def save_artifacts(self, run_dir: Path) -> None:
+        """Writes what a module of ours is made of again without the checkpoint that it began with."""
+        save_metadata(run_dir, self.build, self.config, "subwords")
+        self.tokenizer.save_pretrained(run_dir / ENCODER)
+        architecture(self.config.checkpoint).save_pretrained(run_dir / ENCODER)
 
 
-def _keep(folder: Path, build: Build, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Beside the weights: what a module of ours is made of again without the checkpoint that it began with."""
-    save_metadata(folder, build, config, "subwords")
-    tokenizer.save_pretrained(folder / ENCODER)
-    architecture(config.checkpoint).save_pretrained(folder / ENCODER)
+class FinetuningTask(PretrainedTask):
+    """Fine-tuning of a whole model, after training its language model further where `--further-pretrain` says so."""
 
+    config: FineTuneConfig
 
-def _further_pretraining(config: FineTuneConfig, competition: Competition, train: Reviews, tokenizer: PreTrainedTokenizerBase):
-    from popcorn.training.masked_lm import FurtherPretraining
+    def load(self) -> None:
+        super().load()
+        self.further = self._further_pretraining() if self.config.further_pretrain else None
 
-    has_more = competition.path(UNLABELED) is not None
-    more = read_subwords(competition, UNLABELED, tokenizer, config).reviews if has_more else []
-    reviews = Reviews(train.reviews + more, config.max_length, tokenizer.pad_token_id)
-    return FurtherPretraining(config, reviews, tokenizer, fingerprint(weights_checksum(config.checkpoint), competition.checksum))
+    def pretrain(self, deadline: float) -> None:
+        if self.further:
+            self.further.train(deadline)
+
+    def build_model(self) -> nn.Module:
+        return self.build(self.config, self.further.folder if self.further else self.config.checkpoint)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """Learning rates that decay from the top layer down; see `layer_decay_groups`."""
+        return layer_decay_groups(model, architecture(self.config.checkpoint).num_hidden_layers, self.config)
+
+    def _further_pretraining(self) -> FurtherPretraining:
+        config, competition = self.config, self.competition
+        has_more = competition.path(UNLABELED) is not None
+        more = read_subwords(competition, UNLABELED, self.tokenizer, config).reviews if has_more else []
+        reviews = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
+        content = fingerprint(weights_checksum(config.checkpoint), competition.checksum)
+        return FurtherPretraining(config, reviews, self.tokenizer, content)

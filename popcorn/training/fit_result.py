@@ -1,4 +1,4 @@
-"""popcorn.training.fit_result"""
+"""What the training on one split gives."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,17 @@ import numpy as np
 
 @dataclass
 class FitResult:
-    """What a fit gives: probabilities of the validation rows and of the test, and how it came there."""
+    """Predictions of one trained model, and how it was trained."""
 
     validation: np.ndarray
+    """probabilities (validation reviews,)"""
     test: np.ndarray
+    """probabilities (test reviews,)"""
     epoch: int = 0
     """the epoch whose weights predicted"""
     history: list[dict] = field(default_factory=list)
-    """figures by epoch"""
+    """metrics of each epoch"""
     reviews_per_second: float = 0.0
+    """of training"""
     complete: bool = True
     """False where the time budget ended it"""

@@ -1,319 +1,206 @@
-"""Hugging Face's Trainer as both of our uses of it need it: fine-tuning, and training the language model further.
+"""Fine-tunes a pretrained model with Hugging Face's Trainer."""
 
-It is given the batches, the optimizer and the schedule of the native loop. Micro-batches, checkpoints, evaluation, several
-processes and mixed precision are its own.
-"""
-
-import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from accelerate import PartialState
-from accelerate.utils.memory import clear_device_cache
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from scipy.special import expit
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_pt_utils import nested_concat
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers import DataCollatorWithPadding, EvalPrediction
 
-from popcorn.config import PretrainedConfig
-from popcorn.data.batching import Reviews, length_grouped_batches
-from popcorn.errors import TrainingDivergedError, UserError, is_out_of_memory, log
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.splits import Split
+from popcorn.errors import UserError
+from popcorn.metrics import SELECTION_METRIC, compute_metrics
 from popcorn.training.checkpoint import disk_errors_as_user_error
-from popcorn.training.loop import STEADY
-from popcorn.training.memory import Pieces, recompute_activations
-from popcorn.utils import hardware
-from popcorn.utils.packages import tensorboard_if_usable
-
-IGNORE_INDEX = -100  # the label of what is not to be answered, in all of the library's losses
-RECOMPUTE = 4  # reviews: a micro-batch as small as this leaves the hardware idle, and more memory for a third more work pays
-Trained = TypeVar("Trained")
-
-
-class ReviewDataset(Dataset):
-    """Some rows of the reviews as the library's collators take them."""
-
-    def __init__(self, reviews: Reviews, rows: np.ndarray, labels: np.ndarray | None = None):
-        """rows (n,) of `reviews`; labels, of all of them, or None where there is nothing to answer."""
-        self.reviews, self.rows, self.labels = reviews, rows, labels
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> dict:
-        row = self.rows[place]
-        label = {} if self.labels is None else {"labels": int(self.labels[row])}
-        return {"input_ids": self.reviews.reviews[row].tolist()} | label
+from popcorn.training.finetuning_task import PretrainedTask
+from popcorn.training.fit_result import FitResult
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.optim import optimizer_and_schedule
+from popcorn.training.processes import start_processes, summary_of
+from popcorn.training.review_trainer import (
+    LengthGroupedBatchSampler,
+    PredictingTrainer,
+    ReviewDataset,
+    ReviewTrainer,
+    TrainingControlCallback,
+    keep_pretrained,
+    last_checkpoint,
+    log_of,
+    retry_on_oom,
+    training_arguments,
+)
+from popcorn.utils import usage
 
 
-class LengthGroupedBatchSampler(Sampler):
-    """The native loop's batches, each in `pieces`, of which this process takes its own; places in the dataset's rows."""
+class FineTuner(ReviewTrainer):
+    """A classifier of two classes, trained by its own loss, with R-Drop where `rdrop_alpha` is not zero."""
 
-    def __init__(self, dataset: ReviewDataset, batch_size: int, micro_batch_size: int, seed: int):
-        self.lengths = dataset.reviews.lengths[dataset.rows]
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self.batches = -(-len(dataset) // batch_size)
-        self.process, self.processes = PartialState().process_index, PartialState().num_processes
-        # as many of each batch for every process, and none of them empty
-        smallest = len(dataset) // self.batches
-        self.accumulation = max(1, min(-(-batch_size // (micro_batch_size * self.processes)), smallest // self.processes))
-
-    def __len__(self) -> int:
-        return self.batches * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        places = np.arange(len(self.lengths))
-        for batch in length_grouped_batches(places, self.lengths, self.batch_size, self.seed * 1_000 + self.epoch):
-            pieces = np.array_split(batch, self.accumulation * self.processes)
-            yield from (piece.tolist() for piece in pieces[self.process :: self.processes])
-
-
-class TrainingControlCallback(TrainerCallback):
-    """Turns the batches over with the epochs, asks for checkpoints, and stops in time or where more epochs are of no use."""
-
-    def __init__(
-        self, batches: LengthGroupedBatchSampler, checkpoint_every: int, deadline: float, predictions: int, before: float = 0.0
-    ):
-        """`predictions`: reviews to predict after the training, for which time is kept; `before`: an earlier fit's `speed`."""
-        self.batches, self.checkpoint_every, self.deadline, self.predictions = batches, checkpoint_every, deadline, predictions
-        self.before = before
-        self.steps, self.seconds, self.is_out_of_time = 0, 0.0, False
-        self.should_stop: Callable[[list[dict]], bool] = lambda log: False
-        """whether the Trainer's log asks for the end"""
-
-    @property
-    def speed(self) -> float:
-        """Training reviews per second of all processes; zero before the first step."""
-        return self.steps * len(self.batches.lengths) / self.batches.batches / self.seconds if self.steps else 0.0
-
-    def on_train_begin(self, args, state, control, **_) -> None:
-        """The best checkpoint is beside the others; the Trainer remembers it by its path, and a run's folder may be moved."""
-        if state.best_global_step:
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-
-    def on_epoch_begin(self, args, state, control, **_) -> None:
-        """A resumed epoch has its own batches too. Starts the clock."""
-        self.batches.epoch = state.global_step // self.batches.batches
-        self.start = time.monotonic()
-
-    def on_save(self, *_, **__) -> None:
-        """Starts the clock anew."""
-        self.start = time.monotonic()
-
-    def on_step_end(self, args, state, control, **_) -> None:
-        """Saves now and then, and at the end of the time."""
-        now = time.monotonic()
-        self.seconds, self.start = self.seconds + now - self.start, now
-        self.steps += 1
-        last = state.global_step % self.batches.batches == 0  # the Trainer saves there anyway, after the evaluation
-        # to predict takes a third of the time of training on as many reviews; the rest is for loading and writing
-        speed = self.speed if self.steps >= STEADY else self.before
-        needed = self.predictions / 2 / speed if speed else 0
-        late = torch.tensor(time.monotonic() + needed >= self.deadline, dtype=torch.int, device=args.device)
-        if PartialState().num_processes > 1:  # all stop after the same step
-            torch.distributed.all_reduce(late)
-        if late and state.global_step < state.max_steps:
-            self.is_out_of_time = control.should_training_stop = True
-        control.should_save = not last and (self.is_out_of_time or state.global_step % self.checkpoint_every == 0)
-        control.should_log = control.should_save  # the losses so far are in no checkpoint but as its log
-
-    def on_epoch_end(self, args, state, control, **_) -> None:
-        """Part of an epoch is not measured, so that a run goes on as if it had never been stopped."""
-        if self.is_out_of_time and state.global_step % self.batches.batches:
-            control.should_evaluate = control.should_save = False
-
-    def on_evaluate(self, args, state, control, **_) -> None:
-        """Ends the training where it no longer helps."""
-        control.should_training_stop |= self.should_stop(state.log_history)
-
-
-class PredictingTrainer(Trainer):
-    """A Trainer that predicts and evaluates in smaller pieces where memory does not hold a whole batch.
-
-    Of several processes each does so by itself: they meet after the batch, which is whole again.
-    """
-
-    def __init__(self, *given, **options):
-        super().__init__(*given, **options)
-        self.pieces = Pieces()
-
-    def prediction_step(self, model, inputs: dict[str, Tensor], *given, **options) -> tuple[Any, ...]:
-        """Loss, logits and labels of the batch."""
-        step = super().prediction_step
-        rows = np.arange(len(next(iter(inputs.values()))))
-
-        def predict(piece: np.ndarray) -> tuple[Any, ...]:
-            part = inputs if len(piece) == len(rows) else {name: value[piece] for name, value in inputs.items()}
-            return step(model, part, *given, **options)
-
-        found = self.pieces.predict(predict, rows)
-        loss, logits, labels = found[0][1]
-        for piece, (its_loss, its_logits, its_labels) in found[1:]:
-            before = piece[0]  # the loss is a mean
-            loss = None if loss is None else (before * loss + len(piece) * its_loss) / (before + len(piece))
-            logits = None if logits is None else nested_concat(logits, its_logits)
-            labels = None if labels is None else nested_concat(labels, its_labels)
-        return loss, logits, labels
-
-
-class ReviewTrainer(PredictingTrainer):
-    """A Trainer over `LengthGroupedBatchSampler`, whose loss is the mean over the whole batch, and a number."""
-
-    def __init__(self, model, batches: LengthGroupedBatchSampler, watch: TrainingControlCallback, **options):
-        """Where batches are taken in pieces of a few reviews, activations are recomputed."""
-        self.batches, self.watch = batches, watch
-        pieces = batches.accumulation * batches.processes
-        if batches.accumulation > 1 and -(-batches.batch_size // pieces) <= RECOMPUTE:
-            recompute_activations(model)
-        super().__init__(model, callbacks=[watch], **options)
-        # the Trainer counts the answers of a batch then, over all its pieces and processes, and leaves the division to the loss;
-        # else it would take the mean of the pieces' means, or with a model that takes any keyword their sum
-        self.model_accepts_loss_kwargs = True
+    rdrop_alpha = 0.0
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The mean loss of a piece, and the model's outputs."""
-        outputs = model(**inputs)
-        return outputs.loss, outputs
-
-    def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
-        """The piece's share of the batch's mean loss in training; its own mean in an evaluation."""
-        loss, outputs = self.mean_loss(model, inputs)
-        if model.training and num_items_in_batch is not None:
-            # gradients of the processes are averaged, so that each scales its own by their number
-            asked = (inputs["labels"] != IGNORE_INDEX).sum()
-            # of a piece that asks nothing the library's mean is no number
-            loss = loss * asked / num_items_in_batch * self.accelerator.num_processes if asked else outputs.logits.sum() * 0
-        return (loss, outputs) if return_outputs else loss
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Not prepared by Accelerate: each process has its own pieces already."""
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
-
-    def get_batch_samples(self, epoch_iterator: Iterator[dict], num_batches: int, device: torch.device):
-        """On the device at once: transformers 4 adds up the answers of all processes before it moves the batches there."""
-        return super().get_batch_samples(map(self._prepare_inputs, epoch_iterator), num_batches, device)
-
-    def training_step(self, model, *arguments, **options) -> Tensor:
-        """Raises `TrainingDivergedError` in place of a step that would spoil the weights."""
-        loss = super().training_step(model, *arguments, **options)
-        if not torch.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: try a lower --learning-rate or --precision "
-                f"fp32; the last checkpoint before it, if there was one, is in {self.args.output_dir}"
-            )
-        return loss
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the weights of a checkpoint and nothing else; the Trainer's own way adds its arguments as a pickle."""
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.write_weights(folder / SAFE_WEIGHTS_NAME)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        """Loads all weights; the Trainer's own way leaves those as they are that it does not find.
-
-        Raises `UserError` where the checkpoint lacks one, or has one that the model lacks, and where the rest of it is missing.
-        """
-        folder = Path(resume_from_checkpoint)
-        try:
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME):  # without them the Trainer would begin anew
-                if not (folder / name).is_file():
-                    raise FileNotFoundError(f"it lacks {name}")
-            self.read_weights(folder / SAFE_WEIGHTS_NAME)
-        except (OSError, RuntimeError, SafetensorError) as problem:
-            if is_out_of_memory(problem):
-                raise
-            said = " ".join(str(problem).split())
-            raise UserError(f"the checkpoint {folder} is damaged ({said}): leave out --resume to begin anew") from problem
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def write_weights(self, path: Path) -> None:
-        """Writes what training changes, under the module's own names."""
-        save_model(self.model, str(path))
-
-    def read_weights(self, path: Path) -> None:
-        """Reads what `write_weights` wrote. Raises `RuntimeError` where a name is missing, or one too many."""
-        load_model(self.model, path)
+        """The model's loss, or that of two passes."""
+        if not (self.rdrop_alpha and model.training):
+            return super().mean_loss(model, inputs)
+        outputs = model(**dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
+        return outputs.loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean(), outputs
 
     def _save_checkpoint(self, *arguments, **options) -> None:
-        with disk_errors_as_user_error(Path(self.args.output_dir)):
-            super()._save_checkpoint(*arguments, **options)
+        super()._save_checkpoint(*arguments, **options)
+        if self.is_world_process_zero():
+            usage.update(Path(self.args.output_dir).parent)
 
+    def save_artifacts(self, folder: Path) -> None:
+        """Leaves the weights that predicted, with the tokenizer, as the library loads them, whole or not at all.
 
-def keep_pretrained(model: PreTrainedModel, folder: Path) -> None:
-    """Writes the model as the library loads it."""
-    model.save_pretrained(folder)
-    # the library gives the weights the names that the first checkpoint had, such as gamma and beta of a layer norm, and only its
-    # own way to load knows those
-    save_model(model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-
-
-def arguments(
-    config: PretrainedConfig, folder: Path, batches: LengthGroupedBatchSampler, micro_batch_size: int, **options
-) -> TrainingArguments:
-    """What both uses have in common."""
-    precision = hardware.mixed_precision(config.precision)
-    made = TrainingArguments(
-        output_dir=str(folder), seed=config.seed, max_grad_norm=config.max_grad_norm,
-        per_device_train_batch_size=micro_batch_size, gradient_accumulation_steps=batches.accumulation,
-        per_device_eval_batch_size=2 * micro_batch_size,
-        use_cpu=not torch.accelerator.is_available(), bf16=precision == "bf16", fp16=precision == "fp16",
-        save_strategy="epoch", save_total_limit=2, logging_strategy="epoch", logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=tensorboard_if_usable(),
-        disable_tqdm=False,  # by itself it goes with the library's warnings, which are silenced
-        **options,
-    )  # fmt: skip
-    if made.n_gpu > 1:
-        log(f"{made.n_gpu} GPUs are here, and one is used: torchrun --nproc_per_node {made.n_gpu} uses them all")
-        made._n_gpu = 1  # else the Trainer would take nn.DataParallel, which is slower than one GPU on short batches
-    return made
-
-
-def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "--micro-batch-size") -> Trained:
-    """Trains with micro-batches as large as memory holds: of so many reviews, half of them, and so on down to one.
-
-    Raises `UserError`, which names the `option`, where none fits, and where one of several processes is out of memory: it cannot
-    tell the others.
-    """
-    size = largest
-    while True:
-        clear_device_cache(garbage_collection=True)
+        Raises `UserError` where they cannot be written.
+        """
+        if not self.is_world_process_zero():
+            return
+        unfinished = folder.with_name(folder.name + ".unfinished")
         try:
-            return train(size)
-        except Exception as problem:
-            if not is_out_of_memory(problem):
-                raise
-            if size == 1 or PartialState().num_processes > 1:
-                raise UserError(f"memory does not suffice: give a smaller {option} or fewer --max-length") from problem
-        size //= 2
-        log(f"Out of memory: going on with micro-batches of {size} reviews, the same batch and the same gradient")
+            fix = "what it predicts is safe; to use it with predict, free some space and run the script again without --resume"
+            with disk_errors_as_user_error(folder, "the trained model", fix):
+                for earlier in (folder, unfinished):
+                    shutil.rmtree(earlier, ignore_errors=True)
+                self.write_model(unfinished)
+                unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def write_model(self, folder: Path) -> None:
+        """Writes the files of a model into the folder."""
+        keep_pretrained(self.model, folder)
+        self.data_collator.tokenizer.save_pretrained(folder)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole: the Trainer writes its state last. A kill may leave one that is not."""
-    if PartialState().is_main_process:
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            if not log_of(path):
-                shutil.rmtree(path)
-    PartialState().wait_for_everyone()
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """logits (batch, 2) -> (batch,), of a positive review"""
+    return logits[:, 1] - logits[:, 0]
 
 
-def log_of(checkpoint: str | Path | None) -> list[dict]:
-    """What the Trainer had logged when it wrote the checkpoint; nothing where that is not there, or not whole."""
-    try:
-        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, TypeError):
-        return []
+def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
+    """Validation metrics from the Trainer's logits and labels."""
+    return compute_metrics(prediction.label_ids, expit(log_odds(prediction.predictions.astype(np.float64))))
+
+
+class HFTrainer:
+    """Trains on one split after another. The submissions come before the saved model, which a full disk may prevent."""
+
+    trainer_class: type[FineTuner] = FineTuner
+
+    start = staticmethod(start_processes)
+
+    def set_up(self, task: PretrainedTask, run_dir: Path, deadline: float) -> None:
+        """Takes what all splits have in common; `deadline` is a `time.monotonic()`."""
+        self.task, self.config, self.run_dir, self.deadline = task, task.config, run_dir, deadline
+        self.micro_batch_size = task.config.micro_batch_size or task.config.batch_size
+        self.speed = 0.0
+        """reviews per second of the last fit, for the time budget of the next"""
+        self.unsaved: tuple[FineTuner, Path] | None = None
+        self.failure: UserError | None = None
+
+    def fit(self, split: Split) -> FitResult:
+        """Trains a new model, from a checkpoint where the split's folder has one, and predicts with the best epoch's weights."""
+        self._save_last_model()
+        split, targets = self.task.with_pseudo_labels(split)
+        trainer = retry_on_oom(lambda size: self._train(split, targets, size), self.micro_batch_size)
+        control = trainer.control_callback
+        self.speed = control.speed
+        history = epochs_of(trainer.state.log_history, control.batches.batches)
+        best = max(history, key=lambda entry: entry.get(SELECTION_METRIC, entry["epoch"]), default={"epoch": 0})
+        result = FitResult(
+            validation=predict_probability(trainer, self.task.train, split.validation),
+            test=predict_probability(trainer, self.task.test, np.arange(len(self.task.test))),
+            epoch=best["epoch"], history=history, reviews_per_second=control.speed, complete=not control.is_out_of_time,
+        )  # fmt: skip
+        if trainer.is_world_process_zero():
+            usage.update(self.run_dir)
+        self.unsaved = trainer, self.run_dir / split.name / "model" if result.complete else None
+        return result
+
+    def _train(self, split: Split, targets: np.ndarray, micro_batch_size: int) -> FineTuner:
+        """Trains with micro-batches of a size, which memory may not hold."""
+        self.micro_batch_size = micro_batch_size  # a size that memory did not hold is not tried again in the next split
+        config, task, fit_dir = self.config, self.task, self.run_dir / split.name
+        dataset = ReviewDataset(task.train, split.train, targets)
+        batches = LengthGroupedBatchSampler(dataset, config.batch_size, micro_batch_size, config.seed)
+        checkpoint = last_checkpoint(fit_dir)
+        finished = epochs_of(log_of(checkpoint), batches.batches)
+        # a fit that early stopping had ended is not taken up again
+        epochs = len(finished) if is_patience_over(finished, config.patience) else split.epochs or config.epochs
+        validation = sort_by_length(task.train, split.validation)
+        model = task.new_model()
+        trainer = self.trainer_class(
+            model, batches,
+            TrainingControlCallback(
+                batches, config.checkpoint_every, self.deadline, len(task.test) + len(validation), self.speed,
+                lambda log: is_patience_over(epochs_of(log, batches.batches), config.patience),
+            ),
+            args=training_arguments(config, fit_dir, batches, micro_batch_size, epochs, is_validated=len(validation) > 0),
+            data_collator=DataCollatorWithPadding(task.tokenizer), train_dataset=dataset,
+            eval_dataset=ReviewDataset(task.train, validation, targets) if len(validation) else None,
+            compute_metrics=metrics_of, optimizers=optimizer_and_schedule(task.parameter_groups(model), config, batches.batches),
+        )  # fmt: skip
+        trainer.rdrop_alpha = getattr(config, "rdrop_alpha", 0.0)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
+
+    def _save_last_model(self) -> None:
+        """Saves the last fit's model and frees its memory. A failure waits: it must not end the run before its submission."""
+        if self.unsaved is None:
+            return
+        trainer, folder = self.unsaved
+        try:
+            if folder:
+                trainer.save_artifacts(folder)
+        except UserError as failure:
+            self.failure = self.failure or failure
+        trainer.accelerator.free_memory()
+        self.unsaved = None
+
+    def summary(self) -> dict:
+        """For the record: parameters, precision, time and memory."""
+        return summary_of(self.task, self.run_dir)
+
+    def finish(self) -> None:
+        """Saves the last model. Raises `UserError` where a model could not be saved."""
+        self._save_last_model()
+        if self.failure:
+            raise self.failure
+
+
+def is_patience_over(history: list[dict], patience: int) -> bool:
+    """Whether so many epochs have passed without a better one; never where nothing was validated."""
+    best = max(history, key=lambda entry: entry.get(SELECTION_METRIC, 0.0), default={})
+    return SELECTION_METRIC in best and len(history) - best["epoch"] >= patience
+
+
+def sort_by_length(reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
+    """`rows` from the shortest to the longest, so that batches taken in this order waste little."""
+    return rows[np.argsort(reviews.lengths[rows], kind="stable")]
+
+
+def predict_probability(trainer: PredictingTrainer, reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
+    """The probability that each of the rows is positive, float64 (len(rows),)."""
+    if len(rows) == 0:
+        return np.zeros(0)
+    ordered = sort_by_length(reviews, rows)
+    logits = trainer.predict(ReviewDataset(reviews, ordered)).predictions.astype(np.float64)
+    found = np.zeros(len(reviews))
+    found[ordered] = expit(log_odds(logits))
+    return found[rows]
+
+
+def epochs_of(log: list[dict], steps: int) -> list[dict]:
+    """The Trainer's log as one entry for each epoch that was ended; a loss there is the mean since the entry before."""
+    epochs: dict[int, dict] = {}
+    logged = 0
+    for entry in log:
+        epoch, step = -(-entry["step"] // steps), entry["step"]
+        metrics = epochs.setdefault(epoch, {"epoch": epoch, "loss": 0.0})
+        if "loss" in entry:
+            metrics["loss"] += entry["loss"] * (step - logged) / steps
+            logged = step
+        metrics |= {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_validation")}
+    return [epochs[epoch] for epoch in sorted(epochs) if epoch * steps <= logged]

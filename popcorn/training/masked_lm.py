@@ -23,20 +23,20 @@ from transformers import (
 )  # fmt: skip
 
 from popcorn.config import FineTuneConfig
-from popcorn.data.batching import Reviews
+from popcorn.data.batching import EncodedReviews
 from popcorn.models.pretrained import load_pretrained
-from popcorn.training.hf_trainer import (
+from popcorn.training.optim import layer_decay_groups, optimizer_and_schedule
+from popcorn.training.pretraining import key_of, train_once
+from popcorn.training.review_trainer import (
     IGNORE_INDEX,
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
     TrainingControlCallback,
-    arguments,
     keep_pretrained,
     last_checkpoint,
+    training_arguments,
 )
-from popcorn.training.optim import optimizer_and_schedule, parameter_groups
-from popcorn.training.pretraining import key_of, train_once
 from popcorn.utils.files import fingerprint
 
 MASKED = 0.15
@@ -78,7 +78,7 @@ class MaskedTrainer(ReviewTrainer):
 class FurtherPretraining:
     """A checkpoint made from another by reading the reviews, kept under a name that holds all it depends on."""
 
-    def __init__(self, config: FineTuneConfig, reviews: Reviews, tokenizer: PreTrainedTokenizerBase, content: str):
+    def __init__(self, config: FineTuneConfig, reviews: EncodedReviews, tokenizer: PreTrainedTokenizerBase, content: str):
         """`content`: checksum of the checkpoint and of the reviews, of which `--max-train-samples` takes the first."""
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate, layer_decay=1.0)
         self.checkpoint, self.tokenizer, self.kind = config.checkpoint, tokenizer, KINDS[config.MODEL_TYPE]
@@ -111,7 +111,7 @@ class FurtherPretraining:
             self.kind.model, self.checkpoint, new=self.kind.head, **{dropout: config.attention_dropout}
         )  # fmt: skip
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
-        groups = parameter_groups(model, model.config.num_hidden_layers, config)
+        groups = layer_decay_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED)
 
         def masked(items: list[dict]) -> dict[str, torch.Tensor]:
@@ -122,8 +122,8 @@ class FurtherPretraining:
                 return mask(items)
 
         trainer = MaskedTrainer(
-            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline, predictions=0),
-            args=arguments(config, own, batches, micro_batch_size, num_train_epochs=config.epochs),
+            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
+            args=training_arguments(config, own, batches, micro_batch_size, config.epochs),
             data_collator=masked, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=last_checkpoint(own))

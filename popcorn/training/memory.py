@@ -8,6 +8,7 @@ import numpy as np
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
+from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, is_out_of_memory, log
 
 Found = TypeVar("Found")
@@ -61,3 +62,9 @@ def recompute_activations(model: nn.Module) -> bool:
     getattr(able[0], f"{kind}_checkpointing_enable")({"use_reentrant": False})
     log("To save memory, activations are recomputed: a third more work for a fraction of it")
     return True
+
+
+def out_of_memory_error(config: TrainingConfig) -> UserError:
+    """The sentence where memory does not hold one review."""
+    option = "--micro-batch-size" if hasattr(config, "micro_batch_size") else "--batch-size"
+    return UserError(f"memory does not suffice: give a smaller {option} or fewer --max-length")

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of every engine."""
+"""The optimizer and the learning-rate schedule of everything that is trained by gradients."""
 
 import re
 
@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from popcorn.config import FineTuneConfig, TrainingConfig
+from popcorn.errors import UserError
 
 
 def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
@@ -24,22 +25,29 @@ def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: in
     return optimizer, schedule
 
 
-LAYER = re.compile(r"\blayer\.(\d+)\.")  # encoder.layer.3.attention… in BERT and RoBERTa, transformer.layer.3.… in DistilBERT
+LAYER = re.compile(r"\blayers?\.(\d+)\.")  # encoder.layer.3.attention in BERT and RoBERTa, transformer.layer.3 in DistilBERT
 
 
-def parameter_groups(model: nn.Module, layers: int, config: FineTuneConfig) -> list[dict]:
+def layer_decay_groups(model: nn.Module, num_layers: int, config: FineTuneConfig) -> list[dict]:
     """Groups for AdamW: `layer_decay` to the power of the distance from the top, and no weight decay of biases and norms.
 
-    The head and the pooler are the top, the embeddings the bottom, below the `layers` between them (Sun et al. 2019, section
-    5.3.4). Devlin et al.'s own code leaves biases and layer norms, the parameters of one dimension, without decay.
+    The head and the pooler are the top, the embeddings the bottom, below the `num_layers` between them (Sun et al. 2019, section
+    5.3.4). Devlin et al.'s own code leaves biases and layer norms, the parameters of one dimension, without decay. Raises
+    `UserError` where the model's layers are not found by their names: they would train without any layer decay.
     """
     groups: dict[tuple[int, bool], dict] = {}
     for name, weights in model.named_parameters():
         if not weights.requires_grad:
             continue
         layer = LAYER.search(name)
-        height = int(layer[1]) + 1 if layer else 0 if "embeddings" in name else layers + 1
-        rate = config.learning_rate * config.layer_decay ** (layers + 1 - height)
+        layer_id = int(layer[1]) + 1 if layer else 0 if "embeddings" in name else num_layers + 1
+        rate = config.learning_rate * config.layer_decay ** (num_layers + 1 - layer_id)
         decay = config.weight_decay if weights.ndim > 1 else 0.0
-        groups.setdefault((height, decay > 0), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(weights)
+        groups.setdefault((layer_id, decay > 0), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(weights)
+    missing = set(range(1, num_layers + 1)) - {layer_id for layer_id, _ in groups}
+    if missing and config.layer_decay != 1:
+        raise UserError(
+            f"--layer-decay is {config.layer_decay}, and the parameters of {len(missing)} of the model's {num_layers} layers "
+            "have other names than layer.<number>: give --layer-decay 1, one learning rate for all layers"
+        )
     return [groups[key] for key in sorted(groups)]

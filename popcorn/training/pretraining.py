@@ -11,7 +11,7 @@ from accelerate.utils.memory import clear_device_cache
 from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, log
 from popcorn.training.checkpoint import disk_errors_as_user_error
-from popcorn.training.hf_trainer import ReviewTrainer, retry_on_oom
+from popcorn.training.review_trainer import ReviewTrainer, retry_on_oom
 from popcorn.utils import hardware
 from popcorn.utils.cache import alone
 from popcorn.utils.files import fingerprint
@@ -61,7 +61,7 @@ def _train(folder: Path, reviews: int, train: Callable, config: TrainingConfig, 
     given = getattr(config, "micro_batch_size", None)
     option = "--micro-batch-size" if hasattr(config, "micro_batch_size") else "--batch-size"
     trainer = retry_on_oom(lambda micro_batch_size: train(micro_batch_size, own), given or config.batch_size, option)
-    if trainer.watch.is_out_of_time:
+    if trainer.control_callback.is_out_of_time:
         raise UserError(
             f"the time budget ended in the training of the language model, after {trainer.state.global_step:,} of "
             f"{trainer.state.max_steps:,} steps, and there is nothing to submit yet: the same command goes on from there"

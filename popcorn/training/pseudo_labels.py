@@ -9,18 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 
-import nbsvm
 from popcorn.data.competition import TRAIN, UNLABELED, Competition
 from popcorn.data.splits import Split
 from popcorn.data.word_tokenizer import clean, enough_terms
 from popcorn.errors import UserError, log
+from popcorn.utils.scripts import load_script
 
 
 class Teacher:
     """The NB-SVM with its own recipe, fitted anew for every part on that part's reviews alone."""
 
     def __init__(self, competition: Competition, max_train_samples: int | None):
-        """Takes at most `limit` of the unlabeled reviews. Raises `UserError` where the competition's folder has none."""
+        """Takes at most `max_train_samples` unlabeled reviews. Raises `UserError` where the competition's folder has none."""
         texts = competition.read(UNLABELED).texts[:max_train_samples] if competition.path(UNLABELED) else []
         if not texts:
             raise UserError(
@@ -38,9 +38,10 @@ class Teacher:
         Rows of the unlabeled reviews follow those of the training file. No review that the part is validated on, nor its
         label, is seen by the teacher.
         """
-        log(f"{part.name}: the teacher learns from {len(part.train):,} labeled reviews")
+        nbsvm = load_script("nbsvm")
+        log(f"{part.name}: the teacher is trained on {len(part.train):,} labeled reviews")
         with enough_terms():
-            teacher = nbsvm.model(nbsvm.Config()).fit(self.texts[part.train], self.labels[part.train])
+            teacher = nbsvm.build_pipeline(nbsvm.Config()).fit(self.texts[part.train], self.labels[part.train])
         targets = np.concatenate([self.labels, teacher.predict_proba(self.unlabeled)[:, 1]])
         rows = np.arange(len(self.labels), len(targets))
         return replace(part, train=np.concatenate([part.train, rows])), targets

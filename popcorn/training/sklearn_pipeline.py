@@ -1,122 +1,129 @@
-"""Runs a scikit-learn pipeline over the reviews' text: the linear models' counterpart of `word_model`."""
+"""A scikit-learn pipeline over the reviews' texts."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 from sklearn.pipeline import Pipeline
 
-from popcorn import metrics
 from popcorn.config import STARTED, RunConfig
-from popcorn.data import competition as competition_data
+from popcorn.data.competition import READING, TEST, TRAIN, UNLABELED, Competition, find_competition
 from popcorn.data.splits import Split, limited
-from popcorn.data.submission import require_same_ids
 from popcorn.data.word_tokenizer import TOKENIZER, clean, enough_terms
-from popcorn.errors import exit_on_user_error, log
+from popcorn.errors import log
+from popcorn.metrics import compute_metrics
 from popcorn.models.saved import keep_learned, learned, restore, save_metadata
-from popcorn.runs.cross_validation import cross_validate, finish_run, require_learnable, split_of
-from popcorn.runs.run_dir import run_folder, save_fit_result, sole_owner, start_or_resume
 from popcorn.training.fit_result import FitResult
-from popcorn.utils import hardware
+from popcorn.training.task import Task
 from popcorn.utils.cache import cached
-from popcorn.utils.files import fingerprint, require_writable
+from popcorn.utils.files import fingerprint
+from popcorn.utils.machine import cpu_name, process_peak_memory
 
 PARAMETERS = "vectors_", "coef_", "intercept_"
 """of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
 
 
-def run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0) -> None:
-    """Fits `build(config)`, a pipeline from texts to `predict_proba`, and writes its submissions.
+class TextTask(Task):
+    """The reviews as cleaned texts, and a scikit-learn pipeline from texts to `predict_proba`."""
 
-    Its first `unsupervised` steps learn once from the texts of all training reviews, labeled or not, and never a label.
-    """
-    with exit_on_user_error():
-        require_writable(config.output_dir / "submissions")
-        with sole_owner(config):
-            _run(build, config, unsupervised)
+    def __init__(self, build_pipeline: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0):
+        """The first `unsupervised` steps are fitted once, to the texts of all training reviews, and never to a label."""
+        super().__init__(config)
+        self.build_pipeline, self.unsupervised = build_pipeline, unsupervised
+        self.provenance = {}
+
+    def load(self) -> None:
+        """Reads and cleans the texts, and fits the unsupervised steps."""
+        config, competition = self.config, find_competition(self.config.data_dir)
+        train, test = competition.read(TRAIN), competition.read(TEST)
+        self.competition, self.train_ids, self.test_ids, self.labels = competition, train.ids, test.ids, train.labels
+        self.texts = np.array([clean(text) for text in train.texts], dtype=object)
+        self.test_texts = [clean(text) for text in test.texts]
+        self.shared, self.seconds, self.earlier_seconds, self.peak_memory = {}, 0.0, 0.0, 0
+        if self.unsupervised:
+            start = time.monotonic()
+            steps = self.build_pipeline(config)[: self.unsupervised]
+            labeled = self.texts[limited(self.labels, config.max_train_samples)]
+            common, seconds, self.peak_memory = _fitted_once(steps, competition, labeled, config.max_train_samples)
+            # what an earlier run took for the steps counts as this run's
+            self.earlier_seconds = max(0.0, seconds - (time.monotonic() - start))
+            self.shared = learned(common)
+            self.texts, self.test_texts = common.transform(self.texts), common.transform(self.test_texts)
+            self.seconds = self.earlier_seconds + time.monotonic() - start
+
+    def save_artifacts(self, run_dir: Path) -> None:
+        """Writes the options; what is learned comes after the submissions."""
+        save_metadata(run_dir, self.build_pipeline, self.config, "linear")
 
 
-def _run(build: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int) -> None:
-    """All of it that other runs of the same folder must not meet."""
-    competition = competition_data.find(config.data_dir)
-    train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
-    require_same_ids(competition.sample_ids(), test.ids)  # now, not after the training
-    require_learnable(config, train.ids, train.labels)
-    texts = np.array([clean(text) for text in train.texts], dtype=object)
-    test_texts = [clean(text) for text in test.texts]
-    before, earlier_run, peak_memory, shared = 0.0, 0.0, 0, {}
-    if unsupervised:
-        start = time.monotonic()
-        rows = limited(train.labels, config.max_train_samples)
-        common, seconds, peak_memory = _fitted_once(
-            build(config)[:unsupervised], competition, texts[rows], config.max_train_samples
-        )
-        earlier_run = max(0.0, seconds - (time.monotonic() - start))
-        shared = learned(common)
-        texts, test_texts = common.transform(texts), common.transform(test_texts)
-        before = earlier_run + time.monotonic() - start
-    parameters, learned_by = 0, {}
-    folder = run_folder(config)
-    split = split_of(config, train.ids, train.labels)
-    start_or_resume(config, data=competition.checksum, split=split)
-    save_metadata(folder, build, config, "linear")
+class SklearnTrainer:
+    """Fits the pipeline to one split after another."""
 
-    def fit(part: Split) -> FitResult:
-        nonlocal parameters
-        start = time.monotonic()
+    def start(self, config: RunConfig) -> None:
+        """There is one process."""
+
+    def set_up(self, task: TextTask, run_dir: Path, deadline: float) -> None:
+        """Takes what all splits have in common."""
+        self.task, self.run_dir, self.learned_by_split, self.parameters = task, run_dir, {}, 0
+
+    def fit(self, split: Split) -> FitResult:
+        """Fits a new pipeline and predicts; where a refit follows, that predicts the test."""
+        task, config, start = self.task, self.task.config, time.monotonic()
         with enough_terms():
-            model = build(config)[unsupervised:].fit(texts[part.train], train.labels[part.train])
-        seconds = before + time.monotonic() - start
-        own = learned(model, first=unsupervised)
-        parameters = sum(array.size for name, array in (shared | own).items() if name.endswith(PARAMETERS))
-        history, held, positive = [{"epoch": 1}], np.zeros(0), np.zeros(0)
-        if len(part.validation):
-            held = model.predict_proba(texts[part.validation])[:, 1]
-            history[0] |= metrics.compute_metrics(train.labels[part.validation], held)
-        learned_by[part.name] = own
-        measured = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in history[0].items() if name != "epoch"]
-        log(", ".join([f"{part.name}: {len(part.train):,} reviews in {seconds:.0f} s", *measured]))
-        if not (len(part.validation) and config.refit) or config.folds:  # else the refit predicts
-            positive = model.predict_proba(test_texts)[:, 1]
-        return FitResult(held, positive, 1, history, len(part.train) / seconds)
+            pipeline = task.build_pipeline(config)[task.unsupervised :].fit(task.texts[split.train], task.labels[split.train])
+        seconds = task.seconds + time.monotonic() - start
+        self.learned_by_split[split.name] = own = learned(pipeline, first=task.unsupervised)
+        self.parameters = sum(array.size for name, array in (task.shared | own).items() if name.endswith(PARAMETERS))
+        validation, test, metrics = np.zeros(0), np.zeros(0), {}
+        if len(split.validation):
+            validation = pipeline.predict_proba(task.texts[split.validation])[:, 1]
+            metrics = compute_metrics(task.labels[split.validation], validation)
+        measured = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items()]
+        log(", ".join([f"{split.name}: {len(split.train):,} reviews in {seconds:.0f} s", *measured]))
+        if not (len(split.validation) and config.refit) or config.folds:
+            test = pipeline.predict_proba(task.test_texts)[:, 1]
+        return FitResult(validation, test, 1, [{"epoch": 1} | metrics], len(split.train) / seconds)
 
-    done = cross_validate(config, train.ids, train.labels, fit)
-    finish_run(
-        config, competition, train.ids, test.ids, done, split=split,
-        parameters=parameters, machine=hardware.cpu_name(), peak_memory=max(hardware.process_peak_memory(), peak_memory),
-        processes=1,
-        precision="fp32" if unsupervised else "fp64", seconds=earlier_run + time.monotonic() - STARTED,
-    )  # fmt: skip
-    # the submission is safe: now what predict and the report need
-    if unsupervised:
-        keep_learned(folder, shared)
-    for name, outcome in done.outcomes.items():
-        keep_learned(folder / name, learned_by[name])
-        save_fit_result(folder / name, outcome)
+    def summary(self) -> dict:
+        """For the record: parameters, time and memory."""
+        return {
+            "parameters": self.parameters, "machine": cpu_name(), "processes": 1,
+            "peak_memory": max(process_peak_memory(), self.task.peak_memory),
+            "precision": "fp32" if self.task.unsupervised else "fp64",
+            "seconds": self.task.earlier_seconds + time.monotonic() - STARTED,
+        }  # fmt: skip
+
+    def finish(self) -> None:
+        """Saves what `predict` needs, once the submissions are written."""
+        if self.task.unsupervised:
+            keep_learned(self.run_dir, self.task.shared)
+        for name, arrays in self.learned_by_split.items():
+            keep_learned(self.run_dir / name, arrays)
 
 
 def _fitted_once(
-    steps: Pipeline, competition: competition_data.Competition, labeled: np.ndarray, max_train_samples: int | None
+    steps: Pipeline, competition: Competition, labeled: np.ndarray, max_train_samples: int | None
 ) -> tuple[Pipeline, float, int]:
-    """Fits the steps to the labeled texts and at most `limit` others, or restores what an earlier run has learned from them.
+    """Fits the steps to the labeled texts and at most `max_train_samples` others, or restores what an earlier run learned.
 
     Returns what it took too, this time or then: seconds, and bytes of memory.
     """
 
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
-        unlabeled = competition.read(competition_data.UNLABELED).texts if competition.path(competition_data.UNLABELED) else []
+        unlabeled = competition.read(UNLABELED).texts if competition.path(UNLABELED) else []
         with enough_terms():
             steps.fit([*labeled, *(clean(text) for text in unlabeled[:max_train_samples])])
-        cost = np.array([time.monotonic() - start, hardware.process_peak_memory()])
-        return learned(steps) | {"cost": cost, "pseudo_labels": np.array(len(unlabeled))}
+        cost = np.array([time.monotonic() - start, process_peak_memory()])
+        return learned(steps) | {"cost": cost, "unlabeled": np.array(len(unlabeled))}
 
-    files = [path for name in (competition_data.TRAIN, competition_data.UNLABELED) if (path := competition.path(name))]
-    key = fingerprint(*files, TOKENIZER, competition_data.READING, max_train_samples, str(steps.get_params()))[:24]
+    files = [path for name in (TRAIN, UNLABELED) if (path := competition.path(name))]
+    key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()))[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
-    if competition.path(competition_data.UNLABELED):
-        competition.count(competition_data.UNLABELED, int(arrays["pseudo_labels"]))
+    if competition.path(UNLABELED):
+        competition.count(UNLABELED, int(arrays["unlabeled"]))
     seconds, peak_memory = arrays.pop("cost").tolist()
     restore(steps, arrays)
     return steps, seconds, int(peak_memory)

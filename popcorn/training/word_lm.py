@@ -1,7 +1,4 @@
-"""A language model over words, trained on the competition's own reviews, whose encoder a classifier begins with.
-
-The scripts' one call is `run`.
-"""
+"""A language model over words, trained on the competition's own reviews, whose encoder a classifier begins with."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,76 +17,79 @@ from popcorn.config import WordVectorConfig
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
-from popcorn.runs import engine
-from popcorn.training import word_model
-from popcorn.training.hf_trainer import (
+from popcorn.training.optim import optimizer_and_schedule
+from popcorn.training.pretraining import key_of, train_once
+from popcorn.training.review_trainer import (
     IGNORE_INDEX,
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
     TrainingControlCallback,
-    arguments,
     last_checkpoint,
+    training_arguments,
 )
-from popcorn.training.native import native
-from popcorn.training.optim import optimizer_and_schedule
-from popcorn.training.pretraining import key_of, train_once
+from popcorn.training.word_model import ModelClass, WordModelTask
 from popcorn.utils.files import write_json
 
-BuildLanguageModel = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
+LanguageModelClass = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
 """a class: config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`, tokens (batch, time) and
 lengths (batch,) -> log-probability (targets,), of all words of a review but one in each direction"""
 WEIGHTS = "encoder.safetensors"
 
 
-def run(build: word_model.Build, config: WordVectorConfig, language_model: BuildLanguageModel) -> None:
-    """Trains the language model on all training reviews, or finds it trained; then the model, as `popcorn.word_model.run` does.
+class LanguageModelTask(WordModelTask):
+    """A model whose `encoder` begins as that of a language model, which is trained first on all training reviews."""
 
-    Both have an `encoder`, and the model begins with that of the language model.
-    """
+    def __init__(self, model_class: ModelClass, language_model: LanguageModelClass, config: WordVectorConfig):
+        super().__init__(model_class, config)
+        self.language_model_class = language_model
 
-    def prepare() -> engine.Task:
-        task, vectors = word_model.task_of(build, config)
-        first = WordLanguageModel(language_model, config, task, vectors)
-        task.build, task.pretrain = first.before(task.build), first.train
-        task.provenance["language_model"] = first.folder.name
-        return task
+    def load(self) -> None:
+        super().load()
+        self.language_model = WordLanguageModel(self.language_model_class, self)
+        self.provenance["language_model"] = self.language_model.folder.name
 
-    engine.run(native, prepare, config)
+    def pretrain(self, deadline: float) -> None:
+        """Trains the language model, or finds it trained."""
+        self.language_model.train(deadline)
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        self.language_model.load_encoder(model.encoder)
+        return model
 
 
 class WordLanguageModel:
     """The encoder of a language model, kept under a name that holds all it depends on."""
 
-    def __init__(self, build: BuildLanguageModel, config: WordVectorConfig, task: engine.Task, vectors: Tensor):
-        """It learns from the task's training reviews, labeled or not, of which `--max-train-samples` takes the first."""
+    def __init__(self, model_class: LanguageModelClass, task: WordModelTask):
+        """It trains on the task's training reviews, labeled or not, of which `--max-train-samples` takes the first."""
+        config = task.config
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate)
         self.dataset = ReviewDataset(task.train, np.arange(len(task.train))[: config.max_train_samples])
         words = np.concatenate([task.train.reviews[row] for row in self.dataset.rows])
-        counts = torch.from_numpy(np.bincount(words, minlength=len(vectors)))
-        self.build = lambda: MeanLoss(build(config, vectors, counts))
+        self.model_class, self.vectors = model_class, task.vectors
+        self.counts = torch.from_numpy(np.bincount(words, minlength=len(task.vectors)))
         key = key_of(config, task.competition.checksum, task.provenance, str(self.build()))
         self.folder = config.output_dir / "runs" / "language-model" / key
         """where the encoder is, once `train` has made it"""
+
+    def build(self) -> nn.Module:
+        """A new language model, as the Trainer takes it."""
+        return MeanLoss(self.model_class(self.config, self.vectors, self.counts))
 
     def train(self, deadline: float) -> None:
         """Trains it, or finds it trained; see `train_once`."""
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
-    def before(self, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        """A way to build the model with the trained encoder in the place of its own."""
-
-        def built() -> nn.Module:
-            model = build()
-            try:
-                model.encoder.load_state_dict(load_file(self.folder / WEIGHTS))
-            except (OSError, RuntimeError, SafetensorError) as problem:
-                raise UserError(
-                    f"the language model in {self.folder} is damaged ({problem}): remove the folder, and it is trained again"
-                ) from problem
-            return model
-
-        return built
+    def load_encoder(self, encoder: nn.Module) -> None:
+        """Gives the encoder the trained weights. Raises `UserError` where they are damaged."""
+        try:
+            encoder.load_state_dict(load_file(self.folder / WEIGHTS))
+        except (OSError, RuntimeError, SafetensorError) as problem:
+            raise UserError(
+                f"the language model in {self.folder} is damaged ({problem}): remove the folder, and it is trained again"
+            ) from problem
 
     def _train(self, micro_batch_size: int, own: Path, deadline: float) -> ReviewTrainer:
         config = self.config
@@ -98,8 +98,8 @@ class WordLanguageModel:
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         trainer = ReviewTrainer(
-            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline, predictions=0),
-            args=arguments(config, own, batches, micro_batch_size, num_train_epochs=config.epochs),
+            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
+            args=training_arguments(config, own, batches, micro_batch_size, config.epochs),
             data_collator=collate, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=last_checkpoint(own))

@@ -3,32 +3,11 @@
 import ctypes
 import os
 import platform
-import resource
 
 import torch
 
 from popcorn.errors import UserError
-from popcorn.utils import hardware as metrics
-
-
-def cpu_name() -> str:
-    """The processor's name and the number of its cores that this process may use."""
-    from joblib import cpu_count  # knows of affinities and containers
-
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or a processor that does not tell its name
-    cores = cpu_count()
-    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
-
-
-def process_peak_memory() -> int:
-    """Bytes: the most main memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
+from popcorn.utils.machine import cpu_name, process_peak_memory
 
 GLIBC_TRIM_THRESHOLD, GLIBC_TOP_PAD, GLIBC_MMAP_MAX = -1, -2, -4  # names of mallopt(3), from malloc.h
 KERNELS = "64"
@@ -71,9 +50,9 @@ def processor() -> str:
     """The name and number of the GPUs, or the CPU's."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return metrics.cpu_name()
+    return cpu_name()
 
 
 def peak_memory() -> int:
     """Bytes: the most that this process has held, on the GPU where there is one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else metrics.process_peak_memory()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak_memory()

@@ -5,10 +5,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from popcorn.errors import UserError, log
-
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "google": "protobuf"}
-"""what pip calls a package, where Python has another name for it"""
+from popcorn.errors import UserError, distribution_of, log
 
 
 class MissingPackage(UserError):
@@ -30,14 +27,6 @@ def needs(package: str, purpose: str):
             f"{purpose} needs {package}, which cannot be imported here ({type(problem).__name__}: {said}): "
             f"pip install --upgrade {package}"
         ) from problem
-
-
-def distribution_of(problem: Exception) -> str | None:
-    """What to install where an import found nothing; None for other problems, and where Python's or our own module is missing."""
-    name = (getattr(problem, "name", None) or "").partition(".")[0]
-    if not isinstance(problem, ModuleNotFoundError) or not name or name == "popcorn" or name in sys.stdlib_module_names:
-        return None
-    return DISTRIBUTIONS.get(name, name)
 
 
 def hide_unusable_quantizers() -> None:

@@ -20,13 +20,13 @@ COST = "cost.json"
 THIS_PROCESS = datetime.now().isoformat()
 
 
-def update_usage(folder: Path) -> None:
+def update(folder: Path) -> None:
     """Writes what this process has cost so far into the run's folder; a full disk is left for what is worth stopping for."""
     with suppress(UserError):
         write_json(folder / COST, _processes(folder) | {THIS_PROCESS: _so_far()})
 
 
-def of(folder: Path) -> dict[str, float]:
+def total(folder: Path) -> dict[str, float]:
     """The run's `seconds`, of all processes together, and `peak_memory`, in bytes, of the one that held most."""
     processes = _processes(folder) or {THIS_PROCESS: _so_far()}
     return {

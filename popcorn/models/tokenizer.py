@@ -1,0 +1,64 @@
+"""The tokenizer of a pretrained checkpoint."""
+
+from importlib import import_module
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from popcorn.config import PretrainedConfig
+from popcorn.data.subword_tokenizer import SENTENCEPIECE, TOKENIZER_MEND
+from popcorn.errors import UserError, first_line
+from popcorn.models.pretrained import architecture
+from popcorn.utils.packages import needs
+
+
+def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint's folder, of the library's own classes alone.
+
+    Raises `UserError` where it cannot be read, lacks a special token, or has more tokens than the model has vectors.
+    """
+    config = architecture(checkpoint)
+    require_sentencepiece(checkpoint)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, config=config, trust_remote_code=False, local_files_only=True)
+        vocabulary = tokenizer.get_vocab()
+    except Exception as problem:  # the library and its parts in Rust raise what they like, bare exceptions too
+        raise UserError(f"the tokenizer in {checkpoint} cannot be read ({first_line(problem)}): {TOKENIZER_MEND}") from problem
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
+    lacking = [name for name, number in ids.items() if number is None or number == tokenizer.unk_token_id]
+    if lacking:
+        raise UserError(f"the tokenizer in {checkpoint} has no {' and no '.join(lacking)} token: {TOKENIZER_MEND}")
+    token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
+    if largest >= config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {checkpoint} is of another model: its token {token!r} has the id {largest}, and the model has "
+            f"vectors for {config.vocab_size}: {TOKENIZER_MEND}"
+        )
+    return tokenizer
+
+
+def require_sentencepiece(checkpoint: Path) -> None:
+    """Raises `MissingPackage` where the tokenizer is SentencePiece's and cannot be read here.
+
+    The library would take a file of SentencePiece for one of another kind then.
+    """
+    if not (checkpoint / "tokenizer.json").is_file() and any((checkpoint / name).is_file() for name in SENTENCEPIECE):
+        purpose = f"the tokenizer in {checkpoint}"
+        with needs("sentencepiece", purpose):
+            import_module("sentencepiece")
+        with needs("protobuf", purpose):
+            import_module("google.protobuf")
+
+
+def load_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer. Raises `UserError` as above and where `--max-length` is more than the model can read."""
+    tokenizer = read_tokenizer(config.checkpoint)
+    positions = architecture(config.checkpoint).max_position_embeddings
+    if config.MODEL_TYPE == "roberta":  # which counts places from behind the padding's id
+        positions -= tokenizer.pad_token_id + 1
+    most = min(tokenizer.model_max_length, positions)
+    if config.max_length > most:
+        raise UserError(f"--max-length is {config.max_length}: {config.model} reads at most {most}")
+    if config.max_length < 3:
+        raise UserError(f"--max-length is {config.max_length}: two of them are special, give at least 3")
+    return tokenizer
