@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import BertModel
 
-from popcorn.config import FineTuneConfig, parse
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.layers import mask_of
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
@@ -29,8 +29,20 @@ class Config(FineTuneConfig):
     MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
     """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """share of the pooled numbers that are zeroed in training"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 3e-5
+    layer_decay: Positive = 0.95
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 class BERT(nn.Module):

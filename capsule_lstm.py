@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
@@ -23,20 +23,31 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    hidden: int = 128
+    hidden: Count = 128
     """units of each direction"""
-    kinds: int = 32
+    num_primary: Count = 32
     """primary capsules, as the paper has kinds of them"""
-    primary: int = 8
+    primary_dim: Count = 8
     """numbers of a primary capsule"""
-    capsule: int = 16
+    class_dim: Count = 16
     """numbers of a class's capsule"""
-    routing: int = 3
+    routing_iterations: Count = 3
     """rounds of routing (the paper's r)"""
-    word_dropout: float = 0.2
+    word_dropout: Probability = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: Probability = 0.3
     """share of the primary capsules that are zeroed in training, whole vectors at once"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 3e-3
+    embedding_lr_scale: Positive = 0.1
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 CLASSES = 2  # negative, positive
@@ -66,15 +77,17 @@ class CapsuleLSTM(nn.Module):
     def __init__(self, config: Config, vectors: Tensor):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
-        self.rounds, self.kinds = config.routing, config.kinds
+        self.rounds, self.kinds = config.routing_iterations, config.num_primary
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.forwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
         self.backwards = nn.LSTM(vectors.shape[1], config.hidden, batch_first=True)
-        self.primary = nn.Linear(2 * config.hidden, config.kinds * config.primary)
+        self.primary = nn.Linear(2 * config.hidden, config.num_primary * config.primary_dim)
         self.dropout = nn.Dropout1d(config.dropout)
         # W of equation 2, one for each kind and class
-        self.predict = nn.Parameter(torch.randn(config.kinds, CLASSES, config.primary, config.capsule) / config.primary)
+        self.predict = nn.Parameter(
+            torch.randn(config.num_primary, CLASSES, config.primary_dim, config.class_dim) / config.primary_dim
+        )
         self.scale = nn.Parameter(torch.tensor(10.0))  # lengths are below one, logits are not
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad, relu
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import mask_of, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
@@ -21,16 +21,25 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    widths: tuple[int, ...] = (3, 4, 5)
+    kernel_sizes: tuple[Count, ...] = (3, 4, 5)
     """words that a filter sees at once (the paper's h)"""
-    filters: int = 100
+    num_filters: Count = 100
     """filters of each width"""
-    epochs: int = 4
-    """at most so many passes over the training reviews"""
-    word_dropout: float = 0.1
+    word_dropout: Probability = 0.1
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: Probability = 0.3
     """share of the filters' answers that are zeroed in training"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 4
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 3e-3
+    embedding_lr_scale: Positive = 0.1
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 def max_over_time(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
@@ -58,9 +67,9 @@ class CNN(nn.Module):
         super().__init__()
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.convolutions = nn.ModuleList(nn.Conv1d(vectors.shape[1], config.filters, width) for width in config.widths)
+        self.convolutions = nn.ModuleList(nn.Conv1d(vectors.shape[1], config.num_filters, width) for width in config.kernel_sizes)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.filters * len(config.widths), 1)
+        self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes), 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = mask_of(lengths, tokens.shape[1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import masked_max, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
@@ -22,16 +22,27 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    window: int = 3
+    kernel_size: Count = 3
     """words that a filter sees at once"""
-    filters: int = 150
+    num_filters: Count = 150
     """filters, the width of a phrase"""
-    hidden: int = 150
+    hidden: Count = 150
     """units of the LSTM"""
-    word_dropout: float = 0.2
+    word_dropout: Probability = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: Probability = 0.3
     """share of the summary that is zeroed in training"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 3e-3
+    embedding_lr_scale: Positive = 0.1
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 class CNNLSTM(nn.Module):
@@ -42,8 +53,8 @@ class CNNLSTM(nn.Module):
         super().__init__()
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.convolution = nn.Conv1d(vectors.shape[1], config.filters, config.window)
-        self.lstm = nn.LSTM(config.filters, config.hidden, batch_first=True)
+        self.convolution = nn.Conv1d(vectors.shape[1], config.num_filters, config.kernel_size)
+        self.lstm = nn.LSTM(config.num_filters, config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(2 * config.hidden, 1)
 

@@ -6,11 +6,13 @@ W x becomes W x + (alpha / rank) B A x, with A random and B zero at first, for t
 
 from dataclasses import dataclass
 
-from peft import LoraConfig
-
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
 from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import LoraConfig
 
 
 @dataclass
@@ -20,16 +22,23 @@ class Config(AdapterConfig):
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
     """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 3e-4
-    """AdamW's peak for the adapter, reached after the warm-up and followed by a linear decay to zero"""
-    rank: int = 16
+    rank: Count = 16
     """columns of B and rows of A (the paper's r)"""
-    alpha: int = 32
+    alpha: Count = 32
     """over the rank, the factor of what is learned"""
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """share of what the adapter reads that is zeroed in training"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 3e-4
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 def peft_config(config: Config) -> LoraConfig:

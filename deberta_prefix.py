@@ -6,11 +6,13 @@ just the way that helps. The attention that takes them is in popcorn/deberta.py.
 
 from dataclasses import dataclass
 
-from peft import PrefixTuningConfig
-
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
 from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import PrefixTuningConfig
 
 
 @dataclass
@@ -20,14 +22,21 @@ class Config(AdapterConfig):
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
     """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 5e-3
-    """AdamW's peak for the prefix, reached after the warm-up and followed by a linear decay to zero"""
-    virtual_tokens: int = 20
+    virtual_tokens: Count = 20
     """keys and values of each layer"""
-    hidden: int | None = None
+    hidden: Count | None = None
     """units of a network that makes them in training, as Li & Liang have it; none where they are learned themselves"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-3
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 def peft_config(config: Config) -> PrefixTuningConfig:

@@ -1,16 +1,18 @@
 """DeBERTa-v2 with prompt tuning (Lester et al. 2021): some vectors are learned that stand before the review like words.
 
-They begin as the vectors of a sentence that asks for the task (section 3.2). Only the first layer is told of them, so that
+They begin as the vectors of a sentence that asks for the task (section 3.2). Only the first layer receives them, so that
 they need a large model, and a learning rate a hundred times that of weights.
 """
 
 from dataclasses import dataclass
 
-from peft import PromptTuningConfig
-
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
 from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import PromptTuningConfig
 
 
 @dataclass
@@ -20,14 +22,21 @@ class Config(AdapterConfig):
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
     """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 1e-2
-    """AdamW's peak for the prompt, reached after the warm-up and followed by a linear decay to zero"""
-    virtual_tokens: int = 20
+    virtual_tokens: Count = 20
     """vectors before the review"""
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"
     """what they begin as: [CLS], its subwords and [SEP], repeated or cut to their number"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 0.01
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 def peft_config(config: Config) -> PromptTuningConfig:

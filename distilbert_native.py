@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import DistilBertModel
 
-from popcorn.config import FineTuneConfig, parse
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.layers import mask_of, masked_mean
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
@@ -29,12 +29,20 @@ class Config(FineTuneConfig):
     MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
     """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    learning_rate: float = 5e-5
-    """AdamW's peak for the head, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.9
-    """each layer learns at so many times the rate of the one above it: six layers, so that the lowest has BERT's share"""
-    dropout: float = 0.2
+    dropout: Probability = 0.2
     """share of the head's numbers that are zeroed in training"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-5
+    layer_decay: Positive = 0.9
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 class DistilBERT(nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import masked_max, reverse_within_length, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
@@ -21,12 +21,23 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    hidden: int = 128
+    hidden: Count = 128
     """units of each direction"""
-    word_dropout: float = 0.2
+    word_dropout: Probability = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: Probability = 0.3
     """share of the summary that is zeroed in training"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 3e-3
+    embedding_lr_scale: Positive = 0.1
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 class GRU(nn.Module):

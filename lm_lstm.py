@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import mask_of, masked_max, masked_mean, reverse_within_length, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
@@ -23,18 +23,27 @@ from popcorn.training.word_lm import LanguageModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    learning_rate: float = 1e-3
-    """AdamW's peak for the classifier, reached after the warm-up and followed by a linear decay to zero"""
-    hidden: int = 1024
+    hidden: Count = 1024
     """units of each direction"""
-    word_dropout: float = 0.2
+    word_dropout: Probability = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.3
+    dropout: Probability = 0.3
     """share of the numbers before the softmax, or of the pooled ones, that are zeroed in training"""
-    pretrain_epochs: int = 8
+    pretrain_epochs: Count = 8
     """passes of the language model over all training reviews"""
-    pretrain_learning_rate: float = 2e-3
+    pretrain_learning_rate: Positive = 2e-3
     """peak of the learning rate in them"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    embedding_lr_scale: Positive = 0.1
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
 COMMON = 2_000, 10_000

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from popcorn.config import RunConfig, parse
+from popcorn.config import Count, Positive, RunConfig, parse
 from popcorn.runs.run import run
 from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
@@ -22,13 +22,13 @@ from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 class Config(RunConfig):
     """What this model adds to the options of all scripts."""
 
-    ngrams: int = 3
+    ngrams: Count = 3
     """longest run of words that counts as a term"""
-    min_df: int = 2
+    min_df: Count = 2
     """terms of fewer reviews are left out"""
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """smoothing of the counts (the paper's alpha)"""
-    c: float = 1.0
+    c: Positive = 1.0
     """inverse strength of the L2 penalty"""
 
 

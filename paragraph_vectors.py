@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from tqdm import tqdm
 
-from popcorn.config import RunConfig, parse
+from popcorn.config import Count, Positive, Probability, RunConfig, parse
 from popcorn.runs.run import run
 from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 from popcorn.utils.packages import needs
@@ -32,21 +32,21 @@ from popcorn.utils.progress import EpochBar
 class Config(RunConfig):
     """What this model adds to the options of all scripts."""
 
-    ngrams: int = 3
+    ngrams: Count = 3
     """longest run of words that counts as a term"""
-    min_df: int = 5
+    min_df: Count = 5
     """terms of fewer reviews, labeled or not, are left out"""
-    width: int = 200
+    vector_size: Count = 200
     """of a vector"""
-    epochs: int = 10
+    epochs: Count = 10
     """passes over all training reviews, and as many over one whose vector is asked for later"""
-    learning_rate: float = 0.05
+    learning_rate: Positive = 0.05
     """of the first step; it falls to nearly zero"""
-    negative: int = 5
+    negative: Count = 5
     """terms drawn at random for each one that is there"""
-    sample: float = 1e-4
+    sample: Probability = 1e-4
     """terms of more than some three times this share are skipped now and then (Mikolov et al. 2013, section 2.3); 0: never"""
-    c: float = 1.0
+    c: Positive = 1.0
     """inverse strength of the classifier's L2 penalty"""
     deterministic: bool = False
     """train the vectors with one worker, slower where there are many processors: the same command gives the same submission"""
@@ -163,7 +163,7 @@ def build_pipeline(config: Config) -> Pipeline:
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, dtype=np.int32
     )
     kind = RepeatableParagraphVectors if config.deterministic else ParagraphVectors
-    vectors = kind(config.width, config.epochs, config.learning_rate, config.negative, config.sample, config.seed)
+    vectors = kind(config.vector_size, config.epochs, config.learning_rate, config.negative, config.sample, config.seed)
     return make_pipeline(terms, vectors, Normalizer(), LogisticRegression(C=config.c, max_iter=1_000))
 
 

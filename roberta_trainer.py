@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import RobertaForSequenceClassification
 
-from popcorn.config import FineTuneConfig, parse
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
@@ -23,14 +23,18 @@ class Config(FineTuneConfig):
     MODEL_TYPE = "roberta"
     model: str = "roberta-base"
     """a RoBERTa of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    epochs: int = 4
-    """at most so many passes over the training reviews (the paper takes ten, and the best of them)"""
-    learning_rate: float = 2e-5
-    """AdamW's peak for the head, of the three rates in the paper's table 10"""
-    warmup_ratio: float = 0.06
-    """share of the steps that the learning rate takes to rise (table 10)"""
-    weight_decay: float = 0.1
-    """AdamW's decoupled decay (table 10)"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 4
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 2e-5
+    layer_decay: Positive = 0.95
+    warmup_ratio: Probability = 0.06
+    weight_decay: NonNegative = 0.1
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from popcorn.config import RunConfig, parse
+from popcorn.config import Count, Positive, RunConfig, parse
 from popcorn.runs.run import run
 from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
@@ -18,11 +18,11 @@ from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 class Config(RunConfig):
     """What this model adds to the options of all scripts."""
 
-    ngrams: int = 2
+    ngrams: Count = 2
     """longest run of words that counts as a term"""
-    min_df: int = 2
+    min_df: Count = 2
     """terms of fewer reviews are left out"""
-    c: float = 5.0
+    c: Positive = 5.0
     """inverse strength of the L2 penalty"""
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from popcorn.config import WordVectorConfig, parse
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of, masked_max, masked_mean, word_embedding
 from popcorn.runs.run import run
@@ -24,27 +24,34 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """What this model adds to the options of all models over word vectors."""
 
-    layers: int = 2
+    num_layers: Count = 2
     """blocks (the paper's N)"""
-    model: int = 128
+    d_model: Count = 128
     """width of the blocks (d_model)"""
-    heads: int = 4
+    num_heads: Count = 4
     """attention heads (h)"""
-    inner: int = 256
+    d_ff: Count = 256
     """units of the feed-forward networks (d_ff)"""
-    learning_rate: float = 2e-3
-    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    embedding_lr_scale: float = 0.15
-    """the word vectors' learning rate as a share of the others'"""
-    word_dropout: float = 0.2
+    word_dropout: Probability = 0.2
     """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """share of each sublayer's numbers that are zeroed in training (P_drop)"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 2e-3
+    embedding_lr_scale: Positive = 0.15
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model % self.heads:
-            raise UserError(f"--model is {self.model}, which {self.heads} --heads do not divide: give a multiple")
+        if self.d_model % self.num_heads:
+            raise UserError(f"--d-model is {self.d_model}, which {self.num_heads} --num-heads do not divide: give a multiple")
 
 
 def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
@@ -63,13 +70,13 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.heads = config.heads
-        self.query_key_value = nn.Linear(config.model, 3 * config.model)
-        self.output = nn.Linear(config.model, config.model)
+        self.num_heads = config.num_heads
+        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
+        self.output = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, words: Tensor, bias: Tensor) -> Tensor:
         batch, time, width = words.shape
-        split = self.query_key_value(words).view(batch, time, 3, self.heads, width // self.heads)
+        split = self.query_key_value(words).view(batch, time, 3, self.num_heads, width // self.num_heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width of a head)
         attended = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.output(attended.transpose(1, 2).reshape(batch, time, width))
@@ -80,9 +87,11 @@ class Block(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.model), nn.LayerNorm(config.model)
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.d_model), nn.LayerNorm(config.d_model)
         self.attention = SelfAttention(config)
-        self.feed_forward = nn.Sequential(nn.Linear(config.model, config.inner), nn.GELU(), nn.Linear(config.inner, config.model))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.d_model, config.d_ff), nn.GELU(), nn.Linear(config.d_ff, config.d_model)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, words: Tensor, bias: Tensor) -> Tensor:
@@ -96,19 +105,19 @@ class Transformer(nn.Module):
     def __init__(self, config: Config, vectors: Tensor):
         """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
         super().__init__()
-        self.heads = config.heads
+        self.num_heads = config.num_heads
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.projection = nn.Linear(vectors.shape[1], config.model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.model)
+        self.projection = nn.Linear(vectors.shape[1], config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(2 * config.model, 1)
+        self.classifier = nn.Linear(2 * config.d_model, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         words = self.projection(self.word_dropout(self.embedding(tokens)))  # (batch, time, model)
         padding = ~mask_of(lengths, tokens.shape[1])
-        bias = alibi_bias(tokens.shape[1], self.heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
+        bias = alibi_bias(tokens.shape[1], self.num_heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
         for block in self.blocks:
             words = block(words, bias)
         words = self.norm(words)

@@ -6,10 +6,11 @@ Nothing here loads torch: `--help` and a mistyped option are answered at once.
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 import psutil
 import tyro
@@ -21,23 +22,40 @@ STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time()
 Config = TypeVar("Config")
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of where a run leaves its adapter"""
-COUNTS = (
-    "max_train_samples", "folds", "epochs", "batch_size", "micro_batch_size", "max_length", "pretrain_epochs", "hidden", "rank",
-    "alpha", "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_df", "width", "negative", "widths",
-    "filters", "window", "attention", "kinds", "primary", "capsule", "routing", "layers", "model", "heads", "inner",
-)  # fmt: skip
-"""options of which there must be one at least (of the folds two), where a script has them"""
-RATES = (
-    "learning_rate",
-    "embedding_lr_scale",
-    "pretrain_learning_rate",
-    "head_learning_rate",
-    "layer_decay",
-    "max_grad_norm",
-    "c",
-    "alpha",
-)
-"""options that are more than zero"""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Which values an option may have, and what to give instead."""
+
+    allows: Callable[[float], bool]
+    advice: str
+
+
+Count = Annotated[int, Bound(lambda value: value >= 1, "give a whole number of at least 1")]
+FoldCount = Annotated[int, Bound(lambda value: value >= 2, "give a whole number of at least 2")]
+Seed = Annotated[int, Bound(lambda value: 0 <= value < 2**32, f"give a whole number from 0 to {2**32 - 1}")]
+Positive = Annotated[float, Bound(lambda value: 0 < value < inf, "give a number above 0")]
+NonNegative = Annotated[float, Bound(lambda value: 0 <= value < inf, "give 0, or a number above it")]
+Probability = Annotated[float, Bound(lambda value: 0 <= value < 1, "give a number from 0 to less than 1")]
+
+
+def require_bounds(options: object) -> None:
+    """Raises `UserError` for an option whose value its type's `Bound` does not allow."""
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name, None)
+        for bound in _bounds_of(hint):
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            if value == () or not all(bound.allows(each) for each in values):
+                raise UserError(f"--{name.replace('_', '-')} is {value}: {bound.advice}")
+
+
+def _bounds_of(hint: object) -> Iterator[Bound]:
+    """Those of the type itself and of its parts, such as of `Count | None`."""
+    yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Bound))
+    for part in get_args(hint):
+        if not isinstance(part, Bound):
+            yield from _bounds_of(part)
 
 
 def expand_home(options: object) -> None:
@@ -64,14 +82,14 @@ class RunConfig:
     """folder that receives submissions/, runs/ and results/"""
     name: str = ""
     """name of the submission and of the results; the script's own name where it is empty"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the weights, the batches and the dropout; the validation split is the same for all seeds. Models that train word
     vectors or paragraph vectors with several workers differ all the same from run to run: see their --deterministic"""
-    max_train_samples: int | None = None
+    max_train_samples: Count | None = None
     """a quick try: fit on so many training reviews (the test is predicted whole)"""
     split_by: Literal["movie", "random"] = "movie"
     """hold out films, by blocks of id numbers, or reviews at random, which reads too high: the test is of other films"""
-    folds: int | None = None
+    folds: FoldCount | None = None
     """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
     refit: bool = True
     """once validation has chosen, fit on all training reviews for the submission (not with --folds)"""
@@ -82,23 +100,7 @@ class RunConfig:
 
     def __post_init__(self):
         expand_home(self)
-        for field in COUNTS:
-            least = 2 if field == "folds" else 1
-            value = getattr(self, field, None)
-            counts = value if isinstance(value, tuple) else (value,)
-            # NB-SVM's alpha is none of these, nor is the name of a pretrained model
-            if not counts or any(isinstance(count, int) and count < least for count in counts):
-                raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}: give a whole number from 0 to {2**32 - 1}")
-        for field, value in vars(self).items():
-            option = f"--{field.replace('_', '-')} is {value}"
-            if ("dropout" in field or field in ("warmup_ratio", "sample")) and not 0 <= value < 1:
-                raise UserError(f"{option}: give a share from 0 to less than 1")
-            if field in RATES and not 0 < value < inf:
-                raise UserError(f"{option}: give a number above 0")
-            if field in ("weight_decay", "rdrop_alpha") and not 0 <= value < inf:
-                raise UserError(f"{option}: give 0, or a number above it")
+        require_bounds(self)
         if self.no_validation and (self.folds or not self.refit):
             raise UserError(f"--no-validation is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
         if self.save_results and self.max_train_samples is not None:
@@ -115,25 +117,25 @@ class RunConfig:
 class TrainingConfig(RunConfig):
     """Options of everything that is trained by gradients, whichever engine trains it."""
 
-    max_length: int = 400
+    max_length: Count = 400
     """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
-    epochs: int = 3
+    epochs: Count = 3
     """at most so many passes over the training reviews"""
-    patience: int = 2
+    patience: Count = 2
     """stop after so many epochs without a better ROC AUC in validation"""
-    batch_size: int = 128
+    batch_size: Count = 128
     """reviews a step, over all processes"""
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    warmup_ratio: float = 0.1
+    warmup_ratio: Probability = 0.1
     """share of the steps that the learning rate takes to rise"""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's decoupled decay (Loshchilov & Hutter 2019)"""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """largest norm of the gradient"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 else"""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """steps between two checkpoints"""
     resume: bool = False
     """go on where a run of the same name, seed and options was stopped or killed"""
@@ -147,9 +149,9 @@ class WordVectorConfig(TrainingConfig):
 
     word_vectors: Path | None = None
     """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
-    vector_size: int | None = None
+    vector_size: Count | None = None
     """refuse vectors of another width; any width where it is not given"""
-    embedding_lr_scale: float = 0.1
+    embedding_lr_scale: Positive = 0.1
     """the word vectors' learning rate as a share of the others'"""
     pseudo_labels: bool = False
     """train on the unlabeled reviews too, by the probabilities of an NB-SVM that was trained on the labeled ones"""
@@ -173,11 +175,11 @@ class PretrainedConfig(TrainingConfig):
 
     model: str = ""
     """a model's id on the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    max_length: int = 512
+    max_length: Count = 512
     """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
-    batch_size: int = 32
+    batch_size: Count = 32
     """reviews a step, over all processes"""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """so many of them at a time, for the same gradient; else as many as memory holds (on several GPUs all: give it there)"""
 
     def prepare(self, script: str) -> None:
@@ -192,19 +194,19 @@ class PretrainedConfig(TrainingConfig):
 class FineTuneConfig(PretrainedConfig):
     """Options of the models that are trained as a whole, and the recipe of Sun et al. 2019 that they share."""
 
-    learning_rate: float = 3e-5
+    learning_rate: Positive = 3e-5
     """AdamW's peak for the topmost layers, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.95
+    layer_decay: Positive = 0.95
     """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
-    attention_dropout: float = 0.1
+    attention_dropout: Probability = 0.1
     """share of the attention's weights that are zeroed in training; at 0 torch's fused kernel for a CPU serves, twice as fast"""
-    rdrop_alpha: float = 0.0
+    rdrop_alpha: NonNegative = 0.0
     """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
     further_pretrain: bool = False
     """first train the language model on all training reviews, labeled or not (section 5.4); kept and used again"""
-    pretrain_epochs: int = 3
+    pretrain_epochs: Count = 3
     """passes over those reviews"""
-    pretrain_learning_rate: float = 5e-5
+    pretrain_learning_rate: Positive = 5e-5
     """peak of the learning rate in them"""
 
     def prepare(self, script: str) -> None:
@@ -216,11 +218,11 @@ class FineTuneConfig(PretrainedConfig):
 class AdapterConfig(PretrainedConfig):
     """Options of the models whose weights stay as they are, but for the pooler and the head, and a small adapter that learns."""
 
-    max_length: int = 256
+    max_length: Count = 256
     """longer reviews keep their first quarter and last three quarters of so many tokens (Sun et al. 2019, head+tail)"""
     bits: Literal[4, 8, 16, 32] | None = None
     """of a frozen weight; else 8 on GPUs from compute capability 7.5 on (a T4), 4 on older ones (a P100), 32 on a CPU"""
-    head_learning_rate: float = 1e-3
+    head_learning_rate: Positive = 1e-3
     """peak of the learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not have"""
     adapter: Path | None = None
     """folder of an adapter that an earlier run has left: predict with it and train nothing"""
