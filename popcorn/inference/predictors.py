@@ -88,8 +88,8 @@ class Neural:
     """A module that judges padded batches of token ids."""
 
     def __init__(self, judge: Callable, embedding, read: Callable, words_of: Callable, frame: int):
-        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `Reviews`. `words_of`: a text to its words that are
-        read, each with its number of tokens. frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
+        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `EncodedReviews`. `words_of`: a text to its words that
+        are read, each with its number of tokens. frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
         """
         self.judge, self.embedding, self.read, self.words_of, self.frame = judge, embedding, read, words_of, frame
         self.device = embedding.weight.device
@@ -151,7 +151,7 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
     """The fine-tuned model with its tokenizer."""
     from transformers import PreTrainedModel
 
-    from popcorn.data.batching import Reviews
+    from popcorn.data.batching import EncodedReviews
     from popcorn.data.subword_tokenizer import add_special_tokens, tokenize_texts, words_of
     from popcorn.models.layers import mask_of
     from popcorn.models.tokenizer import read_tokenizer
@@ -160,9 +160,11 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
     tokenizer = read_tokenizer(folder)
     model.eval()
 
-    def read(texts: list[str]) -> Reviews:
+    def read(texts: list[str]) -> EncodedReviews:
         contents = [np.array(ids, np.int32) for ids in tokenize_texts(texts, tokenizer)]
-        return Reviews(add_special_tokens(contents, tokenizer, config.max_length), config.max_length, tokenizer.pad_token_id)
+        return EncodedReviews(
+            add_special_tokens(contents, tokenizer, config.max_length), config.max_length, tokenizer.pad_token_id
+        )
 
     def judge(tokens, lengths):
         if not hasattr(model, "config"):  # our own module over an encoder, which takes lengths

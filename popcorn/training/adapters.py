@@ -4,6 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from popcorn.utils.packages import hide_unusable_quantizers
+
+hide_unusable_quantizers()  # before PEFT is imported, here or elsewhere
+
+# isort: split
 import numpy as np
 import torch
 from accelerate import PartialState
