@@ -14,8 +14,6 @@ from popcorn.training.adapters import AdapterTask, adapter_trainer
 # after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
 from peft import PromptTuningConfig
 
-# isort: split
-# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
 
 @dataclass
 class Config(AdapterConfig):
