@@ -9,7 +9,7 @@ SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.p
 
 .PHONY: run test compatibility leaderboard
 
-# a short LSTM run on the embedded default: a few minutes on 2 cores
+# a short LSTM run on the fallback data: a few minutes on 2 cores
 run: .venv/ready
 	$(BIN)/python lstm.py --max-train-samples 6000 --epochs 3 --no-refit
 
