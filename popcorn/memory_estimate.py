@@ -1,4 +1,7 @@
-"""A training step of an adapter without numbers: torch's fake tensors have shapes only, and what lives at once is counted."""
+"""Memory and FLOP of an adapter's training step, from tensor shapes alone.
+
+torch's fake tensors have shapes and no data. All tensors that are alive at the same time are counted.
+"""
 
 import weakref
 from contextlib import contextmanager
@@ -22,26 +25,26 @@ from popcorn.utils.packages import hide_unusable_quantizers
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step takes."""
+    """Memory, FLOP and parameters of one training step."""
 
     peak: float
-    """bytes that live at once"""
+    """bytes of all tensors alive at the same time, at most"""
     forward: float
     """FLOP of the forward pass"""
     flop: float
     """FLOP of both passes"""
     frozen: int
-    """numbers that do not learn"""
+    """frozen parameters"""
     learning: int
-    """numbers that do"""
+    """trainable parameters"""
     is_prefix: bool
-    """whether every review has a copy of the latter"""
+    """whether every review has its own copy of the trainable parameters"""
 
 
 class LiveMemoryTracker(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive; a tensor that shares another's memory does not count again.
+    """Counts the bytes of all live tensors; tensors that share memory count once.
 
-    torch's own MemTracker would do it, but cannot be given a model with frozen weights: it hooks the gradient of each.
+    torch's MemTracker does not work with frozen weights, because it hooks the gradient of each.
     """
 
     def __init__(self, tensors: list[Tensor]):
@@ -52,7 +55,7 @@ class LiveMemoryTracker(TorchDispatchMode):
             self.add(tensor)
 
     def add(self, tensor: Tensor) -> None:
-        """Takes note of its memory, until that is freed."""
+        """Counts the tensor's memory until it is freed."""
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key in self.known:
@@ -75,17 +78,17 @@ class LiveMemoryTracker(TorchDispatchMode):
 
 
 def build_on_meta(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
-    """The script's model without any numbers."""
+    """The script's model on torch's meta device, without data."""
     hide_unusable_quantizers()
     with torch.device("meta"):
-        about = script.peft_config(config)
-        if isinstance(about, PromptTuningConfig):
-            about.prompt_tuning_init = "RANDOM"  # the text's words are not needed for their sizes
-        return get_peft_model(DebertaClassifier(sizes), about).train()
+        peft_config = script.peft_config(config)
+        if isinstance(peft_config, PromptTuningConfig):
+            peft_config.prompt_tuning_init = "RANDOM"  # sizes do not depend on the words of the text
+        return get_peft_model(DebertaClassifier(sizes), peft_config).train()
 
 
-def fill(model: PeftModel) -> None:
-    """Gives it tensors of the current mode."""
+def materialize(model: PeftModel) -> None:
+    """Replaces the model's meta tensors with tensors of the current mode."""
     for module in model.modules():
         for name, weights in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(torch.empty(weights.shape), weights.requires_grad))
@@ -97,9 +100,9 @@ def fill(model: PeftModel) -> None:
 
 @contextmanager
 def without_torchscript(module: ModuleType):
-    """The module's functions as Python has them: older versions of transformers compile some.
+    """Replaces the module's TorchScript functions with the original Python functions.
 
-    TorchScript knows no fake tensors.
+    Older versions of transformers compile some. TorchScript does not support fake tensors.
     """
     compiled = {name: value for name, value in vars(module).items() if isinstance(value, torch.jit.ScriptFunction)}
     try:
@@ -112,13 +115,13 @@ def without_torchscript(module: ModuleType):
 
 
 def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int) -> Step:
-    """A step of so many reviews of `max_length` each, all of it in float32 and nothing recomputed.
+    """One training step on N reviews of `max_length` each, in float32, without recomputation.
 
-    One more comes before it, which makes the optimizer's state.
+    A first step before it creates the optimizer's state.
     """
     model = build_on_meta(script, config, sizes)
     with FakeTensorMode(), without_torchscript(modeling_deberta_v2):
-        fill(model)
+        materialize(model)
         optimizer = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
         tokens = torch.zeros((reviews, config.max_length), dtype=torch.long)
         mask, labels = torch.ones_like(tokens), torch.zeros(reviews, dtype=torch.long)
@@ -134,7 +137,8 @@ def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, revi
                 del loss
         both = flop.get_total_flops() / 2
     frozen, learning = (
-        sum(weights.numel() for weights in model.parameters() if weights.requires_grad == learns) for learns in (False, True)
+        sum(weights.numel() for weights in model.parameters() if weights.requires_grad == trainable)
+        for trainable in (False, True)
     )
     is_prefix = model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
     return Step(living.peak, forward - both, both, frozen, learning, is_prefix)

@@ -1,4 +1,4 @@
-"""Figures of merit that every engine reports, and figures of the machine that a record needs."""
+"""Metrics of validation and test, which all trainers report."""
 
 import re
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from popcorn.errors import TrainingDivergedError, UserError
 
 SELECTION_METRIC = "validation_auc"
-"""what chooses the epoch: Kaggle's own measure, and on a few thousand reviews a steadier one than the accuracy"""
+"""early stopping selects the epoch by it: it is Kaggle's own metric, and on a few thousand reviews steadier than accuracy"""
 
 
 def compute_metrics(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Accuracy at one half, area under the ROC curve and mean log loss on a validation part.
+    """Accuracy, area under the ROC curve and mean log loss on a validation set.
 
-    Raises `UserError` where the labels are of one class, and `TrainingDivergedError` where a probability is not a number.
+    Raises `UserError` where all labels are of one class, and `TrainingDivergedError` where a probability is not finite.
     """
     from sklearn.metrics import log_loss, roc_auc_score
 
@@ -22,7 +22,7 @@ def compute_metrics(labels: np.ndarray, probability: np.ndarray) -> dict[str, fl
         raise UserError(f"the {len(labels)} reviews to validate on are of one class only: use more reviews")
     if not np.isfinite(probability).all():
         raise TrainingDivergedError(
-            "the model's probabilities in validation are not numbers: try a lower --learning-rate or --precision fp32"
+            "the model's validation probabilities are not numbers: try a lower --learning-rate or --precision fp32"
         )
     return {
         "validation_accuracy": float(((probability > 0.5) == labels).mean()),
@@ -38,7 +38,7 @@ Z95 = 1.96  # standard normal quantile of a two-sided 95% interval
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one submission on `reviews` test reviews."""
+    """Metrics of one submission on `reviews` test reviews."""
 
     accuracy: float
     auc: float
@@ -50,17 +50,17 @@ class Score:
         return half_width(self.accuracy, self.reviews)
 
     def describe(self) -> str:
-        """One line for the end of a run."""
+        """The score as one line of text."""
         return f"accuracy {self.accuracy:.5f} ± {self.interval:.4f}, ROC AUC {self.auc:.5f} on {self.reviews:,} reviews"
 
 
 def half_width(accuracy: float, reviews: int) -> float:
-    """Half-width of the 95% interval of an accuracy measured on so many reviews."""
+    """Half-width of the 95% interval of an accuracy on N reviews."""
     return Z95 * (accuracy * (1 - accuracy) / reviews) ** 0.5
 
 
 def true_labels(ids: list[str]) -> np.ndarray | None:
-    """Labels (n,) by the star rating in each id, or None where an id has none."""
+    """Labels (n,) from the star rating in each id; None where an id has none."""
     matches = [RATED.match(id) for id in ids]
     if not matches or not all(matches):
         return None
@@ -68,7 +68,10 @@ def true_labels(ids: list[str]) -> np.ndarray | None:
 
 
 def score_test(ids: list[str], values: np.ndarray) -> Score | None:
-    """Scores probabilities or labels (n,) in the order of `ids`; None where the ids do not tell both classes."""
+    """Scores probabilities or labels (n,) in the order of `ids`.
+
+    None where the ids do not have the ratings of both classes.
+    """
     from sklearn.metrics import accuracy_score, roc_auc_score
 
     labels = true_labels(ids)

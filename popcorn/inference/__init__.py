@@ -1,1 +1,1 @@
-"""inference"""
+"""Loads the model of a finished run, and predicts new texts with it."""

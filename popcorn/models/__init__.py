@@ -1,1 +1,1 @@
-"""models"""
+"""Layers, pretrained checkpoints, and what a run's folder holds of a model."""

@@ -1,1 +1,1 @@
-"""reporting"""
+"""Reports on finished runs: leaderboard, ensemble, charts, report page and scores."""

@@ -1,1 +1,1 @@
-"""runs"""
+"""The flow of a run, its folder, and its saved results."""

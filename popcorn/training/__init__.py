@@ -1,1 +1,1 @@
-"""training"""
+"""Tasks, and the trainers that fit a model on a split."""

@@ -1,1 +1,1 @@
-"""utils"""
+"""Files, caches, hardware, packages and progress bars."""

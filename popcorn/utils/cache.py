@@ -1,4 +1,4 @@
-"""popcorn.utils.cache"""
+"""Arrays cached in files, and locks that let one process at a time make them."""
 
 import zipfile
 import zlib
@@ -14,16 +14,16 @@ from popcorn.utils.files import atomic_write, write_error
 
 
 def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored in `path` (.npz), made by `make` and stored where they are missing or damaged.
+    """The arrays stored in `path` (.npz); `make` computes them where they are missing.
 
-    The name of `path` must hold a `fingerprint` of all that `make` depends on. Every array's checksum is verified by
-    the zip layer while it is read, and nothing is ever unpickled. Raises `UserError` where the file cannot be written.
+    The name of `path` must include a `fingerprint` of everything that `make` depends on. A damaged file is made again: the zip
+    format verifies the checksum of every array. Nothing is unpickled. Raises `UserError` where the file cannot be written.
     """
     found = _stored(path)
     if found is not None:
         return found
     with alone(path):
-        found = _stored(path)  # another run may have made it meanwhile
+        found = _stored(path)  # another process may have made it in the meantime
         if found is None:
             found = make()
             with atomic_write(path) as file:
@@ -44,10 +44,11 @@ def _stored(path: Path) -> dict[str, np.ndarray] | None:
 
 @contextmanager
 def alone(path: Path, waits: bool = True, refusal: str | None = None):
-    """One run at a time of all that ask for the same path: the others wait, and find it made.
+    """Lets one process at a time into the block, of all that use the same path.
 
-    Raises `UserError` where the folder cannot be written, and where another run is at it and this one does not wait; `refusal`
-    is what it says then. The lock is beside the path, so that the path itself may be renamed, and a kill frees it.
+    The others wait, and then find the file made. With `waits=False` they raise `UserError` instead, with the text `refusal`. A
+    folder that cannot be written is a `UserError` too. The lock file is next to the path, so the path itself can be renamed. The
+    system frees the lock of a killed process.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:

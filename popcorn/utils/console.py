@@ -1,4 +1,4 @@
-"""The one console of all tables and lines, on which names, words and paths stand as they are written."""
+"""The console for all tables and lines; names and paths appear exactly as written."""
 
 from rich.console import Console
 
@@ -7,9 +7,9 @@ WIDTH = 120
 
 
 def make_console(width: int = WIDTH) -> Console:
-    """A console as wide as the terminal, or `width` columns where there is none.
+    """A console as wide as the terminal; `width` columns where there is none.
 
-    It reads no markup and no emoji codes: `[final] a.csv` is the name of a file, and `:smile:` a word of a review.
+    Markup and emoji codes are off: `[final] a.csv` is a file name, and `:smile:` a word of a review.
     """
     found = Console(markup=False, emoji=False, highlight=False)
     if not found.is_terminal:
@@ -18,5 +18,8 @@ def make_console(width: int = WIDTH) -> Console:
 
 
 def has_colors(console: Console) -> bool:
-    """Whether colors can be seen there: not in a pipe, a file or the output of a notebook's `!` command, nor under NO_COLOR."""
+    """Whether the console shows colors.
+
+    A pipe, a file, the output of a notebook's `!` command and NO_COLOR have none.
+    """
     return console.color_system is not None and not console.no_color

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, made by one run at a time, and arrays cached under a key of what they were made from."""
+"""Atomic writes, clear errors where a file cannot be written, and checksums."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ from popcorn.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb", option: str = "--output-dir"):
-    """A file open for writing that takes the name `path` only when the block ends well; `option` chooses another place for it.
+    """Opens a file for writing that gets its name only once it is complete.
 
-    Raises `UserError` where the folder cannot be written or the disk is full; nothing is left behind then.
+    Raises `UserError` where the folder cannot be written or the disk is full, and leaves nothing behind. `option` is the option
+    that chooses another place.
     """
     path = Path(path)
     temporary = None
@@ -38,21 +39,24 @@ def atomic_write(path: Path, mode: str = "wb", option: str = "--output-dir"):
 
 
 def write_json(path: Path, content: dict, option: str = "--output-dir") -> None:
-    """Writes the content as readable JSON, whole or not at all."""
+    """Writes the content as indented JSON, atomically."""
     with atomic_write(path, "w", option) as file:
         json.dump(content, file, indent=1)
         file.write("\n")
 
 
 def write_error(path: Path, problem: OSError, option: str = "--output-dir") -> UserError:
-    """The sentence about a full disk, or a folder that is another's: `option` chooses another, of the cache a variable does."""
+    """The `UserError` for a full disk or a folder without write permission.
+
+    `option` chooses another folder; for the cache, an environment variable does.
+    """
     if path.is_relative_to(user_cache_path("popcorn")):
         option = "the variable XDG_CACHE_HOME"
     return UserError(f"{path} cannot be written ({problem.strerror}): free some space, or choose another place with {option}")
 
 
 def require_writable(folder: Path) -> None:
-    """Finds out before hours of training, not after, that `folder` cannot be written. Raises `UserError`."""
+    """Raises `UserError` where `folder` cannot be written, before the hours of training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -62,7 +66,7 @@ def require_writable(folder: Path) -> None:
 
 
 def fingerprint(*parts: object) -> str:
-    """Hexadecimal SHA-256 of files (given as `Path`, read in blocks) and of any other values (by their `repr`)."""
+    """Hexadecimal SHA-256 of files (each a `Path`) and of any other values (by `repr`)."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

@@ -1,4 +1,4 @@
-"""What the hardware is, and what training should ask of it."""
+"""Detects the hardware, and sets up precision and memory allocation for it."""
 
 import ctypes
 import os
@@ -14,11 +14,11 @@ KERNELS = "64"
 
 
 def tune_allocator() -> None:
-    """Tells glibc to keep the memory that a step frees for the next step, and oneDNN to keep fewer kernels.
+    """Configures glibc to reuse freed memory, and oneDNN to cache fewer kernels.
 
-    Training on a CPU is up to 1.8 times as fast with the first; other C libraries are left alone. oneDNN would keep the last
-    1,024 kernels, one for each shape and megabytes each: batches of all lengths filled 24 GiB with those of the CNN. It reads
-    the number when it is first used.
+    Training on a CPU is up to 1.8 times faster with the first. Other C libraries are left alone. By default oneDNN caches 1,024
+    kernels of megabytes each, one for each shape: with batches of all lengths, those of the CNN filled 24 GiB. oneDNN reads the
+    variable at its first use.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     if platform.libc_ver()[0] == "glibc":
@@ -28,31 +28,31 @@ def tune_allocator() -> None:
         mallopt(GLIBC_TOP_PAD, 256 * 2**20)
 
 
-def mixed_precision(asked: str) -> str:
-    """Accelerate's word for `--precision`: bf16 where the hardware computes in it, fp16 on older GPUs, else "no".
+def mixed_precision(precision: str) -> str:
+    """Accelerate's value for `--precision`: bf16 with hardware support, fp16 on older GPUs, else "no".
 
-    Raises `UserError` for a precision that this processor has no instructions for, where oneDNN has no LSTM in it.
+    Raises `UserError` for a precision without instructions in this processor: oneDNN has no LSTM for it.
     """
     has_gpu = torch.cuda.is_available()
     if has_gpu:
-        # is_bf16_supported counts emulation in by default, and a T4 emulates it at a fraction of its fp16 rate
+        # by default is_bf16_supported includes emulation, which on a T4 is far slower than fp16
         best = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:
         best = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-    if asked == "auto":
+    if precision == "auto":
         return best
-    if not has_gpu and asked not in ("fp32", best):
-        raise UserError(f"--precision is {asked}: this processor does not compute in it, leave the option out")
-    return "no" if asked == "fp32" else asked
+    if not has_gpu and precision not in ("fp32", best):
+        raise UserError(f"--precision is {precision}: this processor does not compute in it, leave the option out")
+    return "no" if precision == "fp32" else precision
 
 
 def processor() -> str:
-    """The name and number of the GPUs, or the CPU's."""
+    """Number and name of the GPUs, or the name of the CPU."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return cpu_name()
 
 
 def peak_memory() -> int:
-    """Bytes: the most that this process has held, on the GPU where there is one."""
+    """Peak memory of this process in bytes: on the GPU where there is one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak_memory()

@@ -1,4 +1,4 @@
-"""The processor and the main memory, without loading torch."""
+"""The CPU and the main memory, without importing torch."""
 
 import platform
 import sys
@@ -7,21 +7,21 @@ import psutil
 
 
 def cpu_name() -> str:
-    """The processor's name and the number of its cores that this process may use."""
-    from joblib import cpu_count  # knows of affinities and containers
+    """The CPU's name, and the number of cores that this process may use."""
+    from joblib import cpu_count  # respects affinities and containers
 
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # not Linux, or a processor that does not tell its name
+        pass  # not Linux, or no name given
     cores = cpu_count()
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def process_peak_memory() -> int:
-    """Bytes: the most main memory that this process has held."""
+    """Peak main memory of this process, in bytes."""
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):  # Windows
         return memory.peak_wset

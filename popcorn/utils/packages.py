@@ -1,56 +1,54 @@
-"""Packages that one part needs and the others do without: where one is missing or broken, a sentence says so."""
+"""Optional packages: where one is missing or broken, the user gets one sentence."""
 
 import sys
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from popcorn.errors import UserError, distribution_of, log
+from popcorn.errors import UserError, distribution_of, first_line, log
 
 
 class MissingPackage(UserError):
-    """A package that cannot be imported, and how to install it."""
+    """A package that cannot be imported; the text includes how to install it."""
 
 
 @contextmanager
 def needs(package: str, purpose: str):
-    """Around the imports of a package, as pip calls it: raises `MissingPackage` where it is missing or fails to be imported."""
+    """Wraps imports of a package (pip's name); raises `MissingPackage` where they fail."""
     try:
         yield
     except UserError:
         raise
-    except Exception as problem:  # a broken package may raise anything as it is imported
+    except Exception as problem:  # importing a broken package may raise anything
         if distribution_of(problem) == package:
             raise MissingPackage(f"{purpose} needs {package}, which is not installed: pip install {package}") from problem
-        said = (str(problem) or repr(problem)).splitlines()[0]
         raise MissingPackage(
-            f"{purpose} needs {package}, which cannot be imported here ({type(problem).__name__}: {said}): "
+            f"{purpose} needs {package}, which cannot be imported here ({type(problem).__name__}: {first_line(problem)}): "
             f"pip install --upgrade {package}"
         ) from problem
 
 
 def hide_unusable_quantizers() -> None:
-    """Has PEFT and transformers, which try two packages by themselves, find those that are of use alone.
+    """Hides quantization packages that PEFT and transformers would try to import.
 
-    torchao is hidden in any case: nothing here asks for it, and PEFT refuses to work beside an old one. bitsandbytes is hidden
-    where it cannot be imported. To be called before PEFT is imported.
+    torchao is always hidden: nothing here uses it, and PEFT rejects older versions of it. bitsandbytes is hidden where it cannot
+    be imported. Call this before the first import of PEFT.
     """
-    sys.modules["torchao"] = None  # which Python's own import takes for "there is none"
+    sys.modules["torchao"] = None  # the import system then raises ModuleNotFoundError
     try:
         import_module("bitsandbytes")
     except Exception as problem:
         sys.modules["bitsandbytes"] = None
         if distribution_of(problem) != "bitsandbytes":
-            said = (str(problem) or repr(problem)).splitlines()[0]
-            log(f"bitsandbytes cannot be imported here ({type(problem).__name__}: {said}), and is left out")
+            log(f"bitsandbytes cannot be imported here ({type(problem).__name__}: {first_line(problem)}), and is left out")
 
 
 def tensorboard_if_usable() -> list[str]:
-    """The name of TensorBoard's logger, for either engine; no name, and a sentence, where it is missing or broken.
+    """["tensorboard"] for the trainers' logs; an empty list where TensorBoard cannot be imported.
 
-    TensorFlow, which TensorBoard would import where it is installed, is left alone: that takes many seconds.
+    A stub keeps TensorBoard from importing TensorFlow, which would take many seconds.
     """
-    stub = "tensorboard.compat.notf"  # where this can be imported TensorBoard takes its own small part of TensorFlow
+    stub = "tensorboard.compat.notf"  # where this module exists, TensorBoard uses its own small part of TensorFlow
     sys.modules.setdefault(stub, ModuleType(stub))
     try:
         with needs("tensorboard", "TensorBoard"):
@@ -62,9 +60,9 @@ def tensorboard_if_usable() -> list[str]:
 
 
 def quiet_transformers() -> None:
-    """Has it report neither that a head is new, which fine-tuning begins with, nor the progress of a second's work.
+    """Turns off warnings about new heads, and short progress bars, of transformers.
 
-    An adapter brings its own head, so that the report would be wrong there.
+    Fine-tuning always starts with a new head. An adapter has its own, so the warning would be wrong there.
     """
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun has started this one is; torch is loaded only where there are several."""
+"""Rank and number of the processes that torchrun started; torch is imported only for several."""
 
 import os
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ def is_main_process() -> bool:
 
 
 def num_processes() -> int:
-    """Processes that train together."""
+    """Number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def main_process_first():
-    """The main process goes through the block before the others, which wait for it and find its caches filled."""
+    """The main process runs the block first; the others wait, and use its caches."""
     if num_processes() == 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""Progress of what gensim trains."""
+"""A progress bar for gensim's training."""
 
 from tqdm import tqdm
 
@@ -9,7 +9,7 @@ with needs("gensim", "training word vectors"):
 
 
 class EpochBar(CallbackAny2Vec):
-    """A bar of epochs, which gensim's models take as a callback."""
+    """A progress bar over epochs, as a callback for gensim's models."""
 
     def __init__(self, what: str, epochs: int):
         self.bar = tqdm(desc=what, total=epochs, unit="epoch")

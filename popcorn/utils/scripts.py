@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_script(name: str) -> ModuleType:
-    """The script of that name, without `.py`. Raises `FileNotFoundError` where there is none."""
+    """Imports the script of that name (without `.py`); raises `FileNotFoundError` where there is none."""
     if name in sys.modules:
         return sys.modules[name]
     path = ROOT / f"{name}.py"
@@ -17,7 +17,7 @@ def load_script(name: str) -> ModuleType:
         raise FileNotFoundError(path)
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and saved models look their module up by its name
+    sys.modules[name] = module  # dataclasses and saved models find their module by its name
     try:
         spec.loader.exec_module(module)
     except BaseException:

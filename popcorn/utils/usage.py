@@ -1,8 +1,8 @@
-"""What a run has cost, in time and memory, over every process that went on with it: one taken up with `--resume` counts whole.
+"""Time and memory that a run used, summed over all processes that resumed it.
 
-Its folder has an entry for each in cost.json, brought up to date with every checkpoint, so that what a kill throws away, and the
-next process makes again, is counted once. Of the processes that work at the same time the first one stands for all. A language
-model that is trained before the run begins is counted only if its process lived on to a checkpoint of the classifier.
+The run's folder has an entry for each process in cost.json, updated with every checkpoint. So work that is lost in a kill and
+repeated later counts once. Of parallel processes the main one counts. A language model that was trained before counts only if its
+process reached a checkpoint of the classifier.
 """
 
 import json
@@ -21,13 +21,16 @@ THIS_PROCESS = datetime.now().isoformat()
 
 
 def update(folder: Path) -> None:
-    """Writes what this process has cost so far into the run's folder; a full disk is left for what is worth stopping for."""
+    """Writes the usage of this process into the run's folder.
+
+    A full disk is ignored here: a failed checkpoint reports it.
+    """
     with suppress(UserError):
         write_json(folder / COST, _processes(folder) | {THIS_PROCESS: _so_far()})
 
 
 def total(folder: Path) -> dict[str, float]:
-    """The run's `seconds`, of all processes together, and `peak_memory`, in bytes, of the one that held most."""
+    """The run's total `seconds`, and its `peak_memory` in bytes."""
     processes = _processes(folder) or {THIS_PROCESS: _so_far()}
     return {
         "seconds": sum(each["seconds"] for each in processes.values()),
@@ -40,7 +43,7 @@ def _so_far() -> dict[str, float]:
 
 
 def _processes(folder: Path) -> dict[str, dict[str, float]]:
-    """By the times when they started; none where the file is missing or damaged, which no run should end for."""
+    """Usage by start time; empty where the file is missing or damaged, which ends no run."""
     try:
         return json.loads((folder / COST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
