@@ -26,6 +26,8 @@ from popcorn.utils.scripts import load_script
 DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
 """what reading raises where a file is cut, or is something else"""
 
+AGAIN = "copy the run's whole folder, or run its script again"
+
 
 def load(folder: Path) -> Predictor:
     """The model of a run's folder; of several fits the one on all reviews, else the mean of the folds.
@@ -115,6 +117,17 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
 
 
 def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
+    """A fine-tuned model. Raises `UserError` with what helps for a run, where a checkpoint would be fetched again."""
+    from popcorn.data.subword_tokenizer import TOKENIZER_MEND
+    from popcorn.models.hub import WHOLE
+
+    try:
+        return _fine_tuned(build, config, part)
+    except UserError as problem:
+        raise UserError(str(problem).replace(WHOLE, AGAIN).replace(TOKENIZER_MEND, AGAIN)) from problem
+
+
+def _fine_tuned(build: Callable, config: RunConfig, part: Path) -> Neural:
     """The library's kind of module, which a function loads, or a class of ours, whose weights have the encoder's in them."""
     from safetensors.torch import load_file
     from transformers import AutoModel
@@ -122,16 +135,15 @@ def _subwords(build: Callable, config: RunConfig, part: Path) -> Neural:
     from popcorn.models.hub import require_parts
     from popcorn.models.pretrained import architecture, require_saved
 
-    again = "copy the run's whole folder, or run its script again"
     if not isinstance(build, type):
-        require_parts(part / "model", again)
+        require_parts(part / "model", AGAIN)
         model = build(config, part / "model")
         require_saved(model, part / "model")
         # the library warns of a weight that is missing, and makes one up
         model.load_state_dict(_with_own_names(load_file(need(part / "model" / "model.safetensors"))))
         return load_hf_predictor(model, config, part / "model")
     encoder = part.parent / ENCODER
-    require_parts(encoder, again, with_weights=False)
+    require_parts(encoder, AGAIN, with_weights=False)
     weights = load_file(need(part / WEIGHTS))
     with tempfile.TemporaryDirectory() as folder:  # the class begins with a whole checkpoint, of weights that give way at once
         AutoModel.from_config(architecture(encoder)).save_pretrained(folder)

@@ -53,7 +53,7 @@ def read_config(path: Path) -> dict:
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
     except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is not a model's configuration ({problem}): fetch or attach the model again") from problem
+        raise UserError(f"{path} is not a model's configuration and cannot be read ({problem}): {WHOLE}") from problem
     return found
 
 

@@ -51,7 +51,7 @@ def architecture(checkpoint: Path, **recipe) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[found["model_type"]](**({name: found[name] for name in ARCHITECTURE if name in found} | recipe))
     except Exception as problem:  # each version of the library has its own for a value of another type
-        raise UserError(f"{path} has a value that is none ({first_line(problem)}): fetch or attach the model again") from problem
+        raise UserError(f"{path} has an invalid value ({first_line(problem)}): {WHOLE}") from problem
 
 
 def load_pretrained(
@@ -84,9 +84,7 @@ def load_pretrained(
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError) as problem:
-        raise UserError(
-            f"no model can be made of {checkpoint} ({first_line(problem)}): fetch or attach the model again"
-        ) from problem
+        raise UserError(f"no model can be made of {checkpoint} ({first_line(problem)}): {WHOLE}") from problem
     require_complete(model, info, new, checkpoint)
     model.random_weights = sorted(info["missing_keys"])
     model.name_or_path = model.config.name_or_path = str(checkpoint)

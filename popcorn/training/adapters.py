@@ -86,7 +86,9 @@ def resolve_bits(asked: int | None) -> int:
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     bits = asked or (32 if capability is None else 8 if capability >= (7, 5) else 4)
     if bits < 16 and not is_bitsandbytes_available():
-        raise UserError(f"--bits {bits} needs bitsandbytes, which is not installed: pip install bitsandbytes, or give --bits 16")
+        raise UserError(
+            f"--bits {bits} needs bitsandbytes, which is not installed: pip install --upgrade bitsandbytes, or give --bits 16"
+        )
     if bits == 8 and capability is not None and capability < (7, 5):
         raise UserError(
             f"--bits 8 needs a GPU of compute capability 7.5 (a T4), and this one has {capability[0]}.{capability[1]}: "
