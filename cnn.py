@@ -1,16 +1,16 @@
 """Convolutional network over word vectors (Kim 2014).
 
-Filters as wide as 3, 4 and 5 words slide over the review; each keeps its strongest answer, and a linear layer judges those.
+Filters over windows of 3, 4 and 5 words give feature maps. The maximum of each feature map over time goes to a linear layer.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad, relu
+from torch.nn.functional import pad, relu
 
 from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
-from popcorn.models.layers import mask_of, word_embedding
+from popcorn.models.layers import mask_of, max_over_time, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.loop import train
 from popcorn.training.pytorch_trainer import PyTorchTrainer
@@ -19,16 +19,16 @@ from popcorn.training.word_model import WordModelTask
 
 @dataclass
 class Config(WordVectorConfig):
-    """What this model adds to the options of all models over word vectors."""
+    """This model's options, in addition to those of all models over word vectors."""
 
     kernel_sizes: tuple[Count, ...] = (3, 4, 5)
-    """words that a filter sees at once (the paper's h)"""
+    """kernel sizes in words (h in the paper)"""
     num_filters: Count = 100
-    """filters of each width"""
+    """number of filters of each kernel size"""
     word_dropout: Probability = 0.1
-    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.3
-    """share of the filters' answers that are zeroed in training"""
+    """dropout probability of the pooled feature maps"""
 
     # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 400
@@ -42,28 +42,11 @@ class Config(WordVectorConfig):
     max_grad_norm: Positive = 1.0
 
 
-def max_over_time(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
-    """Each filter's largest answer: words (batch, time + width - 1, size), mask of the starts (batch, time) -> (batch, filters).
-
-    Only the window that gives the largest answer has a gradient. So all windows are tried without one, and the winners are
-    answered once more with it: the same values and gradients as through the maximum, for a third of the work.
-    """
-    with torch.no_grad():
-        answers = convolution(words.detach().transpose(1, 2))  # (batch, filters, time)
-        start = answers.masked_fill(~mask.unsqueeze(1), float("-inf")).argmax(-1).T  # (filters, batch)
-    batch, time, size = words.shape
-    start = start + time * torch.arange(batch, device=words.device)  # among the words of all reviews
-    places = start.unsqueeze(-1) + torch.arange(convolution.kernel_size[0], device=words.device)
-    windows = embedding(places, words.reshape(-1, size)).flatten(2)  # (filters, batch, width * size)
-    weight = convolution.weight.transpose(1, 2).flatten(1).unsqueeze(-1)  # (filters, width * size, 1)
-    return torch.baddbmm(convolution.bias.view(-1, 1, 1), windows, weight).squeeze(-1).T
-
-
 class CNN(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, vectors: Tensor):
-        """vectors (vocabulary, size): the embedding's first values; it is trained with the rest (CNN-non-static)."""
+        """vectors (vocabulary, width): initial values of the embedding, which is trained too (CNN-non-static)."""
         super().__init__()
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
@@ -73,14 +56,14 @@ class CNN(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = mask_of(lengths, tokens.shape[1])
-        words = self.word_dropout(self.embedding(tokens)).masked_fill(~mask.unsqueeze(-1), 0)  # (batch, time, size)
-        answers = []
+        words = self.word_dropout(self.embedding(tokens)).masked_fill(~mask.unsqueeze(-1), 0)  # (batch, time, width)
+        feature_maps = []
         for convolution in self.convolutions:
-            # One window starts at every word; the last ones end in zeros, whatever stands behind the review
-            filled = pad(words, (0, 0, 0, convolution.kernel_size[0] - 1))
-            answers.append(max_over_time(convolution, filled, mask))  # (batch, filters)
-        # after the maximum, which it does not change, the nonlinearity is asked once a filter and not once a window
-        return self.classifier(self.dropout(relu(torch.cat(answers, dim=-1)))).squeeze(-1)
+            # one window starts at every word; the last windows end in zeros
+            padded = pad(words, (0, 0, 0, convolution.kernel_size[0] - 1))
+            feature_maps.append(max_over_time(convolution, padded, mask))  # (batch, filters)
+        # ReLU after the maximum gives the same result as before it, for less work
+        return self.classifier(self.dropout(relu(torch.cat(feature_maps, dim=-1)))).squeeze(-1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017), norms before the sublayers (Xiong et al. 2020).
+"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017), pre-norm (Xiong et al. 2020).
 
-Words go through blocks of multi-head self-attention and feed-forward networks; the largest and the mean value of each number
-over the review's words are judged by a linear layer. Where a word stands is told by its distance to the others, which each head
-counts against them in its own measure (ALiBi, Press et al. 2022), so that some heads look at a word's neighbors from the start.
+Blocks of multi-head self-attention and feed-forward networks process the word vectors. Maximum and mean over the words go to a
+linear layer. Positions enter as distances: ALiBi (Press et al. 2022) subtracts the distance of two words from their attention
+score. The slope differs from head to head, so some heads focus on neighboring words from the start.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from popcorn.training.word_model import WordModelTask
 
 @dataclass
 class Config(WordVectorConfig):
-    """What this model adds to the options of all models over word vectors."""
+    """This model's options, in addition to those of all models over word vectors."""
 
     num_layers: Count = 2
-    """blocks (the paper's N)"""
+    """number of blocks (N in the paper)"""
     d_model: Count = 128
-    """width of the blocks (d_model)"""
+    """dimension of the model (d_model)"""
     num_heads: Count = 4
-    """attention heads (h)"""
+    """number of attention heads (h)"""
     d_ff: Count = 256
-    """units of the feed-forward networks (d_ff)"""
+    """hidden units of the feed-forward networks (d_ff)"""
     word_dropout: Probability = 0.2
-    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
+    """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.1
-    """share of each sublayer's numbers that are zeroed in training (P_drop)"""
+    """dropout probability of each sublayer's output (P_drop)"""
 
     # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 400
@@ -55,18 +55,21 @@ class Config(WordVectorConfig):
 
 
 def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
-    """What is added to the scores (heads, time, time): minus the distance of two words, times 1, 1/4, 1/16, ... by head.
+    """Bias of the attention scores, (heads, time, time): minus the distance times a slope.
 
-    Press et al. 2022, section 3, to both sides, and one step steeper than their slopes for four heads, which begin at 1/4: one
-    head sees little but a word's neighbors.
+    The slopes of the heads are 1, 1/4, 1/16, ... Press et al. 2022 (section 3) start at 1/4 with four heads. Here the first head
+    is one step steeper, and sees little more than a word's neighbors. The distance counts in both directions.
     """
-    place = torch.arange(time, device=device)
+    positions = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
-    return -slopes[:, None, None] * (place[:, None] - place).abs()
+    return -slopes[:, None, None] * (positions[:, None] - positions).abs()
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention (section 3.2.2) of words (batch, time, model) to each other, by a bias (batch, heads, time, time)."""
+    """Multi-head attention (section 3.2.2): words (batch, time, d_model), bias -> (batch, time, d_model)
+
+    bias (batch, heads, time, time) is added to the attention scores.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -103,7 +106,7 @@ class Transformer(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, vectors: Tensor):
-        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
+        """vectors (vocabulary, width): initial values of the embedding, which is trained too."""
         super().__init__()
         self.num_heads = config.num_heads
         self.embedding = word_embedding(vectors)
