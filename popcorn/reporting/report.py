@@ -126,7 +126,7 @@ def _calibration(models: list[Model], labels: np.ndarray) -> dict:
     before, after, lines = {}, {}, []
     for model in models:
         before[model.row.name] = _reliability(labels, model.test)
-        loss = f"{log_loss(labels, np.max_grad_norm(model.test, EPS, 1 - EPS)):.4f}"
+        loss = f"{log_loss(labels, np.clip(model.test, EPS, 1 - EPS)):.4f}"
         if model.temperature is None:
             lines.append((model.row.name, "-", loss, "-"))
             continue
