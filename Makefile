@@ -1,8 +1,8 @@
-# Python 3.11 or later; everything is installed into .venv and nothing else is touched.
+# Python 3.11 or later. Everything is installed into .venv, and nothing outside of it changes.
 PYTHON ?= python3
 BIN = .venv/bin
 
-# sets of library versions, and the tests that are run with each
+# sets of library versions, and the tests for each of them
 SETS = oldest middle newest
 SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.py tests/test_plan.py tests/test_kernel.py \
   tests/test_loop.py tests/test_models.py tests/test_split.py tests/test_data.py
@@ -13,14 +13,14 @@ SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.p
 run: .venv/ready
 	$(BIN)/python lstm.py --max-train-samples 6000 --epochs 3 --no-refit
 
-# every script that needs no GPU on the whole data, for hours; given again, it goes on where it was
+# every script that needs no GPU, on all data: takes hours; the same command again resumes it
 leaderboard: .venv/ready
 	$(BIN)/python benchmarks/leaderboard.py
 
 test: .venv/ready .venv/compatibility/oldest/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
-	@echo "once more with the oldest versions that Kaggle's image may hold"
+	@echo "again with the oldest versions that Kaggle's image may have"
 	PYTHONPATH=.venv/compatibility/oldest $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/test_finetune.py
 
 # the small tests of training, resume, predict, plan, kernel and linear models with every set of versions
@@ -32,7 +32,7 @@ compatibility: .venv/ready $(foreach set,$(SETS),.venv/compatibility/$(set)/read
 
 .venv/ready: requirements.txt requirements-dev.txt requirements-checkpoint.txt
 	$(PYTHON) -m venv .venv
-	@# torch first and by its exact version: where a CPU wheel is at hand, pip takes it instead of gigabytes of CUDA
+	@# torch first and with its exact version: pip then uses a local CPU wheel instead of gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-checkpoint.txt

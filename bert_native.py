@@ -1,8 +1,8 @@
 """BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1; Sun et al. 2019).
 
-The encoder is the library's; the judgement is written here: the pooler's view of [CLS], dropout, one linear layer to the log-odds
-of a positive review. The loop that trains it, step by step, is `TrainingLoop` in popcorn/training/loop.py, the same for every
-model here that is not trained by the Trainer.
+The encoder is the library's BertModel. The classifier is written out here: the pooler's output at [CLS], dropout, and one linear
+layer to the logit of a positive review. The training loop is `train` below. A `Session` (popcorn/training/session.py) handles
+checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from popcorn.training.session import Session
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
     MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
-    """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    """a BERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
     dropout: Probability = 0.1
-    """share of the pooled numbers that are zeroed in training"""
+    """dropout probability of the pooled output"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 512
@@ -49,7 +49,7 @@ class BERT(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, checkpoint: Path):
-        """Takes the encoder and the pooler from the checkpoint's folder; the classifier begins as BERT's own layers did."""
+        """Loads encoder and pooler from the checkpoint; initializes the classifier like BERT's layers."""
         super().__init__()
         self.bert = load_pretrained(BertModel, checkpoint, attention_probs_dropout_prob=config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
@@ -58,13 +58,16 @@ class BERT(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        # no word attends to the padding
-        read = self.bert(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long())
-        return self.classifier(self.dropout(read.pooler_output)).squeeze(-1)  # of (batch, hidden)
+        # the mask excludes the padding from attention
+        outputs = self.bert(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long())
+        return self.classifier(self.dropout(outputs.pooler_output)).squeeze(-1)  # of (batch, hidden)
 
 
 def train(session: Session) -> None:
-    """Mini-batch training with AdamW, linear warm-up and decay, gradient clipping, and validation after every epoch."""
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
     config, model = session.config, session.model
     for epoch in session.epochs():  # until early stopping or the end of the time budget
         for batch in session.batches(epoch):  # from where a stopped run was

@@ -1,7 +1,7 @@
-"""BERT fine-tuned with Hugging Face's Trainer and the library's own classifier (Devlin et al. 2019, section 4; Sun et al. 2019).
+"""BERT fine-tuned with Hugging Face's Trainer and classifier (Devlin et al. 2019, section 4).
 
-The encoder reads [CLS] review [SEP]; the pooler, which next-sentence prediction has trained, sums the review up at [CLS], and a
-new linear layer judges it. Everything learns, the lower layers more slowly than the upper ones.
+The input is [CLS] review [SEP]. The pooler, trained by next-sentence prediction, computes a vector at [CLS], and a new linear
+layer classifies it. All parameters are trained, lower layers at lower learning rates (Sun et al. 2019).
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from popcorn.training.hf_trainer import HFTrainer
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
     MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
-    """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    """a BERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
     dropout: Probability = 0.1
-    """share of the pooled numbers that are zeroed in training"""
+    """dropout probability of the pooled output"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 512
@@ -40,7 +40,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
     return load_pretrained(
         BertForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
         classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,

@@ -1,7 +1,7 @@
-"""DeBERTa-v2 with LoRA (Hu et al. 2022): the weights stay, and products of two thin matrices are learned beside some of them.
+"""DeBERTa-v2 with LoRA: frozen weights plus trainable low-rank matrices (Hu et al. 2022).
 
-W x becomes W x + (alpha / rank) B A x, with A random and B zero at first, for the queries and the values of every layer (section
-4.2). The frozen weights may lie in eight or four bits (Dettmers et al. 2022 and 2023).
+W x becomes W x + (alpha / rank) B A x for the query and value projections of every layer (section 4.2). A starts at random, B at
+zero. The frozen weights may be quantized to 8 or 4 bits (Dettmers et al. 2022 and 2023).
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from peft import LoraConfig
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
     rank: Count = 16
-    """columns of B and rows of A (the paper's r)"""
+    """rank of the update: columns of B, rows of A (r in the paper)"""
     alpha: Count = 32
-    """over the rank, the factor of what is learned"""
+    """scale of the update, divided by the rank"""
     dropout: Probability = 0.1
-    """share of what the adapter reads that is zeroed in training"""
+    """dropout probability of the adapter's input"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 256
@@ -42,7 +42,7 @@ class Config(AdapterConfig):
 
 
 def peft_config(config: Config) -> LoraConfig:
-    """Two thin matrices beside every query's and every value's projection."""
+    """Low-rank matrices for every query and value projection."""
     return LoraConfig(
         task_type="SEQ_CLS", r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
         target_modules=["query_proj", "value_proj"], modules_to_save=["pooler", "classifier"],

@@ -1,7 +1,7 @@
-"""DeBERTa-v2 with prefix tuning (Li & Liang 2021; Liu et al. 2022, P-tuning v2): learned keys and values in every layer.
+"""DeBERTa-v2 with prefix tuning: trainable keys and values in every layer (Li & Liang 2021).
 
-Every word of the review may attend to them, in every layer anew, as if a text stood before it that the model would read in
-just the way that helps. The attention that takes them is in popcorn/deberta.py.
+Every word of the review can attend to them, as if there were text before the review. Liu et al. 2022 (P-tuning v2) use the same
+method for classification. The attention with a prefix is in popcorn/models/deberta.py.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from peft import PrefixTuningConfig
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
     virtual_tokens: Count = 20
-    """keys and values of each layer"""
+    """number of keys and values in each layer"""
     hidden: Count | None = None
-    """units of a network that makes them in training, as Li & Liang have it; none where they are learned themselves"""
+    """hidden units of a network that computes keys and values in training (Li & Liang); default: train them directly"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 256

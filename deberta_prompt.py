@@ -1,7 +1,7 @@
-"""DeBERTa-v2 with prompt tuning (Lester et al. 2021): some vectors are learned that stand before the review like words.
+"""DeBERTa-v2 with prompt tuning: trainable vectors before the review (Lester et al. 2021).
 
-They begin as the vectors of a sentence that asks for the task (section 3.2). Only the first layer receives them, so that
-they need a large model, and a learning rate a hundred times that of weights.
+They start as the word vectors of an instruction (section 3.2). Only the input of the first layer changes. So this method needs a
+large model, and a learning rate a hundred times higher than for weights.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from peft import PromptTuningConfig
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
     virtual_tokens: Count = 20
-    """vectors before the review"""
+    """number of vectors before the review"""
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"
-    """what they begin as: [CLS], its subwords and [SEP], repeated or cut to their number"""
+    """initial text: [CLS], its subwords and [SEP], repeated or truncated to the number of vectors"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 256
@@ -40,7 +40,7 @@ class Config(AdapterConfig):
 
 
 def peft_config(config: Config) -> PromptTuningConfig:
-    """A table of vectors, and nothing else."""
+    """A table of vectors."""
     return PromptTuningConfig(
         task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         prompt_tuning_init="TEXT", prompt_tuning_init_text=config.text, tokenizer_name_or_path=str(config.checkpoint),

@@ -1,7 +1,7 @@
-"""DeBERTa-v2 with P-tuning (Liu et al. 2021): vectors before the review that a small network makes of learned ones.
+"""DeBERTa-v2 with P-tuning: a small network computes vectors before the review (Liu et al. 2021).
 
-The network ties the vectors to each other, which makes them easier to learn (section 3.2); once trained, only what it makes is
-kept.
+The network's input is trainable too. It makes the vectors depend on each other, which makes training easier (section 3.2). After
+training, only the computed vectors are saved.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from peft import PromptEncoderConfig
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
     virtual_tokens: Count = 20
-    """vectors before the review"""
+    """number of vectors before the review"""
     encoder: Literal["MLP", "LSTM"] = "MLP"
-    """the network that makes them: two layers between the vectors one by one, or an LSTM that reads them in a row"""
+    """the network: an MLP on each vector, or an LSTM over all of them"""
     hidden: Count = 128
-    """units of its layers"""
+    """hidden units of the network"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 256
@@ -43,7 +43,7 @@ class Config(AdapterConfig):
 
 
 def peft_config(config: Config) -> PromptEncoderConfig:
-    """A table of vectors and the network behind it."""
+    """A table of vectors, and the network on top of it."""
     return PromptEncoderConfig(
         task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         encoder_reparameterization_type=config.encoder, encoder_hidden_size=config.hidden,

@@ -1,8 +1,8 @@
 """DistilBERT fine-tuned in a plain PyTorch loop (Sanh et al. 2019).
 
-DistilBERT has no pooler and was never taught to sum a text up at [CLS]. The review is therefore the mean of its words' last
-states, which after distillation all carry meaning (Reimers & Gurevych 2019 found the mean better than [CLS] for sentences),
-and a small network judges it. The loop that trains it is `TrainingLoop` in popcorn/training/loop.py.
+DistilBERT has no pooler, and no pretraining task trained its [CLS]. So the review's vector is the mean of the last hidden states
+of all words: Reimers & Gurevych 2019 found the mean better than [CLS] for sentences. A small network classifies it. The training
+loop is `train` below. A `Session` (popcorn/training/session.py) handles checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from popcorn.training.session import Session
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
     MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
-    """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    """a DistilBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
     dropout: Probability = 0.2
-    """share of the head's numbers that are zeroed in training"""
+    """dropout probability of the head's hidden layer"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 512
@@ -49,20 +49,23 @@ class DistilBERT(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, checkpoint: Path):
-        """Takes the encoder from the checkpoint's folder; the head is new."""
+        """Loads the encoder from the checkpoint; the head is new."""
         super().__init__()
         self.encoder = load_pretrained(DistilBertModel, checkpoint, attention_dropout=config.attention_dropout)
         width = self.encoder.config.dim
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        # no word attends to the padding
+        # the mask excludes the padding from attention
         states = self.encoder(tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long()).last_hidden_state
         return self.head(masked_mean(states, lengths)).squeeze(-1)  # mean of (batch, time, hidden)
 
 
 def train(session: Session) -> None:
-    """Mini-batch training with AdamW, linear warm-up and decay, gradient clipping, and validation after every epoch."""
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
     config, model = session.config, session.model
     for epoch in session.epochs():  # until early stopping or the end of the time budget
         for batch in session.batches(epoch):  # from where a stopped run was

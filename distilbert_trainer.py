@@ -1,7 +1,7 @@
-"""DistilBERT fine-tuned with Hugging Face's Trainer and the library's own classifier (Sanh et al. 2019).
+"""DistilBERT fine-tuned with Hugging Face's Trainer and classifier (Sanh et al. 2019).
 
-Half of BERT's layers, taught to say what BERT says. It has no pooler: a new dense layer with a ReLU reads [CLS] before the
-classifier, and both begin at random, which is why they take a higher rate than BERT's ready head.
+DistilBERT has half of BERT's layers, trained to reproduce BERT's outputs. It has no pooler: a new dense layer with ReLU processes
+[CLS] before the classifier. Both start at random, so they need a higher learning rate than BERT's pretrained pooler.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from popcorn.training.hf_trainer import HFTrainer
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
     MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
-    """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    """a DistilBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
     dropout: Probability = 0.2
-    """share of the head's numbers that are zeroed in training (seq_classif_dropout)"""
+    """dropout probability before the classifier (seq_classif_dropout)"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 512
@@ -40,7 +40,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
     return load_pretrained(
         DistilBertForSequenceClassification, checkpoint, new=["pre_classifier", "classifier"], num_labels=2,
         seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,

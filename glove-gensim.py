@@ -1,7 +1,8 @@
-"""Turns a Stanford GloVe text file (6B, 42B, 840B, Twitter; plain or zipped) into gensim's memory-mapped KeyedVectors.
+"""Converts a Stanford GloVe text file (plain or zipped) into gensim's memory-mapped KeyedVectors.
 
-Pennington, Socher & Manning 2014, https://nlp.stanford.edu/projects/glove. The vectors are streamed to the disk, so that the
-840B file needs less than 1 GiB of memory. Load the result with `KeyedVectors.load(path, mmap="r")`, or pass it as --word-vectors.
+Works for 6B, 42B, 840B and Twitter (Pennington, Socher & Manning 2014, https://nlp.stanford.edu/projects/glove). The vectors are
+streamed to the disk, so the 840B file needs less than 1 GiB of memory. Load the result with `KeyedVectors.load(path, mmap="r")`,
+or pass it as --word-vectors.
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,16 @@ from popcorn.config import parse
 
 @dataclass
 class Config:
-    """What to convert, and where to."""
+    """Input and output of the conversion."""
 
     glove: Path
     """GloVe text file or its zip"""
     output: Path
-    """file to write, ending in .kv; its vectors and words come beside it"""
+    """output file, ending in .kv; its vectors and words are saved next to it"""
     vocab_from: Path | None = None
     """keep only the words of the competition's files in this folder"""
     neighbors: tuple[str, ...] = ("movie", "terrible", "brilliant")
-    """show the nearest neighbors of these words as a check"""
+    """as a check, show the nearest neighbors of these words"""
 
 
 if __name__ == "__main__":
@@ -45,16 +46,16 @@ from popcorn.utils.packages import needs
 with needs("gensim", "a .kv file"):
     from gensim.models import KeyedVectors
 
-FREQUENT = 100_000  # neighbors are looked for among so many words, GloVe's most frequent ones
+FREQUENT = 100_000  # neighbors come from GloVe's most frequent words
 
 
 def convert(glove: Path, output: Path, wanted: set[str] | None) -> None:
-    """Writes `output`, `output.vectors.npy` and `output.words.txt`: all of `glove`'s words, or the `wanted` ones.
+    """Writes `output`, `output.vectors.npy` and `output.words.txt`: all words of `glove`, or the `wanted` ones.
 
-    Of a word that stands there twice the first, more frequent one is kept. All parts appear or none.
+    The first, more frequent one of two equal words stays. All files appear, or none.
     """
     if output.suffix != ".kv":
-        raise UserError(f"{output} does not end in .kv, which the scripts tell a converted file by: choose such a name")
+        raise UserError(f"{output} does not end in .kv, by which the scripts recognize a converted file: choose such a name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -84,18 +85,21 @@ def _write(glove: Path, output: Path, wanted: set[str] | None) -> None:
     Path(f"{output}.words.txt").write_text("\n".join(index) + "\n", encoding="utf-8")
     keys = KeyedVectors(block.shape[1])
     keys.key_to_index, keys.index_to_key = index, list(index)
-    # gensim stores its array apart and empty; the rows on the disk take its place without passing through memory
+    # gensim saves an empty array in a separate file; the rows on the disk replace it without a copy in memory
     keys.save(str(output), separately=["vectors"])
     vectors.replace(f"{output}.vectors.npy")
 
 
 def _npy_header(file, rows: int, width: int) -> None:
-    """The header of float32 (rows, width). It is 128 bytes long for any number of rows: numpy leaves room to grow."""
+    """The header of a float32 array (rows, width).
+
+    It has 128 bytes for any number of rows, because numpy leaves room to grow.
+    """
     write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
 
 
 def show_neighbors(output: Path, words: tuple[str, ...]) -> None:
-    """Prints the five nearest neighbors of each of the words that are there, as a check of the file."""
+    """Prints the five nearest neighbors of each word, as a check of the file."""
     all_words = KeyedVectors.load(str(output), mmap="r")
     frequent = KeyedVectors(all_words.vector_size)
     frequent.add_vectors(all_words.index_to_key[:FREQUENT], np.array(all_words.vectors[:FREQUENT]))

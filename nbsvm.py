@@ -1,7 +1,7 @@
-"""NB-SVM: a linear classifier over n-grams, each scaled by its naive Bayes log-count ratio (Wang & Manning 2012).
+"""NB-SVM: a linear classifier over n-grams, scaled by naive Bayes log-count ratios (Wang & Manning 2012).
 
-As in the paper the features are binary. The classifier is L2-regularised logistic regression over words, pairs and triples,
-which Mesnil et al. 2015 found best for these reviews, and which gives probabilities.
+As in the paper, the features are binary. The classifier is L2-regularized logistic regression over words, pairs and triples.
+Mesnil et al. 2015 found this best for these reviews, and it gives probabilities.
 """
 
 from dataclasses import dataclass
@@ -20,26 +20,29 @@ from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 @dataclass
 class Config(RunConfig):
-    """What this model adds to the options of all scripts."""
+    """This model's options, in addition to those of all scripts."""
 
     ngrams: Count = 3
-    """longest run of words that counts as a term"""
+    """maximum number of words in a term"""
     min_df: Count = 2
-    """terms of fewer reviews are left out"""
+    """minimum number of reviews that contain a term"""
     alpha: Positive = 1.0
-    """smoothing of the counts (the paper's alpha)"""
+    """smoothing of the counts (alpha in the paper)"""
     c: Positive = 1.0
     """inverse strength of the L2 penalty"""
 
 
 class LogCountRatio(TransformerMixin, BaseEstimator):
-    """Multiplies each feature by r = log((p / |p|) / (q / |q|)), p and q its smoothed counts by class (section 2)."""
+    """Multiplies each feature by its log-count ratio r (section 2).
+
+    r = log((p / |p|) / (q / |q|)), where p and q are the smoothed counts in positive and negative reviews.
+    """
 
     def __init__(self, alpha: float):
         self.alpha = alpha
 
     def fit(self, features: csr_matrix, labels: np.ndarray) -> "LogCountRatio":
-        """features (reviews, terms), labels (reviews,) of 0 and 1; learns `ratio_` (terms,)."""
+        """features (reviews, terms), labels (reviews,) of 0 and 1; sets `ratio_` (terms,)."""
         positive = self.alpha + np.asarray(features[labels == 1].sum(0)).ravel()
         negative = self.alpha + np.asarray(features[labels == 0].sum(0)).ravel()
         self.ratio_ = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
@@ -51,7 +54,7 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
 
 
 def build_pipeline(config: Config) -> Pipeline:
-    """Texts to probabilities. Every mark of punctuation is a word."""
+    """Texts to probabilities; punctuation marks are words."""
     terms = CountVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df,
         binary=True, dtype=np.float64,

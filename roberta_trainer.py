@@ -1,7 +1,7 @@
-"""RoBERTa fine-tuned with Hugging Face's Trainer and the library's own classifier (Liu et al. 2019, section 5).
+"""RoBERTa fine-tuned with Hugging Face's Trainer and classifier (Liu et al. 2019, section 5).
 
-BERT's architecture, pretrained longer on more text, on words as they stand, capitals included, and without next-sentence
-prediction: nothing has trained a summary at <s>, so that the whole head (dense, tanh, projection) is new.
+RoBERTa has BERT's architecture, with longer pretraining on more text. Its tokens are cased, and there is no next-sentence
+prediction. So nothing trained a summary at <s>, and the whole head (dense, tanh, projection) is new.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from popcorn.training.hf_trainer import HFTrainer
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
     MODEL_TYPE = "roberta"
     model: str = "roberta-base"
-    """a RoBERTa of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
+    """a RoBERTa on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
 
     # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
     max_length: Count = 512
@@ -38,7 +38,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
     return load_pretrained(
         RobertaForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
         attention_probs_dropout_prob=config.attention_dropout,

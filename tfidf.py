@@ -1,6 +1,6 @@
-"""Logistic regression over TF-IDF of words and pairs of words: the baseline that every neural model must beat.
+"""Logistic regression over TF-IDF of words and word pairs: the baseline for all other models.
 
-Term weights after Sparck Jones 1972 and Salton & Buckley 1988, with the logarithm of the counts.
+Term weights as in Sparck Jones 1972 and Salton & Buckley 1988, with logarithmic counts.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 @dataclass
 class Config(RunConfig):
-    """What this model adds to the options of all scripts."""
+    """This model's options, in addition to those of all scripts."""
 
     ngrams: Count = 2
-    """longest run of words that counts as a term"""
+    """maximum number of words in a term"""
     min_df: Count = 2
-    """terms of fewer reviews are left out"""
+    """minimum number of reviews that contain a term"""
     c: Positive = 5.0
     """inverse strength of the L2 penalty"""
 
 
 def build_pipeline(config: Config) -> Pipeline:
-    """Texts to probabilities. Every mark of punctuation is a word: "!" and "?" carry a mood, and "(" an aside."""
+    """Texts to probabilities. Punctuation marks are words: "!", "?" and "(" carry sentiment."""
     terms = TfidfVectorizer(
         token_pattern=r"\w+(?:'\w+)?|[^\w\s]", ngram_range=(1, config.ngrams), min_df=config.min_df, sublinear_tf=True
     )

@@ -63,9 +63,9 @@ class Linear:
         whole = Pipeline([*self.common.steps, *self.fits[0].steps])
         terms, judge = whole[0], whole[-1].coef_[0]
         words = terms.build_tokenizer()(clean(text))
-        if hasattr(whole[1], "pull"):
+        if hasattr(whole[1], "term_weights"):
             row = terms.transform([clean(text)])
-            weights = whole[1].pull(row.indices) @ judge
+            weights = whole[1].term_weights(row.indices) @ judge
         else:
             row = whole[:-1].transform([clean(text)])
             weights = judge[row.indices]

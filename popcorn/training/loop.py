@@ -6,7 +6,10 @@ from popcorn.training.session import Session
 
 
 def train(session: Session) -> None:
-    """Mini-batch training with AdamW, linear warm-up and decay, gradient clipping, and validation after every epoch."""
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
     model, optimizer, scheduler = session.model, session.optimizer, session.scheduler
     for epoch in session.epochs():  # until early stopping or the end of the time budget
         for batch in session.batches(epoch):  # from where a stopped run was
