@@ -1,4 +1,4 @@
-"""EncodedReviews as padded batches: cut to a length, grouped by length, padded on the right to the batch's longest."""
+"""Encoded reviews as padded batches: truncated, grouped by length, padded on the right."""
 
 import numpy as np
 import torch
@@ -7,14 +7,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from popcorn.data.word_tokenizer import PAD, UNKNOWN
 
-BUCKET_BATCHES = 50  # batches that are sorted by length together: enough to waste little, few enough to stay random
+BUCKET_BATCHES = 50  # batches sorted by length together: many for little padding, few for random batches
 
 
 class EncodedReviews:
-    """Token ids of many reviews, each at most `max_length` long and at least one (an empty text is one unknown word)."""
+    """Token ids of N reviews, each with at least one and at most `max_length` tokens.
+
+    An empty text is one unknown word.
+    """
 
     def __init__(self, reviews: list[np.ndarray], max_length: int, padding: int = PAD):
-        """reviews: int32 (tokens,) each; `padding` is the id that fills up a batch."""
+        """reviews: int32 (tokens,) each; `padding` is the id of the padding token."""
         self.padding = padding
         empty = np.array([UNKNOWN], dtype=np.int32)
         self.reviews = [truncate_head_tail(review, max_length) if len(review) else empty for review in reviews]
@@ -30,7 +33,7 @@ class EncodedReviews:
 
 
 def truncate_head_tail(review: np.ndarray, max_length: int) -> np.ndarray:
-    """Head and tail of a long review: the verdict stands at the end, the subject at the beginning."""
+    """Head and tail of a long review: its subject is at the beginning, its opinion at the end."""
     if len(review) <= max_length:
         return review
     head = max_length // 4
@@ -38,19 +41,20 @@ def truncate_head_tail(review: np.ndarray, max_length: int) -> np.ndarray:
 
 
 def length_grouped_batches(rows: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
-    """`rows` in random batches of like lengths, at most `batch_size` each and of sizes that differ by one at most.
+    """Splits `rows` into random batches of similar lengths.
 
-    The result depends on the arguments alone, which is what lets a killed run go on in the middle of an epoch.
+    Batches have at most `batch_size` rows, and sizes that differ by at most one. The result depends on the arguments alone, so a
+    killed run can resume within an epoch.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(rows)
-    pools = np.array_split(order, max(1, round(len(order) / (BUCKET_BATCHES * batch_size))))
-    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    buckets = np.array_split(order, max(1, round(len(order) / (BUCKET_BATCHES * batch_size))))
+    order = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
     batches = np.array_split(order, -(-len(order) // batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def sorted_batches(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """`rows` in batches from the shortest to the longest, for prediction."""
+    """Splits `rows` into batches from the shortest to the longest, for prediction."""
     order = rows[np.argsort(lengths[rows], kind="stable")]
     return np.array_split(order, -(-len(order) // batch_size))

@@ -1,7 +1,7 @@
-"""The competition's files: where they are, what they hold, and what is wrong with them.
+"""Finds and reads the competition's files, and checks them.
 
-https://www.kaggle.com/c/word2vec-nlp-tutorial. People save them again with pandas or Excel, pack them and rename them: what a
-file is and how its fields are quoted is told by what it holds.
+https://www.kaggle.com/c/word2vec-nlp-tutorial. Users save the files again with pandas or Excel, pack them and rename them. So the
+content of a file decides its format and its quoting, not its name.
 """
 
 import os
@@ -20,11 +20,11 @@ from popcorn.utils.files import fingerprint
 TRAIN, TEST, UNLABELED, SAMPLE = "labeledTrainData.tsv", "testData.tsv", "unlabeledTrainData.tsv", "sampleSubmission.csv"
 COLUMNS = {TRAIN: ["id", "sentiment", "review"], TEST: ["id", "review"], UNLABELED: ["id", "review"]}
 EXPECTED = {TRAIN: 25_000, TEST: 25_000, UNLABELED: 50_000}
-"""reviews of the competition's own files"""
+"""number of reviews in the competition's own files"""
 READING = "two dialects of quotes, 1"
-"""names how the files are read; a change must change it, since it is part of the keys of what is cached of their texts"""
+"""version of the rules for reading files: part of the cache keys of their texts, so change it with the rules"""
 RULE = "=" * 100
-FALLBACK = "embedded default"
+FALLBACK = "fallback data"
 """source of data that are not the competition's"""
 KAGGLE_INPUT = Path("/kaggle/input")
 ADD_DATA = "download the files from https://www.kaggle.com/c/word2vec-nlp-tutorial/data again"
@@ -32,9 +32,9 @@ ADD_DATA = "download the files from https://www.kaggle.com/c/word2vec-nlp-tutori
 
 @dataclass(frozen=True)
 class Reviews:
-    """One file: ids (n,) as written there, quotes included; texts (n,); labels (n,) of 0 and 1, or None.
+    """One file: ids (n,) as written, quotes included; texts (n,); labels (n,) of 0 and 1, or None.
 
-    A submission repeats the ids as they are written. They are compared without their quotes (`popcorn.tables.bare`).
+    A submission repeats the ids exactly as they are written. Comparisons ignore their quotes (`popcorn.data.tables.bare`).
     """
 
     ids: list[str]
@@ -44,30 +44,31 @@ class Reviews:
 
 @dataclass(frozen=True)
 class Competition:
-    """A folder that holds the competition's files, plain or zipped."""
+    """A folder with the competition's files, plain or zipped."""
 
     folder: Path
     source: str
-    """how the folder was found: "--data-dir", "POPCORN_DATA", "Kaggle input", "data/" or "embedded default" """
+    """how the folder was found: "--data-dir", "POPCORN_DATA", "Kaggle input", "data/" or "fallback data" """
     counted: set[str] = field(default_factory=set, compare=False, repr=False)
-    """the files whose reviews were counted aloud"""
+    """files whose number of reviews was printed"""
 
     def path(self, name: str) -> Path | None:
         """The file of that name, plain before packed; None where there is none."""
-        # some programs unpack <name>.zip into a folder called <name>
+        # some programs unpack <name>.zip into a folder of that name
         candidates = (self.folder / each for each in (name, f"{name}.zip", f"{name}.gz", f"{name}/{name}"))
         return next((path for path in candidates if path.is_file()), None)
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over the contents of the files that are there, in a fixed order."""
+        """SHA-256 of the contents of all existing files, in a fixed order."""
         names = (TRAIN, TEST, UNLABELED, SAMPLE)
         return fingerprint(*(path for name in names if (path := self.path(name)) is not None))
 
     def read(self, name: str) -> Reviews:
-        """Reads one of the `.tsv` files. Raises `UserError`, naming file and row, where it is not what it should be.
+        """Reads one of the `.tsv` files.
 
-        That is so too where there is nothing to learn from: no rows, nothing but empty reviews, or labels of one class.
+        Raises `UserError`, with file and row, for every mistake in it. A file without any rows, with only empty reviews, or with
+        labels of one class is a mistake too.
         """
         path = self.path(name)
         if path is None:
@@ -77,12 +78,12 @@ class Competition:
         if name != UNLABELED and not any(text.strip() for text in reviews.texts):
             raise UserError(f"{path} has {'no reviews' if not reviews.texts else 'empty reviews alone'}: {ADD_DATA}")
         if reviews.labels is not None and len(set(reviews.labels.tolist())) < 2:
-            raise UserError(f"{path}: every sentiment is {reviews.labels[0]}, and a model learns from both 0 and 1: {ADD_DATA}")
+            raise UserError(f"{path}: every sentiment is {reviews.labels[0]}, and training needs both 0 and 1: {ADD_DATA}")
         self.count(name, len(reviews.texts))
         return reviews
 
     def count(self, name: str, reviews: int) -> None:
-        """Says once how many reviews a file has, and warns where the competition's own has another number."""
+        """Prints once how many reviews a file has, and warns of an unexpected number."""
         if name in self.counted:
             return
         self.counted.add(name)
@@ -91,7 +92,7 @@ class Competition:
             warn_of_count(name, reviews)
 
     def sample_ids(self) -> list[str]:
-        """The ids of the sample submission, as written there, in its order; those of the test file where there is none."""
+        """The sample submission's ids, as written and in its order; else those of the test file."""
         path = self.path(SAMPLE)
         if path is None:
             return self.read(TEST).ids
@@ -100,22 +101,23 @@ class Competition:
 
 
 def warn_of_count(name: str, reviews: int) -> None:
-    """Warns where the competition's file of this name has another number of reviews."""
+    """Warns where the number of reviews differs from that in the competition's own file."""
     if reviews != EXPECTED[name]:
         log(
             f"{RULE}\nWARNING: {name} has {reviews:,} reviews, and the competition's own has {EXPECTED[name]:,}.\n"
-            f"It is cut short, or another file: figures from it cannot be compared. To mend it {ADD_DATA}\n{RULE}"
+            f"It is cut short, or another file: its results are not comparable. To fix it {ADD_DATA}\n{RULE}"
         )
 
 
 def find_competition(data_dir: Path | None) -> Competition:
-    """The first folder with the training file: `data_dir`, $POPCORN_DATA, Kaggle's input, ./data, the embedded default.
+    """Finds the folder of the competition's files.
 
-    A folder that was asked for by name is used or refused (`UserError`), never passed over.
+    The first of these with a training file: `data_dir`, $POPCORN_DATA, Kaggle's input folder, ./data, the fallback data. Raises
+    `UserError` where one of the first two is set and has no such file.
     """
     for folder, source in ((data_dir, "--data-dir"), (os.environ.get("POPCORN_DATA"), "POPCORN_DATA")):
         if folder:
-            return _asked_for(Path(os.path.expanduser(folder)), source)
+            return _required_folder(Path(os.path.expanduser(folder)), source)
     # Kaggle mounts a competition at input/<name> or input/competitions/<name>
     mounted = [path.parent for depth in ("*", "*/*") for path in sorted(KAGGLE_INPUT.glob(f"{depth}/{TRAIN}*"))]
     for folder, source in (*((folder, "Kaggle input") for folder in mounted), (Path("data"), "data/")):
@@ -125,13 +127,13 @@ def find_competition(data_dir: Path | None) -> Competition:
             return competition
     folder = fallback.folder()
     log(
-        f"{RULE}\nNO COMPETITION FILES FOUND: running on the embedded default ({fallback.DESCRIPTION}).\n"
-        f"Its figures are NOT comparable with Kaggle's score. Put the competition's files into data/ or pass --data-dir.\n{RULE}"
+        f"{RULE}\nNO COMPETITION FILES FOUND: running on the fallback data ({fallback.DESCRIPTION}).\n"
+        f"Its results are NOT comparable with Kaggle's score. Put the competition's files into data/ or pass --data-dir.\n{RULE}"
     )
     return Competition(folder, FALLBACK)
 
 
-def _asked_for(folder: Path, source: str) -> Competition:
+def _required_folder(folder: Path, source: str) -> Competition:
     if not folder.is_dir():
         raise UserError(f"{source}: there is no folder {folder}; give the folder that holds {TRAIN}.zip")
     competition = Competition(folder, source)
@@ -142,11 +144,11 @@ def _asked_for(folder: Path, source: str) -> Competition:
 
 
 def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews:
-    """Reads a `.tsv` with the given columns, packed or not, and undoes its quoting.
+    """Reads a `.tsv` with the given columns, packed or not, and removes its quotes.
 
-    An empty or missing review is kept as an empty text. Raises `UserError`, which ends in `fix`, for what is no text, a damaged
-    archive, a wrong separator, a missing column, a row with too many fields or one that is cut, a label other than 0 or 1, and an
-    empty or doubled id.
+    An empty or missing review becomes an empty text. Raises `UserError`, which ends in `fix`, for a file that is not text, a
+    damaged archive, a wrong separator and a missing column. A row with too many fields, a truncated row, a label other than 0 or
+    1, and an empty or doubled id are errors too.
     """
     table = _columns(path, "\t", columns, fix)
     require_ids(table, fix)
@@ -160,7 +162,7 @@ def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews
         if wrong is not None:
             raise UserError(
                 f"{path}, row {table.lines[wrong]}: the sentiment is {values[wrong]!r} where 0 or 1 is expected; "
-                f"mend that row or {fix}"
+                f"correct that row or {fix}"
             )
         labels = np.array([value == "1" for value in values], dtype=np.int64)
     if lost := table.first_lost_quote("review"):
@@ -176,7 +178,10 @@ def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews
 
 
 def require_ids(table: Table, fix: str) -> None:
-    """Raises `UserError` where a row has no id, or one that an earlier row has; quotes make no difference."""
+    """Raises `UserError` for a row without an id, or with the id of an earlier row.
+
+    Quotes make no difference.
+    """
     ids = bare(table.fields("id"))
     seen: set[str] = set()
     for line, id in zip(table.lines, ids, strict=True):
@@ -188,7 +193,7 @@ def require_ids(table: Table, fix: str) -> None:
 
 
 def _columns(path: Path, separator: str, columns: list[str], fix: str) -> Table:
-    """The file as a table that has the given columns."""
+    """The file as a table with the given columns."""
     table = read_table(read_text(path, fix, path.name.removesuffix(".zip").removesuffix(".gz")), str(path), separator, fix)
     missing = [column for column in columns if table.place(column) is None]
     if missing and len(table.columns) == 1:
@@ -199,7 +204,10 @@ def _columns(path: Path, separator: str, columns: list[str], fix: str) -> Table:
 
 
 def _require_own_member(path: Path, name: str) -> None:
-    """Test and unlabeled reviews have the same columns: an archive of one must not pass for the other."""
+    """Raises `UserError` where an archive holds another of the competition's files.
+
+    Test and unlabeled reviews have the same columns, so only the member's name tells them apart.
+    """
     others = {*COLUMNS, SAMPLE} - {name}
     members = members_of(path)
     if name not in members and (other := others.intersection(members)):

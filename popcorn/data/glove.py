@@ -1,7 +1,7 @@
-"""Stanford's GloVe text files (https://nlp.stanford.edu/projects/glove), read in blocks, and gensim's form of them.
+"""Reads Stanford's GloVe text files (https://nlp.stanford.edu/projects/glove) in blocks.
 
-A line is a word and its numbers, separated by single blanks. 840B has words that hold blanks themselves (". . ."), so a
-line is cut from its right end; word2vec's own text readers fail there.
+A line is a word and its values, separated by single spaces. Some words of 840B contain spaces themselves (". . ."), so a line is
+split from its right end. Readers of word2vec's text format fail on them.
 """
 
 import re
@@ -19,14 +19,14 @@ BLOCK = 4_096  # lines parsed at once
 AGAIN = "fetch the file again from https://nlp.stanford.edu/projects/glove"
 GIVE = "give a GloVe text file, its zip, or a file that glove-gensim.py made"
 HEADER = re.compile(rb"\d+ (\d+)\s*$")
-"""first line of word2vec's text format, which GloVe's lacks: numbers of words and of their dimensions"""
+"""first line of word2vec's text format, which GloVe does not have: number of words and dimension"""
 UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yields words (n,) and their vectors, float32 (n, width), a few thousand lines at a time.
+    """Yields words (n,) and their vectors, float32 (n, width), some thousand lines at a time.
 
-    Raises `UserError`, with the line's number, for a line whose count of numbers differs from the first line's.
+    Raises `UserError`, with the line number, where a line has another number of values than the first one.
     """
     width, read = None, 0
     with opened(path, GIVE) as file:
@@ -50,7 +50,7 @@ def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
 
 
 def _without_header(file: BinaryIO, path: Path) -> tuple[Iterator[bytes], int]:
-    """The lines, without a byte-order mark and without the header of word2vec's text format; how many lines were left out."""
+    """The lines without byte-order mark and header, and the number of skipped lines."""
     first, second = next(file, b""), next(file, b"")
     if first.startswith(UTF_16):
         raise UserError(f"{path} is text in UTF-16: save it as text in UTF-8")

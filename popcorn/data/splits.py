@@ -1,12 +1,12 @@
-"""Which training reviews a model is trained on, and which it is validated on.
+"""Training and validation splits.
 
-Neighboring id numbers of one class are reviews of the same movie, and movies do not cross Stanford's train and test. A random
-split lets a model recognize movies whose label it has seen, and reads about two points too high; a split by blocks of id
-numbers does not. The two classes are numbered apart, and nothing ties a movie's positive reviews to its negative ones: where
-one is held out, the other may have been trained on, with the opposite label.
+Neighboring id numbers of a class are reviews of the same movie, and Stanford's train and test sets have different movies. With a
+random split, a model recognizes movies whose labels it has seen: validation accuracy is about two points too high. A split by
+blocks of id numbers avoids this. The numbers of the two classes are independent: nothing links a movie's positive reviews to its
+negative ones. So the positive ones may be in training while the negative ones are in validation.
 
-The split depends on the ids and the labels alone. It uses no library whose next version may draw other numbers: NumPy
-guarantees that the stream of `RandomState` never changes (NEP 19).
+The split depends on ids and labels alone. It uses no library whose random numbers may change with a new version. NumPy guarantees
+a stable stream of `RandomState` (NEP 19).
 """
 
 import hashlib
@@ -19,48 +19,51 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.errors import UserError
 
-MOVIE_BLOCK = 250  # id numbers; a film has at most 30 reviews, so few films straddle two blocks
-NUM_HOLD_OUT_FOLDS = 10  # one part in ten is held out where no folds are asked for
+MOVIE_BLOCK = 250  # id numbers; a movie has at most 30 reviews, so few movies are in two blocks
+NUM_HOLD_OUT_FOLDS = 10  # without --folds, the validation set is one of ten folds
 SPLIT_SEED = 0
 SPLIT = "blocks of 250 id numbers, numpy's RandomState(0)"
-"""names the rules below in every record; a change of the rules must change it"""
+"""version of the split's rules, saved with every result: change it with the rules"""
 ID = re.compile(r'^"?(\d+)_\d+"?$')
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the training file to train on, (train,), and to validate on, (validation,)."""
+    """Rows of the training file for training, (train,), and for validation, (validation,)."""
 
     name: str
     train: np.ndarray
     validation: np.ndarray
     epochs: int | None = None
-    """to train for, where that is known"""
+    """number of epochs, where it is known"""
 
     @property
     def held_out(self) -> np.ndarray:
-        """The rows that identify the split: those to validate on, or to train on where nothing is held out."""
+        """Rows that identify the split: the validation set, or the training set without one."""
         return self.validation if len(self.validation) else self.train
 
 
 def movie_blocks(ids: list[str]) -> np.ndarray:
-    """The block of id numbers of each review, int64 (n,). Raises `UserError` for an id that is not `number_rating`."""
+    """The block of id numbers of each review, int64 (n,).
+
+    Raises `UserError` for an id that is not `number_rating`.
+    """
     numbers = []
     for row, id in enumerate(ids):
         match = ID.match(id)
         if match is None:
             raise UserError(
-                f"row {row + 2}: the id {id} is not of the form 7546_1, which films are told by; pass --split-by random"
+                f"row {row + 2}: the id {id} is not of the form 7546_1, which identifies movies; pass --split-by random"
             )
         numbers.append(int(match.group(1)))
     return np.array(numbers) // MOVIE_BLOCK
 
 
 def assign_folds(blocks: np.ndarray, labels: np.ndarray, num_folds: int) -> np.ndarray:
-    """The fold of each review, int64 (n,), from 0: a block is never divided, and folds are alike in size and in classes.
+    """The fold of each review, int64 (n,), from 0; folds are similar in size and in classes.
 
-    Blocks are dealt in random order, the largest first, each to the fold that has least of the block's classes, of
-    equals the smallest.
+    A block is never divided. Blocks are assigned in random order, the largest first. Each goes to the fold with the fewest
+    reviews of the block's classes; of several, to the smallest.
     """
     names, block = np.unique(blocks, return_inverse=True)
     counts = np.zeros((len(names), 2), np.int64)  # negative and positive reviews of each block
@@ -78,26 +81,26 @@ def assign_folds(blocks: np.ndarray, labels: np.ndarray, num_folds: int) -> np.n
 def validation_folds(
     ids: list[str], labels: np.ndarray, method: Literal["movie", "random"], folds: int | None
 ) -> list[np.ndarray]:
-    """Rows to validate on, sorted, one array a model: one tenth, or `folds` parts that together are all rows.
+    """Validation rows, sorted, one array per model: one tenth, or `folds` folds of all rows.
 
-    The split is the same for every seed and every script, so that their validation metrics and out-of-fold
-    probabilities can be compared. Raises `UserError` where the reviews are too few for it.
+    The folds are the same for every seed and every script. So their validation metrics and out-of-fold probabilities are
+    comparable. Raises `UserError` where there are too few reviews.
     """
     num_folds = folds or NUM_HOLD_OUT_FOLDS
     blocks = movie_blocks(ids) if method == "movie" else np.arange(len(ids))
     if (found := len(np.unique(blocks))) < num_folds:
         raise UserError(
-            f"{len(labels)} training reviews in {found} blocks of ids cannot be split into {num_folds} parts: use more reviews"
+            f"{len(labels)} training reviews in {found} blocks of ids cannot be split into {num_folds} folds: use more reviews"
         )
     fold = assign_folds(blocks, labels, num_folds)
     parts = [np.flatnonzero(fold == number) for number in range(num_folds)]
     if any(len(np.unique(labels[part])) < 2 for part in parts):
-        raise UserError(f"{len(labels)} training reviews leave a validation part with one class only: use more reviews")
+        raise UserError(f"{len(labels)} training reviews leave a validation set with one class only: use more reviews")
     return parts if folds else parts[:1]
 
 
 def split_checksum(ids: list[str], parts: list[np.ndarray]) -> str:
-    """SHA-256 of which reviews are held out together: of the sorted ids of each part, without their quotes."""
+    """SHA-256 of the validation sets: of each one's sorted ids, without quotes."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update("\n".join(sorted(ids[row].strip('"') for row in part)).encode() + b"\n\n")
@@ -105,25 +108,26 @@ def split_checksum(ids: list[str], parts: list[np.ndarray]) -> str:
 
 
 def limited(labels: np.ndarray, max_train_samples: int | None) -> np.ndarray:
-    """Rows of a quick try, sorted: all, or a random `max_train_samples` of them that is the same every time."""
+    """All rows, or a random subset of `max_train_samples` rows, sorted and always the same."""
     if max_train_samples is None or max_train_samples >= len(labels):
         return np.arange(len(labels))
     return np.sort(np.random.default_rng(0).choice(len(labels), max_train_samples, replace=False))
 
 
 def validation_splits(config: RunConfig, ids: list[str], labels: np.ndarray) -> list[Split]:
-    """The splits that a run validates on: one, or `--folds`; with `--no-validation` all rows and nothing held out.
+    """The splits for validation: one, or `--folds` of them.
 
-    Raises `UserError` where the training reviews are too few, or of one class.
+    With `--no-validation`, all rows are for training. Raises `UserError` where there are too few training reviews, or where all
+    are of one class.
     """
     rows = limited(labels, config.max_train_samples)
-    if len(np.unique(labels[rows])) < 2 and not getattr(config, "adapter", None):  # a given adapter is not trained
+    if len(np.unique(labels[rows])) < 2 and not getattr(config, "adapter", None):  # a saved adapter is not trained again
         fix = (
             f"--max-train-samples is {config.max_train_samples}: give a larger number"
             if config.max_train_samples
             else "add reviews of the other"
         )
-        raise UserError(f"the {len(rows)} training reviews are of one class, and a model learns from two: {fix}")
+        raise UserError(f"the {len(rows)} training reviews are of one class, and training needs two: {fix}")
     if config.no_validation:
         return [refit_split(config, labels, getattr(config, "epochs", None))]
     folds = validation_folds([ids[row] for row in rows], labels[rows], config.split_by, config.folds)
@@ -132,6 +136,6 @@ def validation_splits(config: RunConfig, ids: list[str], labels: np.ndarray) -> 
 
 
 def refit_split(config: RunConfig, labels: np.ndarray, epochs: int | None) -> Split:
-    """All rows to train on for a fixed number of epochs, and none to validate on."""
+    """All rows for training, for a fixed number of epochs, and none for validation."""
     rows = limited(labels, config.max_train_samples)
     return Split("refit", rows, rows[:0], epochs)

@@ -1,6 +1,6 @@
-"""The four competition files made from Stanford's archive (Maas et al. 2011), for who has no Kaggle account.
+"""Makes the four competition files from Stanford's archive, without a Kaggle account.
 
-Kaggle's split is Stanford's own: the id `7546_1` is the file `7546_1.txt` in one of the class folders.
+Kaggle's split is Stanford's (Maas et al. 2011): the id `7546_1` is the file `7546_1.txt` in one of the class folders.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Row = tuple[str, int | None, str]
 
 
 def prepare(archive: Path, folder: Path) -> None:
-    """Writes the competition's files into `folder` from `aclImdb_v1.tar.gz` or from the folder unpacked from it."""
+    """Writes the competition's files from `aclImdb_v1.tar.gz` or its unpacked folder."""
     if not archive.exists():
         raise UserError(f"there is no {archive}: give Stanford's aclImdb_v1.tar.gz or its unpacked folder, or add --download")
     rows = _from_folder(archive) if archive.is_dir() else _from_archive(archive)
@@ -46,10 +46,10 @@ def prepare(archive: Path, folder: Path) -> None:
 
 
 def write_competition(folder: Path, train: list[Row], test: list[Row], unlabeled: list[Row]) -> None:
-    """Writes the four files as Kaggle does, in an order that tells nothing of the labels.
+    """Writes the four files in Kaggle's format, in random order.
 
-    None appears before all are written; the training file, by which they are found, is the last. Raises `UserError` where the
-    folder cannot be written.
+    The files appear only once all are written. The training file is the last, because a folder is recognized by it. Raises
+    `UserError` where the folder cannot be written.
     """
     shuffled = np.random.default_rng(0).permutation(len(test))
     test = [test[row] for row in shuffled]
@@ -70,7 +70,7 @@ def write_competition(folder: Path, train: list[Row], test: list[Row], unlabeled
 
 def _quote(text: str) -> str:
     flat = text.replace("\x85", " ").replace("\t", " ").replace("\r", " ").replace("\n", " ")
-    flat += " " if flat.endswith("\\") else ""  # else it would pair with the quote that closes the field
+    flat += " " if flat.endswith("\\") else ""  # else it would escape the field's closing quote
     return '"' + flat.replace('"', '\\"') + '"'
 
 
@@ -92,7 +92,7 @@ def _from_folder(folder: Path) -> dict[tuple[str, str], list[Row]]:
 
 
 def _from_archive(archive: Path) -> dict[tuple[str, str], list[Row]]:
-    """Reads the archive's members as a stream, without unpacking anything to the disk."""
+    """Reads the archive as a stream, without unpacking it to the disk."""
     rows = {}
     _require_tar(archive)
     try:
@@ -109,13 +109,13 @@ def _from_archive(archive: Path) -> dict[tuple[str, str], list[Row]]:
 
 
 def _require_tar(archive: Path) -> None:
-    """Says what the file is where its first bytes are of no archive that `tarfile` reads."""
+    """Raises `UserError` where the file's first bytes are not an archive for `tarfile`."""
     try:
         with archive.open("rb") as file:
             head = file.read(HEAD)
     except OSError as problem:
         raise UserError(f"{archive} cannot be read ({problem.strerror}): give Stanford's aclImdb_v1.tar.gz") from problem
-    kind = kind_of(head) or ("a text or of no known kind" if head else "empty")
+    kind = kind_of(head) or ("a text or of unknown format" if head else "empty")
     if kind == ZIP:
         raise UserError(f"{archive} is {ZIP}: unpack it and give the folder")
     if kind not in (TAR, GZIP, BZIP2, XZ):
@@ -130,15 +130,15 @@ def _text(content: bytes, path: Path) -> str:
 
 
 def download(archive: Path, url: str = URL, md5: str = MD5) -> None:
-    """Fetches Stanford's archive with a progress bar; a broken download goes on where it stopped, also in a later call.
+    """Downloads Stanford's archive with a progress bar, and resumes an interrupted download.
 
-    The file takes its name only when its checksum is right. Raises `UserError` where the server cannot be reached.
+    The file gets its name only after its checksum is verified. Raises `UserError` where the server cannot be reached.
     """
     with needs("huggingface_hub", "--download"):
         from huggingface_hub.file_download import http_get  # resumes and retries by itself
 
     if archive.is_file() and _md5(archive) == md5:
-        log(f"{archive} is there already, and whole")
+        log(f"{archive} exists already and is complete")
         return
     partial = archive.with_name(archive.name + ".part")
     archive.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The files for Kaggle: labels (the score shown is the accuracy) and probabilities (the score is the ROC AUC)."""
+"""Submission files for Kaggle: labels (score: accuracy) and probabilities (score: ROC AUC)."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ TEST, OOF_SUFFIX = ".proba.csv", ".oof.csv"
 def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
     """Writes `<name>.csv` and `<name>.proba.csv` in the sample's order.
 
-    probability (test,) in the order of `test_ids`. Raises `UserError`, before any file appears, where the ids are not the
-    sample's or a probability is not a number between 0 and 1.
+    probability (test,) is in the order of `test_ids`. Raises `UserError`, before it writes anything, where the ids differ from
+    the sample's or a probability is not between 0 and 1.
     """
     require_same_ids(sample_ids, test_ids)
     values = pd.Series(probability, index=bare(test_ids)).reindex(bare(sample_ids)).set_axis(sample_ids)
@@ -34,9 +34,9 @@ def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: 
 
 
 def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
-    """Raises `UserError` where one of the two files has ids that the other lacks, or has one of them twice.
+    """Raises `UserError` where the two files have different ids, or one id twice.
 
-    Ids are the same with their quotes and without.
+    Quotes around ids make no difference.
     """
     sample, test = pd.Series(sample_ids, index=bare(sample_ids)), pd.Series(test_ids, index=bare(test_ids))
     for name, own, other in (("sample submission", sample, test), ("test file", test, sample)):
@@ -53,7 +53,7 @@ def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
 
 
 def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.ndarray, fold: np.ndarray) -> None:
-    """Writes `<name>.oof.csv`: of each training review that was used, the probability by the model that never saw it."""
+    """Writes `<name>.oof.csv`: each training review's probability by the model that was not trained on it."""
     path = folder / f"{name}{OOF_SUFFIX}"
     with atomic_write(path, "w") as file:
         file.write("id,fold,sentiment\n")
@@ -62,9 +62,10 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
 
 
 def read_probabilities(path: Path, ids: list[str], fix: str) -> pd.DataFrame:
-    """What one of the functions above has written: the columns beside `id`, its rows in the order of `ids`.
+    """Reads a file of probabilities: its columns except `id`, in the order of `ids`.
 
-    Raises `UserError` where the file cannot be read, has other ids, or a value is no probability; `fix` says what to do then.
+    Raises `UserError`, which ends in `fix`, where the file cannot be read, has other ids, or has a value that is not a
+    probability.
     """
     found = read_table(read_text(path, fix), str(path), ",", fix)
     lacking = [column for column in ("id", "sentiment") if found.place(column) is None]
@@ -85,7 +86,7 @@ def read_probabilities(path: Path, ids: list[str], fix: str) -> pd.DataFrame:
         bad = ~numbers[column].between(0, highest).to_numpy() if column in columns else np.zeros(0, bool)
         if bad.any():
             row = int(bad.argmax())
-            raise UserError(f"{path}, row {found.lines[row]}: the {column} is {table[column].iloc[row]} and no {what}: {fix}")
+            raise UserError(f"{path}, row {found.lines[row]}: the {column} is {table[column].iloc[row]}, not a {what}: {fix}")
     return numbers.loc[wanted].set_axis(ids)
 
 

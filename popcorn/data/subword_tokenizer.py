@@ -1,4 +1,4 @@
-"""EncodedReviews in a pretrained model's own subwords, and fine-tuning on them as a task for either engine."""
+"""Reviews as token ids of a pretrained model's tokenizer."""
 
 from importlib.metadata import version
 from itertools import groupby
@@ -20,20 +20,20 @@ from popcorn.utils.files import fingerprint
 SENTENCEPIECE = "spm.model", "sentencepiece.bpe.model"
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""files that change how a tokenizer splits, where they are there"""
+"""optional files that change how a tokenizer splits text"""
 MOST_UNKNOWN = 0.02
-"""share of unknown tokens in the training reviews; BERT's tokenizer has none there, and without lower case a tenth"""
+"""maximum fraction of unknown tokens in the training reviews; BERT's tokenizer has none, and without lowercasing a tenth"""
 FEWEST_A_WORD, MOST_A_WORD = 0.9, 4.0
-"""tokens for each word between blanks: BERT's tokenizer has 1.3, and one of letters or bytes has five"""
+"""minimum and maximum number of tokens per word; BERT's tokenizer has 1.3, one of letters or bytes has five"""
 TOKENIZER_MEND = "fetch or attach all of the model's tokenizer, such as tokenizer.json and tokenizer_config.json"
 
 
 def read_subwords(
     competition: Competition, name: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> EncodedReviews:
-    """The reviews of one file: [CLS], the review's subwords, cut to the head and the tail where there are too many, [SEP].
+    """Token ids of one file's reviews: [CLS], subwords with head and tail truncation, [SEP].
 
-    Raises `UserError` where the tokenizer makes of the training reviews what no tokenizer should.
+    Raises `UserError` where the tokens of the training reviews show a broken tokenizer.
     """
 
     def make() -> dict[str, np.ndarray]:
@@ -58,7 +58,10 @@ def read_subwords(
 
 
 def require_fitting_tokenizer(tokens: np.ndarray, words: int, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
-    """Raises `UserError` where many tokens are unknown, or are so many or few for so many words that they are not subwords."""
+    """Raises `UserError` where too many tokens are unknown, or are not subwords.
+
+    Too many or too few tokens per word show that.
+    """
     if not words:
         return
     unknown = float(np.mean(tokens == tokenizer.unk_token_id)) if len(tokens) and tokenizer.unk_token_id is not None else 0.0
@@ -76,7 +79,7 @@ def require_fitting_tokenizer(tokens: np.ndarray, words: int, tokenizer: PreTrai
 
 
 def tokenize_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Each text's subwords as ids, all of them and nothing beside them."""
+    """The subword ids of each text, without special tokens and truncation."""
     if not texts:
         return []
     plain_texts = [plain(text) for text in texts]
@@ -84,16 +87,16 @@ def tokenize_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def words_of(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[tuple[str, int]]:
-    """The words that a model reads of the text, as they stand there, each with the number of its subwords that are read."""
+    """The words of a text after truncation, each with its number of subwords."""
     text = plain(text)
     encoding = tokenizer(text, add_special_tokens=False, verbose=False)
-    places, words = truncate_head_tail(np.arange(len(encoding["input_ids"])), max_length - 2), encoding.word_ids()
-    pieces = [list(group) for _, group in groupby(places.tolist(), key=lambda place: words[place])]
-    spans = [(encoding.token_to_chars(its[0]).start, encoding.token_to_chars(its[-1]).end) for its in pieces]
-    return [(text[start:end].strip(), len(its)) for (start, end), its in zip(spans, pieces, strict=True)]
+    positions, word_ids = truncate_head_tail(np.arange(len(encoding["input_ids"])), max_length - 2), encoding.word_ids()
+    subwords = [list(group) for _, group in groupby(positions.tolist(), key=lambda position: word_ids[position])]
+    spans = [(encoding.token_to_chars(group[0]).start, encoding.token_to_chars(group[-1]).end) for group in subwords]
+    return [(text[start:end].strip(), len(group)) for (start, end), group in zip(spans, subwords, strict=True)]
 
 
 def add_special_tokens(contents: list[np.ndarray], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[np.ndarray]:
-    """Each review's subwords, int32 (tokens,), cut where there are too many, between [CLS] and [SEP]."""
+    """Each review's subwords, int32 (tokens,), truncated, between [CLS] and [SEP]."""
     first, last = np.array([tokenizer.cls_token_id], np.int32), np.array([tokenizer.sep_token_id], np.int32)
     return [np.concatenate([first, truncate_head_tail(ids, max_length - 2), last]) for ids in contents]
