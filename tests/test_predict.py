@@ -15,16 +15,22 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from transformers import AutoTokenizer
 
+import bert_native
 import lm_lstm
 from popcorn.data import competition as competition_data
 from popcorn.data.subword_tokenizer import words_of
 from popcorn.errors import UserError
 from popcorn.inference import load, predict
 from popcorn.models import saved
-from popcorn.runs import engine
-from popcorn.training import adapters, finetune, sklearn_pipeline, word_lm, word_model
-from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.native import native
+from popcorn.runs.run import run as run_task
+from popcorn.training import loop
+from popcorn.training.adapters import AdapterTask, AdapterTrainer
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
+from popcorn.training.word_lm import LanguageModelTask
+from popcorn.training.word_model import WordModelTask
 
 # in fp32 wherever they run: what is loaded says it in that
 TINY = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32"}
@@ -34,31 +40,26 @@ QUICK = {
 }  # fmt: skip
 PREFIX = {**TINY, "bits": 32, "head_learning_rate": 0.01, "epochs": 4}
 KINDS = {
-    "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
+    "lstm": ("LSTM", WordModelTask, lambda: PyTorchTrainer(loop.train), QUICK),
     "lm_lstm": (
         "LMLSTM",
-        lambda build, config: word_lm.run(build, config, lm_lstm.LanguageModel),
+        lambda build, config: LanguageModelTask(build, lm_lstm.LanguageModel, config),
+        lambda: PyTorchTrainer(loop.train),
         QUICK | {"pretrain_epochs": 1},
     ),
-    "nbsvm": ("model", lambda build, config: sklearn_pipeline.run(build, config), {"min_df": 2}),
-    "tfidf": (
-        "model",
-        lambda build, config: sklearn_pipeline.run(build, config),
-        {"min_df": 2, "refit": False, "no_validation": False},
-    ),
+    "nbsvm": ("build_pipeline", TextTask, SklearnTrainer, {"min_df": 2}),
+    "tfidf": ("build_pipeline", TextTask, SklearnTrainer, {"min_df": 2, "refit": False, "no_validation": False}),
     "paragraph_vectors": (
-        "model",
-        lambda build, config: sklearn_pipeline.run(build, config, unsupervised=2),
-        {"sample": 0, "width": 20, "ngrams": 1, "folds": 2, "no_validation": False},
+        "build_pipeline",
+        lambda build, config: TextTask(build, config, unsupervised=2),
+        SklearnTrainer,
+        {"sample": 0, "vector_size": 20, "ngrams": 1, "folds": 2, "no_validation": False},
     ),
-    "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: finetuning_task(build, config), config), TINY),
-    "bert_scratch": ("build", lambda build, config: finetune.run(build, config), TINY),
-    "deberta_prefix": (
-        "adapter",
-        lambda build, config: adapters.run(build, config),
-        PREFIX,
-    ),
+    "bert_native": ("BERT", FinetuningTask, lambda: PyTorchTrainer(bert_native.train), TINY),
+    "bert_scratch": ("build", FinetuningTask, HFTrainer, TINY),
+    "deberta_prefix": ("peft_config", AdapterTask, AdapterTrainer, PREFIX),
 }
+"""of each script the name of what makes its model, its task, its trainer, and options"""
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +70,18 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(competition, tmp_path_factory, checkpoints):
-    """A finished run of each kind, made when it is first asked for."""
+    """A finished run of each kind, made when a test first needs it."""
     folder, done = tmp_path_factory.mktemp("runs"), {}
 
     def make(script: str):
         if script not in done:
-            name, start, options = KINDS[script]
+            name, task, trainer, options = KINDS[script]
             module = import_module(script)
-            if hasattr(module.Config, "FAMILY"):
+            if hasattr(module.Config, "MODEL_TYPE"):
                 options = options | {"model": str(checkpoints[module.Config.MODEL_TYPE])}
             options = {"no_validation": True} | options
             config = module.Config(data_dir=competition, output_dir=folder, name=script, **options)
-            start(getattr(module, name), config)
+            run_task(task(getattr(module, name), config), trainer())
             done[script] = folder / "runs" / script / "seed-1"
         return done[script]
 
@@ -103,7 +104,7 @@ def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoi
 
 
 @pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "bert_scratch"])
-def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
+def test_the_words_shown_are_those_that_carry_the_prediction(script, finished):
     model = load.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
     words = model.words(text)
@@ -141,14 +142,14 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
         assert done.returncode == (2 if done.stderr else 0)
 
 
-def test_a_page_on_this_machine_alone_judges(finished):
+def test_a_page_on_this_machine_alone_classifies(finished):
     command = [sys.executable, "-m", "popcorn", "predict", "--serve", "--model", str(finished("nbsvm"))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     try:
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         page = Client(address, verbose=False, analytics_enabled=False)
-        verdict, why = page.predict(f"{BLAME[0]} film", api_name="/judge")
-        assert verdict["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
+        prediction, why = page.predict(f"{BLAME[0]} film", api_name="/judge")
+        assert prediction["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
         with pytest.raises(AppError, match="the review is empty"):
             page.predict(" ", api_name="/judge")
     finally:
@@ -178,7 +179,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
             predict.read_texts(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"there is no file .*missing\.txt"):
         predict.read_texts(tmp_path / "missing.txt")
     done = run("-m", "popcorn", "predict", "--model", "nothing", "text", "--output-dir", tmp_path, code=2)
     assert "run its script first" in done.stderr

@@ -10,11 +10,11 @@ ROOT = Path(__file__).parents[2]
 
 def load_script(name: str) -> ModuleType:
     """Imports the script of that name (without `.py`); raises `FileNotFoundError` where there is none."""
-    if name in sys.modules:
-        return sys.modules[name]
     path = ROOT / f"{name}.py"
     if not name.isidentifier() or not path.is_file():
         raise FileNotFoundError(path)
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and saved models find their module by its name
