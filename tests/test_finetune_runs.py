@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from importlib import import_module
 
 import numpy as np
@@ -19,9 +18,10 @@ from conftest import ROOT, run, run_kernel
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from popcorn.runs import engine
-from popcorn.training.finetuning_task import finetuning_task
+from popcorn.runs import run as run_flow
+from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.fit_result import FitResult
+from popcorn.training.processes import start_processes
 
 SCRIPTS = {
     "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
@@ -127,7 +127,7 @@ def test_the_language_model_is_trained_once_and_used_again(pretrained_further, o
     assert "is used again" in again.stdout and "A language model is trained" not in again.stdout
 
 
-def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_further, options, tmp_path):
+def test_a_time_budget_that_ends_in_the_pretraining_is_reported_and_nothing_is_lost(pretrained_further, options, tmp_path):
     further = (*options("bert_native"), *FURTHER, "--output-dir", tmp_path)
     done = run(*further, "--time-budget", "1s", code=2)
     assert "the time budget ended in the training of the language model, after 1 of 29 steps" in done.stderr
@@ -136,19 +136,22 @@ def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_furth
 
 
 def test_a_kill_in_the_refit_leaves_the_validated_models_submission(options, competition, tmp_path):
-    @contextmanager
-    def killed(task, config, folder, deadline):
-        def fit(build, targets, part, own):
-            if part.name == "refit":
-                raise KeyboardInterrupt
-            return FitResult(np.zeros(len(part.validation)), np.linspace(0, 1, len(task.test)), epoch=1, history=[{"epoch": 1}])
+    class KilledTrainer:
+        start = staticmethod(start_processes)
 
-        yield fit
+        def set_up(self, task, run_dir, deadline):
+            self.task = task
+
+        def fit(self, split):
+            if split.name == "refit":
+                raise KeyboardInterrupt
+            test = np.linspace(0, 1, len(self.task.test))
+            return FitResult(np.zeros(len(split.validation)), test, epoch=1, history=[{"epoch": 1}])
 
     script = import_module("bert_native")
     config = script.Config(model=str(options("bert_native")[2]), data_dir=competition, output_dir=tmp_path, name="killed")
     with pytest.raises(SystemExit):
-        engine.run(killed, lambda: finetuning_task(script.BERT, config), config)
+        run_flow.run(FinetuningTask(script.BERT, config), KilledTrainer())
     assert pd.read_csv(tmp_path / "submissions" / "killed.proba.csv")["sentiment"].nunique() == 100
 
 
@@ -181,9 +184,9 @@ def test_help_explains_every_field(script):
         assert f"--{field.name.replace('_', '-')}" in shown
 
 
-def test_mistakes_are_told_in_one_sentence(options, tmp_path):
+def test_mistakes_are_reported_in_one_sentence(options, tmp_path):
     for script, extra, said in (
-        ("bert_trainer", ("--max-length", "900"), "reads at most 512"),
+        ("bert_trainer", ("--max-length", "900"), "allows at most 512"),
         ("bert_scratch", ("--last-layers", "0"), "--last-layers is 0: "),
     ):
         done = run(*options(script), "--output-dir", tmp_path, *extra, code=2)

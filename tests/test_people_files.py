@@ -30,7 +30,8 @@ from popcorn.data.word_tokenizer import read_corpus, read_tokens
 from popcorn.errors import UserError
 from popcorn.inference import predict
 from popcorn.reporting.score import score_file
-from popcorn.training import sklearn_pipeline
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 from popcorn.utils import cache, files
 
 CLEAN = pd.DataFrame(
@@ -156,7 +157,7 @@ def test_a_lone_return_within_a_review_makes_no_row(tmp_path):
         (lambda: KAGGLE.replace('"2_2"', ""), "row 3: the id is ''"),
         (lambda: KAGGLE.replace("id\t", "review\t"), "'review' is there 2 times"),
         (lambda: saved(CLEAN, sep=";"), "separated by '\\t'"),
-        (lambda: KAGGLE.encode("latin-1"), "row 4: this is no text in UTF-8"),
+        (lambda: KAGGLE.encode("latin-1"), "row 4: this is not text in UTF-8"),
     ],
 )
 def test_what_cannot_be_told_is_refused(tmp_path, content, said):
@@ -180,7 +181,7 @@ def test_wherever_a_row_in_the_middle_is_cut_it_is_refused(tmp_path):
     for end in range(start + 1, KAGGLE.index('"3_10"') - 1):
         for rest in ("", "\n"):
             if rest and KAGGLE[start:end] in ('"2_2"\t0', '"2_2"\t0\t'):
-                continue  # a row without a review, which is told and counts as empty
+                continue  # a row without a review, which is logged and counts as empty
             with pytest.raises(UserError):
                 read(tmp_path, KAGGLE[:end] + rest + KAGGLE[KAGGLE.index('"3_10"') :])
 
@@ -405,7 +406,7 @@ PACKED_VECTORS = {
 @pytest.mark.parametrize("form", PACKED_VECTORS)
 def test_vectors_are_read_by_what_the_file_holds(tmp_path, form, name):
     ((words, numbers),) = read_blocks(tsv(tmp_path, PACKED_VECTORS[form], name))
-    assert words == ["the", ". . .", "movie"] and numbers.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert words == ["the", ". . .", "film"] and numbers.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def test_vectors_in_utf_16_and_rows_after_a_header(tmp_path):
@@ -475,7 +476,7 @@ DEGENERATE = {
     "all empty": (TRAIN_OF + '"1_9"\t1\t""\n"2_2"\t0\t" "\n', "has empty reviews alone"),
     "one class": (TRAIN_OF + '"1_9"\t1\t"good"\n"2_9"\t1\t"good"\n', "every sentiment is 1"),
     "one review": (TRAIN_OF + '"1_9"\t1\t"good"\n', "every sentiment is 1"),
-    "line breaks alone": (TRAIN_OF + '"1_9"\t1\t"<br />"\n"2_2"\t0\t"<br />"\n', "no term is in as many reviews"),
+    "line breaks alone": (TRAIN_OF + '"1_9"\t1\t"<br />"\n"2_2"\t0\t"<br />"\n', "no training review has a word in it"),
     "two other words": (TRAIN_OF + '"1_9"\t1\t"good"\n"2_2"\t0\t"!"\n', "no term is in as many reviews"),
 }
 
@@ -487,10 +488,9 @@ def test_linear_models_refuse_what_teaches_nothing(tmp_path, monkeypatch, capsys
     text, said = DEGENERATE[case]
     competition_of(tmp_path, **{TRAIN: text, UNLABELED: "id\treview\n"})
     module, unsupervised = LINEAR[script]
+    settings = module.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True)
     with pytest.raises(SystemExit) as left:
-        sklearn_pipeline.run(
-            module.model, module.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True), unsupervised
-        )
+        run(TextTask(module.build_pipeline, settings, unsupervised), SklearnTrainer())
     assert left.value.code == 2 and said in capsys.readouterr().err
     assert not list(tmp_path.glob("submissions/*"))
 
@@ -500,24 +500,23 @@ def test_the_linear_models_learn_from_punctuation_alone(tmp_path):
     competition_of(
         tmp_path, **{TRAIN: TRAIN_OF + "".join(f'"{n}_{1 + 8 * (n % 2)}"\t{n % 2}\t"{"!?"[n % 2]}"\n' for n in range(8))}
     )
-    sklearn_pipeline.run(tfidf.model, tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True))
+    settings = tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True)
+    run(TextTask(tfidf.build_pipeline, settings), SklearnTrainer())
     assert (tmp_path / "submissions" / "a.csv").is_file()
 
 
 @pytest.mark.parametrize("text", ["<br />", "!", "good bad"])
 def test_word2vec_refuses_what_has_too_few_words(tmp_path, text):
     found = competition_of(tmp_path, **{TRAIN: TRAIN_OF + f'"1_9"\t1\t"{text}"\n"2_2"\t0\t"{text}"\n', UNLABELED: "id\treview\n"})
-    with pytest.raises(UserError, match="no word stands 5 times"):
+    with pytest.raises(UserError, match="no word occurs 5 times"):
         word_vectors.build_vocabulary(found, read_corpus(found), None, None, tmp_path)
 
 
 def test_a_limit_that_leaves_one_class_is_refused(tmp_path, capsys):
     competition_of(tmp_path)
+    settings = tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True, max_train_samples=1, min_df=1)
     with pytest.raises(SystemExit):
-        sklearn_pipeline.run(
-            tfidf.model,
-            tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True, max_train_samples=1, min_df=1),
-        )
+        run(TextTask(tfidf.build_pipeline, settings), SklearnTrainer())
     assert "--max-train-samples is 1: give a larger number" in capsys.readouterr().err
 
 
@@ -528,8 +527,8 @@ def home(tmp_path, monkeypatch):
 
 
 def test_home_is_expanded_in_every_path_of_the_scripts(home):
-    made = config.WordVectorConfig(data_dir=Path("~/data"), output_dir=Path("~"), vectors=Path("~/v.txt"))
-    assert (made.data_dir, made.output_dir, made.vectors) == (home / "data", home, home / "v.txt")
+    made = config.WordVectorConfig(data_dir=Path("~/data"), output_dir=Path("~"), word_vectors=Path("~/v.txt"))
+    assert (made.data_dir, made.output_dir, made.word_vectors) == (home / "data", home, home / "v.txt")
     tuned = config.AdapterConfig(model="~/model", adapter=Path("~/adapter"))
     assert (tuned.model, tuned.adapter) == (str(home / "model"), home / "adapter")
     assert config.PretrainedConfig(model="microsoft/deberta-v3-base").model == "microsoft/deberta-v3-base"

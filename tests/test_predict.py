@@ -133,7 +133,7 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
     command = [sys.executable, "-m", "popcorn", "predict", "--model", str(folder)]
     for content, said in (
         (f"{PRAISE[3]}\n".encode(), b"positive, probability"),
-        (b"na\xefve", b"stdin, row 1: this is no text in UTF-8"),
+        (b"na\xefve", b"stdin, row 1: this is not text in UTF-8"),
         (b"a\0", b"stdin is binary"),
         (b"\n", b"stdin is empty"),
     ):
@@ -170,7 +170,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         ("empty.txt", b"\n \n", "is empty"),
         ("image.txt", b"GIF89a\x00\x01", "is an image"),
         ("zero.txt", b"good\0", "is binary"),
-        ("latin.txt", b"good\nna\xefve\n", r"row 2: this is no text in UTF-8"),
+        ("latin.txt", b"good\nna\xefve\n", r"row 2: this is not text in UTF-8"),
         ("other.csv", b"text\nhello\n", "one of them must be review"),
         ("none.csv", b"review\n", "has no rows"),
         ("comma.csv", b"review\nsuperb, truly\ndull, sadly\n", "row 2: there are more fields than columns"),

@@ -1,7 +1,8 @@
-"""Tables as text, in the two dialects that are in use, told apart by what the file holds.
+"""Tables as text, in two dialects of CSV, which the content of a file tells apart.
 
-Kaggle's own puts quotes around a field and writes an inner quote as `\\"`, which is no CSV dialect. The standard one (RFC 4180)
-doubles an inner quote, and a field in quotes may hold line breaks. pandas, Excel and the csv module write that.
+Kaggle's own files put quotes around a field and write an inner quote as `\\"`, unlike any CSV standard. The standard dialect (RFC
+4180) doubles an inner quote, and a quoted field may have line breaks. pandas, Excel and the csv module write the standard
+dialect.
 """
 
 import csv
@@ -12,7 +13,7 @@ from popcorn.errors import UserError
 
 SEPARATORS = "\t", ",", ";", "|"
 ESCAPED = '\\"'
-RETURN = "\ufdd0"  # a code point that is no character, and never one of a text
+RETURN = "\ufdd0"  # a noncharacter code point, which no text contains
 BACKSLASH = "\ufdd1"  # another one
 UNCLOSED = "the quotes of a field are not closed, as in a file that was cut short"
 
@@ -22,23 +23,23 @@ class Table:
     """The fields of a file."""
 
     name: str
-    """of the file"""
+    """name of the file"""
     columns: list[str]
-    """names as they are written there, without quotes"""
+    """column names as written, without quotes"""
     rows: list[list[str]]
     lines: list[int]
-    """number of the line that each row begins on"""
+    """first line number of each row"""
     is_escaped: bool
-    """Kaggle's dialect: the fields have their quotes still"""
+    """whether the file has Kaggle's dialect, so the fields still have their quotes"""
     short: list[int]
-    """lines of the rows that end before their last fields, which count as empty"""
+    """lines of rows with missing fields at the end, which count as empty"""
     is_ended: bool
     """whether a line break ends the last row"""
 
     def place(self, column: str) -> int | None:
-        """The column's number, whatever the case of its name; None where it is missing.
+        """The column's index, ignoring case; None where it is missing.
 
-        Raises `UserError` where two columns have the name.
+        Raises `UserError` where two columns have this name.
         """
         for names in (self.columns, [name.lower() for name in self.columns]):
             if names.count(column) > 1:
@@ -48,12 +49,15 @@ class Table:
         return None
 
     def fields(self, column: str) -> list[str]:
-        """A column's fields as they are written; `column` must be there."""
+        """A column's fields as written; the column must exist."""
         place = self.place(column)
         return [row[place] for row in self.rows]
 
     def first_lost_quote(self, column: str) -> int | None:
-        """The line of a field some of whose quotes have a backslash and some have none, as after a reading by wrong rules."""
+        """Line of the first field in which only some quotes have a backslash.
+
+        Such a file was read with wrong rules and saved again.
+        """
         for line, field in zip(self.lines, self.fields(column), strict=True):
             is_half_escaped = not self.is_escaped or (not _is_wrapped(field) and _bare_quotes(field) > 0)
             if ESCAPED in field and is_half_escaped:
@@ -70,19 +74,22 @@ class Table:
 
 
 def unquoted(field: str, is_quoted: bool = True) -> str:
-    """A field of Kaggle's dialect without its quotes. Where not all fields have them (`is_quoted`) they may be the text's own."""
+    """A field of Kaggle's dialect without its quotes.
+
+    With `is_quoted=False` not all fields have quotes, so outer ones may be part of the text.
+    """
     if _is_wrapped(field) and (is_quoted or not _bare_quotes(field[1:-1].replace('""', ""))):
         field = field[1:-1]
     return field.replace(ESCAPED, '"').replace(BACKSLASH, "\\")
 
 
 def bare(ids: list[str]) -> list[str]:
-    """Ids in the form that they are compared in: without quotes, however the file has them."""
+    """Ids without quotes, for comparisons."""
     return [id.strip().strip('"') for id in ids]
 
 
 def separator_of(text: str, column: str) -> str | None:
-    """What separates the columns in the first line, where one of them is `column`; None where none is."""
+    """The separator of the first line's columns; None where `column` is not one of them."""
     line = text.lstrip("\n").partition("\n")[0]
     for separator in SEPARATORS:
         if separator in line and column in [name.strip().strip('"').lower() for name in line.split(separator)]:
@@ -91,9 +98,9 @@ def separator_of(text: str, column: str) -> str | None:
 
 
 def read_table(text: str, name: str, separator: str, fix: str) -> Table:
-    """The table in a text whose first line names the columns.
+    """The table in a text whose first line has the column names.
 
-    Raises `UserError`, with the row, where it is empty, where a row has too many fields, or where one ends within its quotes.
+    Raises `UserError`, with the row, where the text is empty, a row has too many fields, or a quoted field does not end.
     """
     if not text.strip():
         raise UserError(f"{name} cannot be read as a table (it is empty): {fix}")
@@ -118,7 +125,10 @@ def read_table(text: str, name: str, separator: str, fix: str) -> Table:
 
 
 def _marked_backslashes(text: str) -> str:
-    """The text with a mark for each doubled backslash, where none stands alone: the csv module doubles them, Kaggle does not."""
+    """The text with a mark for each doubled backslash, if there is no single one.
+
+    The csv module doubles backslashes, Kaggle does not.
+    """
     if "\\\\" not in text:
         return text
     marked = text.replace("\\\\", BACKSLASH)
@@ -126,7 +136,10 @@ def _marked_backslashes(text: str) -> str:
 
 
 def _escaped_within(table: Table) -> Table:
-    """A file in Kaggle's dialect that was read without undoing its quotes, and saved by the standard: both are to be undone."""
+    """Marks a file that was read with its quotes and saved in the standard dialect.
+
+    Both kinds of quotes have to be removed.
+    """
     place = table.place("id")
     is_escaped = place is not None and bool(table.rows) and all(_is_wrapped(row[place]) for row in table.rows)
     return replace(table, is_escaped=is_escaped)
@@ -137,33 +150,36 @@ def _is_wrapped(field: str) -> bool:
 
 
 def _bare_quotes(field: str) -> int:
-    """Quotes that no backslash stands before."""
+    """Number of quotes without a backslash before them."""
     return field.count('"') - field.count(ESCAPED)
 
 
 def _has_doubled_quotes(rows: list[list[str]]) -> bool:
-    """Whether a field in quotes has doubled ones inside, which only the standard dialect writes."""
+    """Whether a quoted field has doubled quotes inside, as only the standard dialect has."""
     return any('""' in field[1:-1] for row in rows for field in row if len(field) > 3 and field[0] == '"')
 
 
 def _escaped_rows(text: str, separator: str) -> tuple[list[list[str]], list[int], tuple[int, str] | None]:
-    """Fields as they are written, the rows' lines, and the first fault with its line: one line is one row."""
+    """Kaggle's dialect: fields as written, line numbers, and the first error with its line.
+
+    One line is one row.
+    """
     numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip(" ")]
     rows, lines = [line.split(separator) for _, line in numbered], [number for number, _ in numbered]
     for line, row in zip(lines, rows, strict=True):
         if len(row) > len(rows[0]):
             return rows, lines, (line, _too_many(row, rows[0]))
         for field in row:
-            # a quote that opens a field and is not closed, or any that is left over where all fields have quotes
+            # an unclosed quote at the start of a field, or an odd number of quotes where all fields are quoted
             if '"' in field and _bare_quotes(field) % 2 and (field[0] == '"' or row[0][:1] == '"'):
                 return rows, lines, (line, UNCLOSED)
     return rows, lines, None
 
 
 def _standard_rows(text: str, separator: str) -> tuple[list[list[str]], list[int], tuple[int, str] | None]:
-    """The same by the standard's rules, kept strictly: quotes that stand otherwise are a fault."""
+    """The same for the standard dialect, in strict mode: any other use of quotes is an error."""
     csv.field_size_limit(sys.maxsize)
-    # the csv module takes a lone carriage return for the end of a row
+    # for the csv module a single carriage return ends a row
     has_returns = "\r" in text
     if has_returns:
         text = text.replace("\r", RETURN)
@@ -180,8 +196,7 @@ def _standard_rows(text: str, separator: str) -> tuple[list[list[str]], list[int
                     return rows, lines, (line, "quotes are not closed before the next row begins")
             line = reader.line_num + 1
     except csv.Error as problem:
-        said = UNCLOSED if "end of data" in str(problem) else str(problem)
-        return rows, lines, (line, said)
+        return rows, lines, (line, UNCLOSED if "end of data" in str(problem) else str(problem))
     return rows, lines, None
 
 

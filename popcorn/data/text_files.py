@@ -1,4 +1,7 @@
-"""Opens a file by its first bytes, whatever its name says: text is read, archives are unpacked, all else is named and refused."""
+"""Opens a file by its first bytes, not by its name.
+
+Text is read, archives are unpacked, and every other format is named and refused.
+"""
 
 import gzip
 import re
@@ -12,11 +15,11 @@ from typing import BinaryIO
 
 from popcorn.errors import UserError
 
-HEAD = 8_192  # bytes that a file is recognized by
-NESTED = 3  # archives within one another that are opened
+HEAD = 8_192  # number of bytes that identify a format
+NESTED = 3  # maximum depth of archives inside archives
 GZIP, BZIP2, XZ, ZIP, TAR = "a gzip file", "a bzip2 file", "an xz file", "a zip archive", "a tar archive"
 PACKED = {b"\x1f\x8b": GZIP, b"BZh91AY&SY": BZIP2, b"\xfd7zXZ\0": XZ, b"PK\x03\x04": ZIP, b"PK\x05\x06": ZIP, b"PK\x07\x08": ZIP}
-"""first bytes of what is unpacked"""
+"""first bytes of archives"""
 FOREIGN = {
     b"%PDF": "a PDF", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file (.xls or .doc)", b"{\\rtf": "an RTF document",
     b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"FEA1": "a Feather file", b"ID3\x03": "a recording",
@@ -28,7 +31,7 @@ FOREIGN = {
     b"\x7fELF": "a program", b"GGUF": "a GGUF model", b"version https://git-lfs.github.com": "a Git LFS pointer",
     b"/annex/objects/": "a git-annex pointer",
 }  # fmt: skip
-"""first bytes of what is refused"""
+"""first bytes of refused formats"""
 PATTERNS = {
     rb"(?i)\s*(<!--.*?-->\s*)*(<!doctype html|<html|<head\b)": "an HTML page", rb"\s*<\?xml": "an XML file",
     rb"\x80[\x02-\x05]|\([ld]p\d+\n": "a pickle",
@@ -36,25 +39,25 @@ PATTERNS = {
     rb"(?s)RIFF.{4}(WEBP|WAVE|AVI )": "an image or a recording", rb"(?s)BM.{4}\0\0\0\0": "an image", rb"(?s)MZ.*\0": "a program",
     rb"(?s)ORC.*\0": "an ORC file", rb"(?s).{4}\0{4}\{\"": "a safetensors file", rb"(?s).{257}ustar": TAR,
 }  # fmt: skip
-"""the same where it takes more than the first bytes to know"""
+"""patterns of formats that the first bytes alone do not identify"""
 ZIPPED = (
     ("xl/", "an Excel workbook (.xlsx)"), ("word/", "a Word document (.docx)"), ("ppt/", "a PowerPoint file (.pptx)"),
     ("META-INF/", "a Java archive or an OpenDocument file"), ("AndroidManifest.xml", "an Android package"),
 )  # fmt: skip
-"""members of what is a zip archive by its bytes and another thing to its owner"""
+"""members of formats that are zip archives inside"""
 ENCODINGS = {
     b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
 """byte-order marks"""
 BYTE_ORDER_MARK = "\ufeff"
 LOST_MARK = {rb"([\t\n\r -~]\0){2}": "utf-16-le", rb"(\0[\t\n\r -~]){2}": "utf-16-be"}
-"""the first characters of a text in UTF-16 that has no mark"""
+"""first characters of text in UTF-16 without a byte-order mark"""
 DAMAGED = zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, LZMAError, EOFError
-"""what reading an archive raises where it is cut or changed"""
+"""exceptions from reading a truncated or damaged archive"""
 
 
 def kind_of(head: bytes) -> str | None:
-    """What a file is by its first bytes; None for what may be text."""
+    """The format of a file by its first bytes; None if it may be text."""
     for kinds in (PACKED, FOREIGN):
         for start, kind in kinds.items():
             if head.startswith(start):
@@ -66,7 +69,7 @@ def kind_of(head: bytes) -> str | None:
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Whether it is text but for a character that the end of `head` cuts."""
+    """Whether the bytes are UTF-8, except for a character cut at the end."""
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as problem:
@@ -76,9 +79,10 @@ def _is_utf8(head: bytes) -> bool:
 
 @contextmanager
 def opened(path: Path, fix: str, wanted: str | None = None):
-    """The content of a file as a stream of bytes, out of any archive that it is in; of several members, the one `wanted`.
+    """The content of a file as a stream of bytes, out of its archive.
 
-    Raises `UserError`, which ends in `fix`, where there is no file, where it is damaged or encrypted, and where it is no text.
+    Of several members, the one called `wanted`. Raises `UserError`, which ends in `fix`, where the file is missing, damaged,
+    encrypted or not text.
     """
     opening: list[BinaryIO] = []
     kind = None
@@ -100,7 +104,7 @@ def opened(path: Path, fix: str, wanted: str | None = None):
     except DAMAGED as problem:
         raise _damaged(path, problem, fix) from problem
     except OSError as problem:
-        if problem.errno is None:  # bz2's way to say what it cannot unpack
+        if problem.errno is None:  # bz2 raises this for a damaged file
             raise _damaged(path, problem, fix) from problem
         raise UserError(f"{path} cannot be read ({problem.strerror}): {fix}") from problem
     finally:
@@ -123,7 +127,7 @@ def _unpacked(file: BinaryIO, kind: str, path: Path, fix: str, wanted: str | Non
 
 
 def _member(file: BinaryIO, path: Path, fix: str, wanted: str | None) -> BinaryIO:
-    """The member of a zip archive that somebody put there; what a Mac or Windows adds is passed over."""
+    """The only real member of a zip archive; files that macOS or Windows added are skipped."""
     archive = zipfile.ZipFile(file)
     every = archive.namelist()
     for start, kind in ZIPPED:
@@ -137,8 +141,9 @@ def _member(file: BinaryIO, path: Path, fix: str, wanted: str | None) -> BinaryI
     named = [name for name in members if wanted and PurePosixPath(name).name.lower() in (wanted.lower(), f"{wanted}.zip".lower())]
     chosen = named if len(named) == 1 else members
     if len(chosen) != 1:
-        said = f"holds {len(members)} files {members[:5]}" if members else "holds no file"
-        raise UserError(f"{path} {said}: unpack it and pass the one that you want" if members else f"{path} {said}: {fix}")
+        if not members:
+            raise UserError(f"{path} holds no file: {fix}")
+        raise UserError(f"{path} holds {len(members)} files {members[:5]}: unpack it and pass the one that you want")
     try:
         return archive.open(chosen[0])
     except (RuntimeError, NotImplementedError) as problem:
@@ -148,7 +153,7 @@ def _member(file: BinaryIO, path: Path, fix: str, wanted: str | None) -> BinaryI
 
 
 def is_litter(name: str) -> bool:
-    """Whether a member of an archive is a folder, or a file that a system adds by itself."""
+    """Whether a member of an archive is a folder, or a file that the operating system added."""
     parts = PurePosixPath(name).parts
     return (
         name.endswith("/") or not parts or "__MACOSX" in parts or parts[-1].startswith(".")
@@ -157,7 +162,7 @@ def is_litter(name: str) -> bool:
 
 
 def members_of(path: Path) -> list[str]:
-    """The names of what is in a zip archive, without folders and litter; none of any other file."""
+    """File names in a zip archive, without folders and system files; [] for any other file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [PurePosixPath(name).name for name in archive.namelist() if not is_litter(name)]
@@ -166,9 +171,9 @@ def members_of(path: Path) -> list[str]:
 
 
 def read_text(path: Path, fix: str, wanted: str | None = None) -> str:
-    """The text of a file, with `\\n` at the end of its lines and without a byte-order mark.
+    """The text of a file, with `\\n` as line break and without a byte-order mark.
 
-    Raises `UserError` as `opened` does, and where the bytes are no text.
+    Raises `UserError` as `opened` does, and where the bytes are not text.
     """
     with opened(path, fix, wanted) as file:
         content = file.read()
@@ -176,7 +181,7 @@ def read_text(path: Path, fix: str, wanted: str | None = None) -> str:
 
 
 def decoded(content: bytes, name: str, fix: str) -> str:
-    """Bytes in UTF-8, or in UTF-16 or UTF-32 with a mark, as text. Raises `UserError` where they are no text."""
+    """Decodes UTF-8, or UTF-16 and UTF-32 with a mark; raises `UserError` for bytes that are not text."""
     if kind := kind_of(content[:HEAD]):
         raise UserError(f"{name} is {kind}, not text: {fix}")
     encoding = next((encoding for mark, encoding in ENCODINGS.items() if content.startswith(mark)), "utf-8")
@@ -188,11 +193,11 @@ def decoded(content: bytes, name: str, fix: str) -> str:
         if problem.end == len(content) and problem.reason in ("unexpected end of data", "truncated data"):
             raise UserError(f"{name} ends in the middle of a character, so it is cut short: {fix}") from problem
         row = content[: problem.start].count(b"\n") + 1
-        raise UserError(f"{name}, row {row}: this is no text in UTF-8: save it as text in UTF-8") from problem
+        raise UserError(f"{name}, row {row}: this is not text in UTF-8: save it as text in UTF-8") from problem
     if "\0" in text:
         raise UserError(f"{name} is binary (it holds a zero byte): {fix}")
-    if BYTE_ORDER_MARK in text:  # in the middle too, where files were joined
+    if BYTE_ORDER_MARK in text:  # also in the middle of concatenated files
         text = text.replace(BYTE_ORDER_MARK, "")
-    if "\r" in text:  # alone it ends lines only where nothing else does
+    if "\r" in text:  # a single one is a line break only where there is no other
         text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
     return text

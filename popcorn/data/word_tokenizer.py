@@ -1,6 +1,6 @@
-"""From a review to word ids: cleaning, Penn Treebank tokens as GloVe's were made, and a vocabulary.
+"""From reviews to word ids: cleaning, Penn Treebank tokens like GloVe's, and a vocabulary.
 
-Tokens are kept as plain arrays cached by content, so that a second run starts reading where the first had ended.
+Tokens are arrays in a cache, with keys from the content of their files. So a second run does not tokenize again.
 """
 
 import os
@@ -20,18 +20,18 @@ from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import needs
 
 TOKENIZER = "nltk NLTKWordTokenizer, lower case, 1"
-"""names what makes the tokens; a change of the rules below must change it, since it is part of the cache's key"""
+"""version of the rules for tokens: part of the cache keys, so change it with the rules below"""
 PAD, UNKNOWN = 0, 1
 BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-# Penn Treebank frees a full stop only at the end of its input; reviews hold many sentences, and many without the blank
+# Penn Treebank splits a period only at the end of its input; reviews have many sentences, often without a space between them
 FULL_STOP = re.compile(r"""(?<=[^\s.])\.(?=\s|$|["')\]])|(?<=[a-z]{2})\.(?=[a-z]{2})""")
-CHUNK = 1_000  # reviews a worker takes at once
+CHUNK = 1_000  # reviews in one worker's batch
 
 
 @dataclass(frozen=True)
 class TokenizedFile:
-    """The reviews of one file: the words of review i are `words[tokens[offsets[i]:offsets[i + 1]]]`."""
+    """The reviews of one file; review i has the words `words[tokens[offsets[i]:offsets[i + 1]]]`."""
 
     ids: list[str]
     labels: np.ndarray | None
@@ -42,36 +42,39 @@ class TokenizedFile:
     """int64 (reviews + 1,)"""
 
     def sentences(self) -> list[list[str]]:
-        """Each review as its list of words."""
+        """Each review as a list of words."""
         words = np.array(self.words, dtype=object)
         return [words[review].tolist() for review in np.split(self.tokens, self.offsets[1:-1])]
 
 
 def plain(text: str) -> str:
-    """Removes line breaks of HTML and control characters (C1 included)."""
+    """Removes HTML line breaks and control characters (C1 included)."""
     return CONTROL.sub(" ", BREAK.sub(" ", text))
 
 
 def clean(text: str) -> str:
-    """The plain text without capitals."""
+    """The plain text in lower case."""
     return plain(text).lower()
 
 
 @cache
 def _tokenizer():
     with needs("nltk", "splitting reviews into words"):
-        from nltk.tokenize import NLTKWordTokenizer  # takes over a second to import and is not needed with a warm cache
+        from nltk.tokenize import NLTKWordTokenizer  # the import takes over a second, and a warm cache does not need it
 
     return NLTKWordTokenizer()
 
 
 def tokenize(text: str) -> list[str]:
-    """Words and punctuation after the Penn Treebank's conventions: "don't." becomes "do", "n't", "."."""
+    """Words and punctuation by Penn Treebank rules: "don't." becomes "do", "n't", "."."""
     return _tokenizer().tokenize(FULL_STOP.sub(" . ", clean(text)))
 
 
 def _tokenize_chunk(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Words of the chunk, ids into them (tokens,), and lengths (reviews,): far less to send back than the strings."""
+    """Words of the chunk, their ids (tokens,), and lengths (reviews,).
+
+    These are far smaller to send back than strings.
+    """
     index: dict[str, int] = {}
     reviews = [[index.setdefault(word, len(index)) for word in tokenize(text)] for text in texts]
     tokens = np.fromiter((token for review in reviews for token in review), dtype=np.int32)
@@ -79,7 +82,7 @@ def _tokenize_chunk(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray
 
 
 def tokenize_all(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Tokenizes on all processors. Returns words, tokens int32 (tokens,) and offsets int64 (reviews + 1,)."""
+    """Tokenizes on all CPU cores: words, tokens int32 (tokens,), offsets int64 (reviews + 1,)."""
     from tqdm import tqdm
 
     chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
@@ -97,7 +100,7 @@ def tokenize_all(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def read_tokens(competition: Competition, name: str) -> TokenizedFile:
-    """The tokens of one of the competition's files, from the cache where that file was tokenized before."""
+    """The tokens of one of the competition's files, from the cache where possible."""
 
     def make() -> dict[str, np.ndarray]:
         reviews = competition.read(name)
@@ -114,7 +117,7 @@ def read_tokens(competition: Competition, name: str) -> TokenizedFile:
 
     path = competition.path(name)
     if path is None:
-        competition.read(name)  # says in a sentence what is missing
+        competition.read(name)  # raises the UserError
     key = fingerprint(path, name, TOKENIZER, READING)[:24]
     arrays = cached(user_cache_path("popcorn") / f"tokens-{key}.npz", make)
     competition.count(name, len(arrays["offsets"]) - 1)
@@ -123,18 +126,21 @@ def read_tokens(competition: Competition, name: str) -> TokenizedFile:
 
 
 def pack(strings: list[str]) -> np.ndarray:
-    """Strings without line breaks as one array of bytes: numpy's own string arrays give each the longest one's room."""
+    """Strings without line breaks as one byte array.
+
+    numpy's string arrays would give each string the size of the longest.
+    """
     return np.frombuffer("\n".join(strings).encode(), dtype=np.uint8)
 
 
 def unpack(array: np.ndarray) -> list[str]:
-    """The strings that `pack` took."""
+    """The strings of a packed array."""
     return array.tobytes().decode().split("\n") if array.size else []
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The three files of the competition, tokenized; `unlabeled` is empty where there is no such file."""
+    """The competition's three files, tokenized; `unlabeled` is empty if its file is missing."""
 
     train: TokenizedFile
     test: TokenizedFile
@@ -142,19 +148,19 @@ class Corpus:
 
     @property
     def training_files(self) -> tuple[TokenizedFile, TokenizedFile]:
-        """What a vocabulary or word vectors may be made from."""
+        """Files for the vocabulary and for word vectors."""
         return self.train, self.unlabeled
 
 
 def read_corpus(competition: Competition) -> Corpus:
-    """All files' tokens."""
-    nothing = TokenizedFile([], None, [], np.zeros(0, np.int32), np.zeros(1, np.int64))
-    unlabeled = read_tokens(competition, UNLABELED) if competition.path(UNLABELED) else nothing
+    """Reads the tokens of all files."""
+    empty = TokenizedFile([], None, [], np.zeros(0, np.int32), np.zeros(1, np.int64))
+    unlabeled = read_tokens(competition, UNLABELED) if competition.path(UNLABELED) else empty
     return Corpus(read_tokens(competition, TRAIN), read_tokens(competition, TEST), unlabeled)
 
 
 def word_counts(files: tuple[TokenizedFile, ...]) -> dict[str, int]:
-    """How often each word stands in the files."""
+    """Number of occurrences of each word in the files."""
     counts: dict[str, int] = {}
     for file in files:
         for word, count in zip(file.words, np.bincount(file.tokens, minlength=len(file.words)).tolist(), strict=True):
@@ -163,7 +169,7 @@ def word_counts(files: tuple[TokenizedFile, ...]) -> dict[str, int]:
 
 
 def encode(file: TokenizedFile, index: dict[str, int]) -> list[np.ndarray]:
-    """Each review as ids of a vocabulary, int32 (tokens,); words that it lacks become `UNKNOWN`."""
+    """Each review as ids of a vocabulary, int32 (tokens,); other words become `UNKNOWN`."""
     renumber = np.array([index.get(word, UNKNOWN) for word in file.words], dtype=np.int32)
     tokens = renumber[file.tokens] if len(file.words) else file.tokens
     return np.split(tokens, file.offsets[1:-1]) if file.ids else []
@@ -171,7 +177,7 @@ def encode(file: TokenizedFile, index: dict[str, int]) -> list[np.ndarray]:
 
 @contextmanager
 def enough_terms():
-    """Turns scikit-learn's complaints that no term is in so many reviews, or in any, into a `UserError`."""
+    """Turns scikit-learn's errors about `min_df` or an empty vocabulary into a `UserError`."""
     try:
         yield
     except ValueError as problem:

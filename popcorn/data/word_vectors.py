@@ -1,4 +1,4 @@
-"""Word vectors for the models' first layer: GloVe from a file, or word2vec trained on the competition's own reviews."""
+"""Word vectors for embeddings: GloVe from a file, or word2vec trained on the competition's reviews."""
 
 import os
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import needs
 
 WORD2VEC = {"vector_size": 200, "window": 8, "min_count": 5, "epochs": 6, "negative": 5, "sg": 0, "seed": 1}
-"""CBOW with negative sampling (Mikolov et al. 2013), with other settings than the tutorial's"""
+"""CBOW with negative sampling (Mikolov et al. 2013); other settings than in the competition's tutorial"""
 NORM = 5.0
-"""length that all vectors are given: word2vec's own grows with a word's frequency, which drowns the rare words that judge"""
-MIN_COUNT = 2  # a word of one training review alone teaches nothing of others
+"""norm of all vectors; word2vec's own norms grow with a word's frequency, which would hide the rare words that carry sentiment"""
+MIN_COUNT = 2  # a word that occurs only once does not help with other reviews
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Vocabulary:
     """Words with their ids and their vectors."""
 
     index: dict[str, int]
-    """word to id; 0 is padding and 1 the unknown word, and no word has them"""
+    """word to id; ids 0 (padding) and 1 (unknown word) have no word"""
     vectors: np.ndarray
     """float32 (len(index) + 2, width); the padding's row is zero"""
     source: str
-    """where the vectors come from, for the results"""
+    """origin of the vectors, for the results"""
 
 
 def build_vocabulary(
     competition: Competition, corpus: Corpus, path: Path | None, width: int | None, folder: Path, deterministic: bool = False
 ) -> Vocabulary:
-    """The vocabulary of the training files, with vectors from `path` or, without one, from word2vec.
+    """The vocabulary of the training files, with vectors from `path`, or from word2vec.
 
-    Word2vec is trained once, and kept in `folder`: several workers make it another every time, and a run goes on with its own
-    alone. With `deterministic` there is one worker, and the vectors are the same everywhere.
-    Words of the test enter only where the vectors know them: they were never trained on, and have a meaning all the same.
-    Raises `UserError` where the vectors' width is not `width` (None takes any).
+    Word2vec is trained once and saved in `folder`, since several workers give different vectors every time, and a resumed run
+    needs the same ones. With `deterministic`, one worker gives the same vectors everywhere. Words that are only in the test set
+    get an id if they have a vector: it was not trained here, but has a meaning. Raises `UserError` where the vectors' width is
+    not `width` (None allows any).
     """
     counts = word_counts(corpus.training_files)
     if path is None:
@@ -60,7 +60,7 @@ def build_vocabulary(
     known = dict(zip(words, vectors, strict=True))
     kept = sorted({word for word, count in counts.items() if count >= MIN_COUNT} | set(known)) if path else sorted(known)
     index = {word: id for id, word in enumerate(kept, start=max(PAD, UNKNOWN) + 1)}
-    # a word without a vector starts as a random one of the same spread, and is learnt like the others
+    # a word without a vector starts from random values of the same standard deviation, and is trained like the others
     matrix = np.random.default_rng(0).normal(0, vectors.std(), (len(index) + 2, vectors.shape[1])).astype(np.float32)
     matrix[PAD] = 0
     for word, vector in known.items():
@@ -70,11 +70,14 @@ def build_vocabulary(
 
 
 def read_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
-    """Those of the `wanted` words that a GloVe text, its zip or a file of `glove-gensim.py` has: words, float32 (n, width)."""
+    """Reads the vectors of the `wanted` words: words, float32 (n, width).
+
+    `path` is a GloVe text file, its zip, or a file of `glove-gensim.py`.
+    """
     path = Path(path)
     if path.suffix == ".kv":
         return _read_converted(path, wanted)
-    with opened(path, GIVE):  # says in a sentence what is missing or is no text
+    with opened(path, GIVE):  # raises the UserError for a missing or wrong file
         pass
 
     def make() -> dict[str, np.ndarray]:
@@ -92,7 +95,10 @@ def read_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _read_converted(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
-    """Reads the arrays beside a `.kv` file; the file itself is a pickle, which could run code, and stays closed."""
+    """Reads the arrays next to a `.kv` file.
+
+    The `.kv` file itself is a pickle, which could run code, so it is never opened.
+    """
     array, words_file = Path(f"{path}.vectors.npy"), Path(f"{path}.words.txt")
     for part in (array, words_file):
         if not part.is_file():
@@ -104,7 +110,7 @@ def _read_converted(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray
         part = words_file if isinstance(problem, UnicodeDecodeError) else array
         raise UserError(f"{part} is damaged ({problem}): make it again with python glove-gensim.py") from problem
     if not isinstance(vectors, np.ndarray):
-        raise UserError(f"{array} is no NumPy array: make it again with python glove-gensim.py")
+        raise UserError(f"{array} is not a NumPy array: make it again with python glove-gensim.py")
     if vectors.ndim != 2 or len(vectors) != len(words):
         raise UserError(
             f"{array} {vectors.shape} and {words_file} ({len(words)} words) differ: make them again with glove-gensim.py"
@@ -114,15 +120,18 @@ def _read_converted(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray
 
 
 def _first_of_each(words: list[str], vectors: np.ndarray, path: Path) -> tuple[list[str], np.ndarray]:
-    """Undecodable words of a GloVe file may fall together: the first, more frequent one stays."""
+    """Keeps the first, more frequent one of equal words.
+
+    Several words of a GloVe file that cannot be decoded may become equal.
+    """
     rows = list({word: row for row, word in reversed(list(enumerate(words)))}.values())[::-1]
     if not rows:
-        raise UserError(f"{path} knows none of the words of the reviews: is it a file of English word vectors?")
+        raise UserError(f"{path} has none of the words of the reviews: is it a file of English word vectors?")
     return [words[row] for row in rows], vectors[rows]
 
 
 def _word2vec(competition: Competition, corpus: Corpus, folder: Path, deterministic: bool) -> tuple[list[str], np.ndarray]:
-    """Trains word2vec on the training files, or takes the vectors that an earlier run trained on the same files."""
+    """Trains word2vec on the training files, or loads the vectors of an earlier run."""
     workers = 1 if deterministic else os.cpu_count() or 1
 
     def make() -> dict[str, np.ndarray]:
@@ -130,10 +139,10 @@ def _word2vec(competition: Competition, corpus: Corpus, folder: Path, determinis
             from gensim.models import Word2Vec
         from popcorn.utils.progress import EpochBar
 
-        least = WORD2VEC["min_count"]
-        if max(word_counts(corpus.training_files).values(), default=0) < least:
+        min_count = WORD2VEC["min_count"]
+        if max(word_counts(corpus.training_files).values(), default=0) < min_count:
             raise UserError(
-                f"word2vec cannot be trained: no word stands {least} times in the training reviews of {competition.folder}: "
+                f"word2vec cannot be trained: no word occurs {min_count} times in the training reviews of {competition.folder}: "
                 "give more reviews, or vectors with --word-vectors"
             )
         sentences = [review for file in corpus.training_files for review in file.sentences()]
@@ -147,7 +156,7 @@ def _word2vec(competition: Competition, corpus: Corpus, folder: Path, determinis
     arrays = cached(folder / f"word2vec-{key}.npz", make)
     if workers > 1:
         log(
-            f"word2vec is trained by {workers} workers at once, which never do the same twice: in another --output-dir the same "
-            "command gives another submission, unless with --deterministic"
+            f"word2vec is trained by {workers} parallel workers, so its vectors differ every time: in another --output-dir the "
+            "same command gives another submission, unless with --deterministic"
         )
     return unpack(arrays["words"]), arrays["vectors"]

@@ -1,7 +1,7 @@
-"""DeBERTa-v2 and v3 with room for what PEFT's methods put beside the text: virtual tokens before it, or keys and values.
+"""DeBERTa-v2 and v3 with support for PEFT's virtual tokens and prefixes.
 
-The library's classifier reads the first position, which is [CLS] no longer where virtual tokens stand before it, and takes no
-`past_key_values`, so that prefix tuning is refused. Here both are understood, and everything else is the library's and PEFT's.
+The library's classifier uses the first position, which is not [CLS] after virtual tokens. It has no `past_key_values`, so it does
+not support prefix tuning. The classes here support both. Everything else comes from the library and PEFT.
 """
 
 import torch
@@ -13,25 +13,25 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 
 
 class PrefixSelfAttention(DisentangledSelfAttention):
-    """Disentangled attention of a text to itself and to learned keys and values beside it (Li & Liang 2021; Liu et al. 2022).
+    """Disentangled attention with trainable prefix keys and values (Li & Liang 2021; Liu et al. 2022).
 
-    A prefix has no place in the text: its columns get no relative bias, and their scores are the content's alone, by the same
-    scale as the text's. It asks nothing itself, so that the text's length, its relative positions and whatever reads them
-    (the convolution, the pooler) are those of the model without it.
+    A prefix has no position in the text. So its columns get no relative bias: their scores are content-to-content, with the
+    text's scale. The prefix has no queries. So the text's length and relative positions stay the same, and the convolution and
+    the pooler work as without a prefix.
     """
 
     prefix: tuple[Tensor, Tensor, Tensor] | None = None
-    """keys and values, each (batch, heads, prefix, head), and where they may be read, bool (batch, prefix); None without"""
+    """keys and values, each (batch, heads, prefix, head), and their mask, bool (batch, prefix); None without a prefix"""
 
     def transpose_for_scores(self, x: Tensor, attention_heads: int) -> Tensor:
-        """(batch, time, heads * head) -> (batch * heads, time, head), beside autocast in its type.
+        """(batch, time, heads * head) -> (batch * heads, time, head), in autocast's dtype if it is on
 
-        A quantized projection answers in its input's type, float32 behind a layer norm, and the library would fill masked scores
-        of half precision with the smallest float32.
+        A quantized projection returns its input's dtype, which is float32 after a layer norm. Then the library would fill masked
+        half-precision scores with the minimum of float32.
         """
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            x = x.to(torch.get_autocast_dtype(kind))
+        device_type = x.device.type
+        if torch.is_autocast_enabled(device_type):
+            x = x.to(torch.get_autocast_dtype(device_type))
         return super().transpose_for_scores(x, attention_heads)
 
     def forward(
@@ -43,36 +43,38 @@ class PrefixSelfAttention(DisentangledSelfAttention):
             return super().forward(
                 hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings
             )  # fmt: skip
-        asking = hidden_states if query_states is None else query_states
+        query_states = hidden_states if query_states is None else query_states
         heads = self.num_attention_heads
         query, key, value = (
             self.transpose_for_scores(project(states), heads)  # each (batch * heads, time, head)
-            for project, states in ((self.query_proj, asking), (self.key_proj, hidden_states), (self.value_proj, hidden_states))
-        )
-        keys, values, readable = self.prefix
+            for project, states in (
+                (self.query_proj, query_states), (self.key_proj, hidden_states), (self.value_proj, hidden_states)
+            )
+        )  # fmt: skip
+        keys, values, prefix_mask = self.prefix
         scale_factor = 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
         scale = (query.shape[-1] * scale_factor) ** 0.5
         scores = query @ (key.transpose(1, 2) / scale)  # (batch * heads, time, time)
         if self.relative_attention:
             rel_embeddings = self.pos_dropout(rel_embeddings)
             scores = scores + self.disentangled_attention_bias(query, key, relative_pos, rel_embeddings, scale_factor)
-        beside = query @ (keys.flatten(0, 1).to(key).transpose(1, 2) / scale)  # (batch * heads, time, prefix)
-        # behind the text's columns, whose sums are then those without a prefix to the last digit
-        scores = torch.cat([scores, beside], dim=-1).unflatten(0, (-1, heads))
-        text = attention_mask.bool().expand(len(readable), -1, -1, -1)
-        mask = torch.cat([text, readable[:, None, None].expand(-1, -1, text.shape[2], -1)], dim=-1)
+        prefix_scores = query @ (keys.flatten(0, 1).to(key).transpose(1, 2) / scale)  # (batch * heads, time, prefix)
+        # after the text's columns: their sums then equal those without a prefix to the last digit
+        scores = torch.cat([scores, prefix_scores], dim=-1).unflatten(0, (-1, heads))
+        text_mask = attention_mask.bool().expand(len(prefix_mask), -1, -1, -1)
+        mask = torch.cat([text_mask, prefix_mask[:, None, None].expand(-1, -1, text_mask.shape[2], -1)], dim=-1)
         weights = self.dropout(scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)).to(value.dtype)
-        of_text, of_prefix = weights.split([key.shape[1], keys.shape[2]], dim=-1)
-        context = of_text @ value.unflatten(0, (-1, heads)) + of_prefix @ values.to(value)  # (batch, heads, time, head)
+        text_weights, prefix_weights = weights.split([key.shape[1], keys.shape[2]], dim=-1)
+        context = text_weights @ value.unflatten(0, (-1, heads)) + prefix_weights @ values.to(value)  # (batch, heads, time, head)
         context = context.transpose(1, 2).flatten(2)  # (batch, time, heads * head)
         return context, weights if output_attentions else None
 
 
 class DebertaClassifier(DebertaV2ForSequenceClassification):
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
 
     virtual_tokens = 0
-    """how many stand before the text in `inputs_embeds`"""
+    """number of virtual tokens before the text in `inputs_embeds`"""
 
     def __init__(self, config: DebertaV2Config):
         super().__init__(config)
@@ -84,23 +86,23 @@ class DebertaClassifier(DebertaV2ForSequenceClassification):
         self, input_ids: Tensor | None = None, *, attention_mask: Tensor, inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None, labels: Tensor | None = None, **options,
     ) -> SequenceClassifierOutput:  # fmt: skip
-        """`past_key_values`: a prefix for every layer, whose columns the attention mask begins with."""
+        """`past_key_values`: a prefix for every layer; the attention mask starts with its columns."""
         length = past_key_values.get_seq_length() if past_key_values is not None else 0
-        readable, attention_mask = attention_mask[:, :length].bool(), attention_mask[:, length:]
-        for number, layer in enumerate(self.deberta.encoder.layer):
-            prefix = past_key_values.layers[number] if length else None
-            # left in place for the backward pass, which may compute the layer once more
-            layer.attention.self.prefix = (prefix.keys, prefix.values, readable) if length else None
-        # the text's places are those it has alone, where a model counts them from the beginning
-        places = None
+        prefix_mask, attention_mask = attention_mask[:, :length].bool(), attention_mask[:, length:]
+        for layer_id, layer in enumerate(self.deberta.encoder.layer):
+            prefix = past_key_values.layers[layer_id] if length else None
+            # stays there for the backward pass, which may recompute the layer
+            layer.attention.self.prefix = (prefix.keys, prefix.values, prefix_mask) if length else None
+        # with absolute positions, the text's positions start at 0 as without virtual tokens
+        position_ids = None
         if inputs_embeds is not None and self.virtual_tokens:
             text = torch.arange(inputs_embeds.shape[1] - self.virtual_tokens, device=inputs_embeds.device)
-            places = torch.cat([torch.arange(self.virtual_tokens, device=text.device), text]).unsqueeze(0)
+            position_ids = torch.cat([torch.arange(self.virtual_tokens, device=text.device), text]).unsqueeze(0)
         states = self.deberta(
-            input_ids, attention_mask=attention_mask, position_ids=places, inputs_embeds=inputs_embeds, **options
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **options
         )[0]  # (batch, time, hidden)
         text = states[:, self.virtual_tokens if inputs_embeds is not None else 0 :]
-        # the pooler and the head learn in float32, whatever the frozen layers below them are kept in
+        # pooler and head are trained in float32, whatever the dtype of the frozen layers below them
         pooled = self.pooler(text.to(self.classifier_type))
         logits = self.classifier(self.dropout(pooled))
         loss = None if labels is None else cross_entropy(logits.float(), labels)
@@ -108,5 +110,5 @@ class DebertaClassifier(DebertaV2ForSequenceClassification):
 
     @property
     def classifier_type(self) -> torch.dtype:
-        """The type of the numbers that the head is kept in."""
+        """The dtype of the head's parameters."""
         return next(self.classifier.parameters()).dtype

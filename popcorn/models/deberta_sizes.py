@@ -1,4 +1,4 @@
-"""The published configurations of Microsoft's DeBERTa models, which `plan` needs no network for."""
+"""Published configurations of Microsoft's DeBERTa models, so that `plan` needs no network."""
 
 SHARED = {
     "model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
@@ -8,7 +8,7 @@ SHARED = {
     "type_vocab_size": 0, "vocab_size": 128_100,
 }  # fmt: skip
 CONVOLUTION = {"conv_act": "gelu", "conv_kernel_size": 3}
-"""beside the first layer of version 2's models"""
+"""the convolution parallel to the first layer of version 2's models"""
 
 
 def _sizes(layers: int, hidden: int, heads: int, **more) -> dict:

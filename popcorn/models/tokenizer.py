@@ -13,7 +13,7 @@ from popcorn.utils.packages import needs
 
 
 def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint's folder, of the library's own classes alone.
+    """The tokenizer in a checkpoint's folder, only from classes of the library.
 
     Raises `UserError` where it cannot be read, lacks a special token, or has more tokens than the model has vectors.
     """
@@ -22,10 +22,10 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, config=config, trust_remote_code=False, local_files_only=True)
         vocabulary = tokenizer.get_vocab()
-    except Exception as problem:  # the library and its parts in Rust raise what they like, bare exceptions too
+    except Exception as problem:  # the library and its Rust parts raise many types of exceptions
         raise UserError(f"the tokenizer in {checkpoint} cannot be read ({first_line(problem)}): {TOKENIZER_MEND}") from problem
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
-    lacking = [name for name, number in ids.items() if number is None or number == tokenizer.unk_token_id]
+    lacking = [name for name, token_id in ids.items() if token_id is None or token_id == tokenizer.unk_token_id]
     if lacking:
         raise UserError(f"the tokenizer in {checkpoint} has no {' and no '.join(lacking)} token: {TOKENIZER_MEND}")
     token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
@@ -38,9 +38,9 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
 
 
 def require_sentencepiece(checkpoint: Path) -> None:
-    """Raises `MissingPackage` where the tokenizer is SentencePiece's and cannot be read here.
+    """Raises `MissingPackage` where the tokenizer needs SentencePiece and it is not installed.
 
-    The library would take a file of SentencePiece for one of another kind then.
+    The library would otherwise mistake a SentencePiece file for another format.
     """
     if not (checkpoint / "tokenizer.json").is_file() and any((checkpoint / name).is_file() for name in SENTENCEPIECE):
         purpose = f"the tokenizer in {checkpoint}"
@@ -51,14 +51,17 @@ def require_sentencepiece(checkpoint: Path) -> None:
 
 
 def load_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's own tokenizer. Raises `UserError` as above and where `--max-length` is more than the model can read."""
+    """The checkpoint's tokenizer, checked against `--max-length`.
+
+    Raises `UserError` as `read_tokenizer` does, and where `--max-length` is larger than the model's maximum.
+    """
     tokenizer = read_tokenizer(config.checkpoint)
     positions = architecture(config.checkpoint).max_position_embeddings
-    if config.MODEL_TYPE == "roberta":  # which counts places from behind the padding's id
+    if config.MODEL_TYPE == "roberta":  # its positions start after the id of the padding token
         positions -= tokenizer.pad_token_id + 1
-    most = min(tokenizer.model_max_length, positions)
-    if config.max_length > most:
-        raise UserError(f"--max-length is {config.max_length}: {config.model} reads at most {most}")
+    maximum = min(tokenizer.model_max_length, positions)
+    if config.max_length > maximum:
+        raise UserError(f"--max-length is {config.max_length}: {config.model} allows at most {maximum}")
     if config.max_length < 3:
-        raise UserError(f"--max-length is {config.max_length}: two of them are special, give at least 3")
+        raise UserError(f"--max-length is {config.max_length}: two of the tokens are special, give at least 3")
     return tokenizer
