@@ -21,11 +21,13 @@ import tfidf
 from popcorn.data import stanford
 from popcorn.errors import TrainingDivergedError, UserError, exit_on_user_error, log
 from popcorn.metrics import compute_metrics
-from popcorn.runs import engine
+from popcorn.runs import run_dir
+from popcorn.runs.run import run
 from popcorn.training import sklearn_pipeline
-from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import hugging_face
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 from popcorn.training.review_trainer import ReviewTrainer
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 
 class Failing(io.StringIO):
@@ -58,9 +60,12 @@ STREAMS = {
 }
 
 
+def run_linear(script, **options):
+    run(TextTask(script.build_pipeline, script.Config(**options)), SklearnTrainer())
+
+
 def run_tfidf(competition, folder, **more):
-    config = tfidf.Config(data_dir=competition, output_dir=folder, name="tfidf", **more)
-    sklearn_pipeline.run(tfidf.model, config)
+    run_linear(tfidf, data_dir=competition, output_dir=folder, name="tfidf", **more)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -92,8 +97,8 @@ def test_the_record_is_there_before_the_score_is_said(competition, tmp_path, cap
 
 def test_a_command_whose_reader_is_gone_ends_well():
     """The interpreter flushes at its end too."""
-    lines = "from popcorn.errors import one_sentence, say", "with one_sentence():", "    say('a line')", "    print('one more')"
-    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = "from popcorn.errors import exit_on_user_error, log\nwith exit_on_user_error(): log('a line'), print('one more')"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 0
 
@@ -101,16 +106,17 @@ def test_a_command_whose_reader_is_gone_ends_well():
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("what", ["keep_learned", "keep_outcome"])
+@pytest.mark.parametrize(("module", "what"), [(sklearn_pipeline, "save_state"), (run_dir, "save_fit_result")])
 @pytest.mark.parametrize("script", [tfidf, nbsvm])
-def test_a_linear_models_submission_comes_before_what_is_optional(script, what, competition, tmp_path, monkeypatch, capsys):
+def test_a_linear_models_submission_comes_first(script, module, what, competition, tmp_path, monkeypatch, capsys):
+    """Before what is optional, and fails."""
+
     def full(*_):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(sklearn_pipeline, what, full)
-    config = script.Config(data_dir=competition, output_dir=tmp_path, name="run", save_results=True)
+    monkeypatch.setattr(module, what, full)
     with pytest.raises(SystemExit) as ended:
-        sklearn_pipeline.run(script.model, config)
+        run_linear(script, data_dir=competition, output_dir=tmp_path, name="run", save_results=True)
     assert ended.value.code == 2 and capsys.readouterr().err == "error: the disk is full\n"
     assert len((tmp_path / "submissions" / "run.csv").read_text().splitlines()) == 101
     assert (tmp_path / "results" / "run.json").is_file()
@@ -135,14 +141,14 @@ def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition,
         config.max_train_samples = 40
     for _ in range(2):
         with pytest.raises(SystemExit) if not config.resume else exit_on_user_error():
-            engine.run(hugging_face, lambda: finetuning_task(bert_trainer.build, config), config)
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
         submission = (tmp_path / "submissions" / "run.csv").read_text()
         assert len(submission.splitlines()) == 101
         if not config.resume:
             said = capsys.readouterr().err.splitlines()[-1]
             assert said.startswith("error: the trained model in ") and "No space left" in said and "is safe" in said
-        for part in (path.parent for path in (tmp_path / "runs" / "run" / "seed-1").glob("*/outcome.npz")):
-            assert not list(part.glob("model*"))
+        finished = [path.parent for path in (tmp_path / "runs" / "run" / "seed-1").glob(f"*/{run_dir.PREDICTIONS}")]
+        assert finished and not any(list(fit_dir.glob("model*")) for fit_dir in finished)
         monkeypatch.setattr(ReviewTrainer, "training_step", None)  # it is not trained again
         config.resume = True
 
@@ -168,9 +174,8 @@ def competition_of(folder, texts=None, labels=None):
 def test_reviews_without_a_word(script, texts, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
-    config = script.Config(data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", validation="random")
     with pytest.raises(SystemExit) as ended:
-        sklearn_pipeline.run(script.model, config)
+        run_linear(script, data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", split_by="random")
     assert ended.value.code == 2 and "no training review has a word in it" in capsys.readouterr().err
 
 
@@ -178,21 +183,22 @@ def test_reviews_without_a_word(script, texts, tmp_path, capsys):
 @pytest.mark.parametrize("script", [tfidf, bert_trainer])
 def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
     """The run before it keeps its place."""
-    folder, run = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
+    folder, earlier = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
     folder.mkdir()
     competition_of(folder, labels=None if "max_train_samples" in way else 1)
-    run.mkdir(parents=True)
-    (run / "settings.json").write_text("{}")
+    earlier.mkdir(parents=True)
+    (earlier / "settings.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
-        options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "validation": "random"} | way
+        options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "split_by": "random"} | way
         if script is tfidf:
-            sklearn_pipeline.run(tfidf.model, tfidf.Config(**options))
+            run_linear(tfidf, **options)
         else:
             config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
-            engine.run(hugging_face, lambda: finetuning_task(bert_trainer.build, config), config)
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
     said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2 and said.startswith("error: ") and "use more reviews" in said
-    assert (run / "settings.json").read_text() == "{}"
+    assert ended.value.code == 2 and said.startswith("error: ") and "training reviews are of one class" in said
+    assert said.endswith("give a larger number" if "max_train_samples" in way else "add reviews of the other")
+    assert (earlier / "settings.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("labels", [[1], [0, 0], [1, 1, 1]])

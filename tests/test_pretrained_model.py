@@ -172,11 +172,11 @@ REFUSED = {
     ),
     "not a number": (
         lambda weights: {name: value * (math.nan if "layer.0." in name else 1) for name, value in weights.items()},
-        "are damaged .*layer\\.0\\..* has values that are no numbers",
+        "are damaged .*layer\\.0\\..* has values that are not numbers",
     ),
     "infinite": (
         lambda weights: {name: value / (0 if "word_emb" in name else 1) for name, value in weights.items()},
-        "are damaged .*word_embeddings.* has values that are no numbers",
+        "are damaged .*word_embeddings.* has values that are not numbers",
     ),
     "half empty": (
         lambda weights: {name: value * ("layer.1." not in name) for name, value in weights.items()},

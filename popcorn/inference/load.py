@@ -18,7 +18,7 @@ from popcorn.data.word_tokenizer import TOKENIZER, UNKNOWN, tokenize
 from popcorn.errors import UserError
 from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, tokenized
 from popcorn.models.hub import find_checkpoint
-from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, need, restore
+from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
 from popcorn.runs.run_dir import PREDICTIONS
 from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
 from popcorn.utils.scripts import load_script
@@ -80,13 +80,13 @@ def _linear(build: Callable, config: RunConfig, parts: list[Path]) -> Linear:
     common = 1 + max((int(key.partition(".")[0]) for key in shared if key != "terms"), default=-1)
     pipelines = [build(config) for _ in parts]
     for pipeline, arrays in zip(pipelines, own, strict=True):
-        restore(pipeline, arrays)
-    restore(pipelines[0], shared)
+        set_state(pipeline, arrays)
+    set_state(pipelines[0], shared)
     return Linear(pipelines[0][:common], [pipeline[common:] for pipeline in pipelines])
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(need(path), allow_pickle=False) as stored:
+    with np.load(require_file(path), allow_pickle=False) as stored:
         return dict(stored)
 
 
@@ -96,9 +96,9 @@ def _words(build: Callable, config: RunConfig, part: Path) -> Neural:
 
     from popcorn.data.batching import EncodedReviews, truncate_head_tail
 
-    words = need(part.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+    words = require_file(part.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
-    weights = load_file(need(part / WEIGHTS))
+    weights = load_file(require_file(part / WEIGHTS))
     (vectors,) = (value for name, value in weights.items() if name.endswith("embedding.weight"))
     if UNKNOWN + 1 + len(words) != len(vectors):
         raise ValueError(f"{VOCABULARY} has {len(words)} words, and {WEIGHTS} {len(vectors) - UNKNOWN - 1}")
@@ -140,11 +140,11 @@ def _fine_tuned(build: Callable, config: RunConfig, part: Path) -> Neural:
         model = build(config, part / "model")
         require_saved(model, part / "model")
         # the library warns of a weight that is missing, and makes one up
-        model.load_state_dict(_with_own_names(load_file(need(part / "model" / "model.safetensors"))))
+        model.load_state_dict(_with_own_names(load_file(require_file(part / "model" / "model.safetensors"))))
         return load_hf_predictor(model, config, part / "model")
     encoder = part.parent / ENCODER
     require_parts(encoder, AGAIN, with_weights=False)
-    weights = load_file(need(part / WEIGHTS))
+    weights = load_file(require_file(part / WEIGHTS))
     with tempfile.TemporaryDirectory() as folder:  # the class begins with a whole checkpoint, of weights that give way at once
         AutoModel.from_config(architecture(encoder)).save_pretrained(folder)
         model = build(config, Path(folder))
@@ -165,7 +165,7 @@ def _adapter(build: Callable, config: RunConfig, part: Path) -> Neural:
     """The adapter on its base, which is fetched, or found where `model` says."""
     from popcorn.training import adapters
 
-    config.adapter, config.precision = need(part / "model"), "fp32"
+    config.adapter, config.precision = require_file(part / "model"), "fp32"
     for bits in (config.bits, None, 16):  # trained on other hardware than this is, or beside other packages
         with suppress(UserError):
             config.bits = adapters.resolve_bits(bits)

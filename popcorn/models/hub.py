@@ -1,4 +1,4 @@
-"""Pretrained checkpoints: a local folder as it is, or a model of the Hugging Face hub, fetched once into its cache."""
+"""Pretrained checkpoints: a local folder, or a model from the Hugging Face hub."""
 
 import errno
 import json
@@ -23,16 +23,16 @@ WHOLE = "fetch or attach the whole model again"
 
 
 def find_checkpoint(config: PretrainedConfig) -> None:
-    """Sets `config.checkpoint`, the folder of `--model`, fetched once where that is a model of the hub.
+    """Sets `config.checkpoint`, the folder of `--model`; downloads a model from the hub once.
 
-    Raises `UserError` where the model cannot be had, is incomplete, or is of another family than the script's.
+    Raises `UserError` where the model cannot be downloaded, is incomplete, or has another type than the script's.
     """
     if config.checkpoint is None:
         config.checkpoint = fetch(config.model, config.MODEL_TYPE)
 
 
 def fetch(model: str, family: str) -> Path:
-    """The folder of `model`, complete and of the `family` (`model_type`), or a `UserError` that says what is wrong."""
+    """The folder of `model`, complete and of the right `model_type`; otherwise a `UserError`."""
     if Path(model).is_file():
         raise UserError(f"--model {model} is a file: give the folder that it is in")
     folder = Path(model) if Path(model).is_dir() else _download(model)
@@ -47,7 +47,7 @@ def fetch(model: str, family: str) -> Path:
 
 
 def read_config(path: Path) -> dict:
-    """A checkpoint's config.json. Raises `UserError` where it is none."""
+    """A checkpoint's config.json; raises `UserError` where it is not valid."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
@@ -58,17 +58,20 @@ def read_config(path: Path) -> dict:
 
 
 def require_parts(folder: Path, fix: str, with_weights: bool = True) -> None:
-    """Raises `UserError` where one is missing: the library makes up a tokenizer of five words where it finds none."""
+    """Raises `UserError` where a part of the model is missing.
+
+    Without tokenizer files the library would make a tokenizer of five words.
+    """
     for kind, names in (("", (CONFIG,)), ("weights: ", WEIGHTS if with_weights else ()), ("tokenizer: ", TOKENIZERS)):
         if names and not any((folder / name).is_file() for name in names):
             raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: {fix}")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that a checkpoint's weights are read from, and no other: safetensors before files of torch.
+    """The files of a checkpoint's weights; safetensors before torch's files.
 
-    Raises `UserError` where the folder has no weights, where one file and a list of several contradict each other, and where
-    the list cannot be read or names a file outside the folder.
+    Raises `UserError` where the folder has no weights, or both a single file and an index of several files. The same for an index
+    that cannot be read or names a file outside the folder.
     """
     names = [name for name in WEIGHTS if (folder / name).is_file()]
     if not names:
@@ -89,9 +92,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def readable(checkpoint: Path):
-    """Turns the failure to read a checkpoint's weights, cut short or a shard missing, into a `UserError`.
+    """Turns errors from reading weights (a truncated file, a missing shard) into a `UserError`.
 
-    torch answers a damaged file with a `RuntimeError` or an `EOFError`, and an index of another form is a missing key.
+    torch raises a `RuntimeError` or an `EOFError` for a damaged file. An index in another format leads to a `KeyError`.
     """
     try:
         yield
@@ -101,7 +104,7 @@ def readable(checkpoint: Path):
 
 
 def _download(model: str) -> Path:
-    """The hub's copy, or that of an earlier fetch where the hub is out of reach; tried again where waiting may help."""
+    """Downloads the model from the hub, or takes it from the cache; retries temporary failures."""
     with needs("huggingface_hub", "fetching a model"):
         from huggingface_hub import HfApi, constants, snapshot_download
         from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -121,31 +124,31 @@ def _download(model: str) -> Path:
         return folder
 
     def download() -> Path:
-        # the download itself would wait for its first answer for ever
+        # snapshot_download has no timeout for its first request
         HfApi().model_info(model, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         return snapshot()
 
     log(f"Model: {model}")
     try:
         folder = attempts(download)
-    except Exception as problem:  # of the network, of its client or of the disk
+    except Exception as problem:  # from the network, its client or the disk
         is_of_the_name = isinstance(problem, (HFValidationError, RepositoryNotFoundError))
         is_of_the_name &= not isinstance(problem, GatedRepoError)  # which may have been open to this user before
         if not is_of_the_name and getattr(problem, "errno", None) not in UNWRITABLE:
             with suppress(Exception):
                 return snapshot(local_files_only=True)
         raise not_fetched(model, problem) from problem
-    # the hub has no more of it: to fetch it again would not help
+    # the model is incomplete on the hub too, so another download does not help
     require_parts(folder, f"{model} has none on the hub, so take another model")
     return folder
 
 
 def may_pass(problem: BaseException) -> bool:
-    """Whether it may help to ask the hub again a little later."""
+    """Whether the failure may be temporary, so that another try can help."""
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     problem = _cause(problem)
-    if isinstance(problem, LocalEntryNotFoundError):  # how the client says that it was cut off
+    if isinstance(problem, LocalEntryNotFoundError):  # the client raises this for a lost connection
         return True
     if isinstance(problem, (HFValidationError, OfflineModeIsEnabled, EntryNotFoundError)):
         return False
@@ -155,7 +158,7 @@ def may_pass(problem: BaseException) -> bool:
 
 
 def _cause(problem: BaseException) -> BaseException:
-    """What the hub answered, where the client only says that the file is not in its cache."""
+    """The hub's error, where the client only reports that a file is not in its cache."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     return problem.__cause__ or problem if isinstance(problem, LocalEntryNotFoundError) else problem
@@ -166,7 +169,7 @@ def _status(problem: BaseException) -> int | None:
 
 
 def not_fetched(model: str, problem: BaseException) -> UserError:
-    """What helps where the hub has not given the model, by the client's own kinds of error."""
+    """The `UserError` for a failed download, with advice for each type of error."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         DisabledRepoError,
@@ -187,7 +190,7 @@ def not_fetched(model: str, problem: BaseException) -> UserError:
             "another folder"
         )
     if isinstance(problem, OfflineModeIsEnabled):
-        return UserError(f"{model} is not in the cache and HF_HUB_OFFLINE forbids to ask the hub: unset it; or {ATTACH}")
+        return UserError(f"{model} is not in the cache and HF_HUB_OFFLINE forbids access to the hub: unset it; or {ATTACH}")
     if isinstance(problem, GatedRepoError):
         return UserError(
             f"{model} is gated: accept its terms on {constants.ENDPOINT}/{model}, and set HF_TOKEN to a token of that account; "
@@ -206,16 +209,16 @@ def not_fetched(model: str, problem: BaseException) -> UserError:
     if isinstance(problem, EntryNotFoundError) and not isinstance(problem, LocalEntryNotFoundError):
         return UserError(f"{model} lacks a file on the hub ({first_line(problem)}): take another model")
     if status == UNAUTHORIZED:
-        return UserError("the hub does not take the token that it was given: renew or unset HF_TOKEN, or hf auth logout")
+        return UserError("the hub rejects the token: renew or unset HF_TOKEN, or run hf auth logout")
     if status == FORBIDDEN:
         return UserError(f"the hub's token may not read {model}: give HF_TOKEN one that may, or unset it; or {ATTACH}")
     if status == TOO_MANY:
         return UserError(
-            f"the hub was asked too often from here and {model} is not in the cache: wait some minutes, or set HF_TOKEN, "
-            f"with which more is allowed; or {ATTACH}"
+            f"too many requests to the hub from here, and {model} is not in the cache: wait some minutes, or set HF_TOKEN, "
+            f"which allows more requests; or {ATTACH}"
         )
     if status is not None and status // 100 == 4 and status != TIMEOUT:
         return UserError(f"the hub refuses to give {model} ({first_line(problem)}): take another model; or {ATTACH}")
     if status is not None:
-        return UserError(f"the hub is out of reach (it answers {status}) and {model} is not in the cache: try later; or {ATTACH}")
+        return UserError(f"the hub is out of reach (status {status}) and {model} is not in the cache: try later; or {ATTACH}")
     return UserError(f"the hub is out of reach and {model} is not in the cache: switch the internet on; or {ATTACH}")

@@ -1,7 +1,7 @@
-"""A pretrained model from a checkpoint's folder: its sizes, all of its weights, and nothing else that lies there.
+"""Loads a pretrained model from a checkpoint's folder: its architecture and all weights, nothing else.
 
-The library builds a model from whatever config.json says, fills what has no weights with random numbers, and takes up an adapter
-that it finds beside them. Here config.json gives the architecture alone, the script its recipe, and weights are complete.
+The library follows any setting in config.json, fills missing weights with random values, and loads an adapter that it finds in
+the folder. Here, config.json gives only the architecture, the script gives the recipe, and all weights must be there.
 """
 
 import re
@@ -30,27 +30,27 @@ ARCHITECTURE = (
     # what the tokenizer is made by, where its own files do not say
     "tokenizer_class",
 )  # fmt: skip
-"""what of config.json says which function the weights are; the rest is of the task that the checkpoint was left by"""
+"""settings of config.json that define the architecture; the others belong to the task that the checkpoint was saved for"""
 WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""names that torch's own wrappers put into a weight's name, in front or in between"""
+"""prefixes that torch's wrapper classes add to the names of weights"""
 ANCHOR = "embeddings.word_embeddings.weight"
-"""in every family the first weight; what stands before it is the name of the model within the checkpoint"""
+"""the first weight in every model type; the text before it is the model's name within the checkpoint"""
 INSIDE = re.compile(r"(^|\.)(embeddings|encoder|transformer)\.")
-"""weights of the model itself; a checkpoint's others are heads for other tasks"""
+"""weights of the model itself; others belong to heads for other tasks"""
 MATRICES = re.compile(r"\.layer\.\d+\..*weight$|word_embeddings\.weight$")
-"""weights that a pretrained model has at random or learned, and never all zero"""
+"""weights that are never all zero in a pretrained model"""
 
 
 def architecture(checkpoint: Path, **recipe) -> PretrainedConfig:
-    """The library's config of the checkpoint's architecture, with the recipe's own settings, and its defaults for the rest.
+    """The library's config: the checkpoint's architecture, the recipe's settings, defaults otherwise.
 
-    Raises `UserError` where config.json cannot be read, names no family of the library or has values that are none.
+    Raises `UserError` where config.json cannot be read, has an unknown `model_type` or an invalid value.
     """
     path = checkpoint / CONFIG
     found = read_config(path)
     try:
         return CONFIG_MAPPING[found["model_type"]](**({name: found[name] for name in ARCHITECTURE if name in found} | recipe))
-    except Exception as problem:  # each version of the library has its own for a value of another type
+    except Exception as problem:  # versions of the library raise different exceptions for a value of a wrong type
         raise UserError(f"{path} has an invalid value ({first_line(problem)}): {WHOLE}") from problem
 
 
@@ -64,11 +64,11 @@ def load_pretrained(
     quantization_config: BitsAndBytesConfig | None = None,
     **recipe,
 ) -> PreTrainedModel:
-    """As `model_class.from_pretrained`, with every weight of the model from the checkpoint.
+    """Like `model_class.from_pretrained`, but every weight must be in the checkpoint.
 
-    `new`: the parts that may begin at random where the checkpoint lacks them, such as a head. `recipe`: settings of the config;
-    all that is not the architecture comes from here, never from the checkpoint. The model's `random_weights` names what is new.
-    Raises `UserError` where the checkpoint cannot be read, is damaged, or does not fit the model.
+    `new`: modules that may start at random where the checkpoint lacks them, such as a head. `recipe`: settings of the config.
+    Only the architecture comes from the checkpoint. The model's `random_weights` are the names of its new weights. Raises
+    `UserError` where the checkpoint cannot be read, is damaged, or does not fit the model.
     """
     config = architecture(checkpoint, **recipe)
     if not isinstance(config, model_class.config_class):
@@ -76,7 +76,7 @@ def load_pretrained(
     weights = unwrapped(read_weights(checkpoint), model_class.base_model_prefix, checkpoint)
     require_sound(weights, checkpoint)
     try:
-        # without a folder the library has nothing to find beside the weights: no adapter, no second file, no code
+        # without a folder, the library cannot load anything else: no adapter, no other file, no code
         model, info = model_class.from_pretrained(
             None, config=config, state_dict=weights, dtype=dtype, device_map=device_map, quantization_config=quantization_config,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -92,9 +92,9 @@ def load_pretrained(
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """All tensors of the checkpoint by their names, on the CPU. Nothing is unpickled but tensors.
+    """All tensors of the checkpoint by name, on the CPU; only tensors are unpickled.
 
-    Raises `UserError` where a file is missing, damaged or holds something else.
+    Raises `UserError` where a file is missing, damaged or not a file of weights.
     """
     weights: dict[str, Tensor] = {}
     for path in weight_files(checkpoint):
@@ -108,10 +108,10 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def unwrapped(weights: dict[str, Tensor], prefix: str, checkpoint: Path) -> dict[str, Tensor]:
-    """The weights under the library's names, without what training has wrapped around the model.
+    """The weights with the library's names, without prefixes of wrapper classes.
 
-    `prefix`: what the library calls the model within a classifier. Names of another family stay as they are. Raises
-    `UserError` where two weights would get one name.
+    `prefix`: the library's name of the model within a classifier. Names of another model type stay unchanged. Raises `UserError`
+    where two weights would get the same name.
     """
     plain = [WRAPPER.sub("", name) for name in weights]
     anchors = {name.removesuffix(ANCHOR) for name in plain if re.search(rf"(^|\.){re.escape(ANCHOR)}$", name)}
@@ -120,13 +120,13 @@ def unwrapped(weights: dict[str, Tensor], prefix: str, checkpoint: Path) -> dict
             f"the weights in {checkpoint} are of {len(anchors)} models ({', '.join(sorted(anchors))}): take one of them alone"
         )
     (before,) = anchors or {""}
-    own = f"{prefix}."
+    model_prefix = f"{prefix}."
     last = before.removesuffix(".").rpartition(".")[2]
     is_another_family = last != prefix and last.replace("_", "-") in CONFIG_MAPPING
-    if before.endswith(own):
-        before, own = before.removesuffix(own), ""
+    if before.endswith(model_prefix):
+        before, model_prefix = before.removesuffix(model_prefix), ""
     if before and not is_another_family:
-        plain = [own + name.removeprefix(before) if name.startswith(before) else name for name in plain]
+        plain = [model_prefix + name.removeprefix(before) if name.startswith(before) else name for name in plain]
     found = dict(zip(plain, weights.values(), strict=True))
     if len(found) < len(weights):
         twice = next(name for name in plain if plain.count(name) > 1)
@@ -135,35 +135,35 @@ def unwrapped(weights: dict[str, Tensor], prefix: str, checkpoint: Path) -> dict
 
 
 def require_sound(weights: dict[str, Tensor], checkpoint: Path) -> None:
-    """Raises `UserError` for weights that are no numbers, that are all zero, or that are quantized."""
+    """Raises `UserError` for weights that are not finite, all zero, or quantized."""
     for name, value in weights.items():
         if MATRICES.search(name) and (not value.is_floating_point() or value.itemsize == 1):
             raise UserError(
                 f"the weights in {checkpoint} are quantized ({name} is {value.dtype}): take the model as it was before"
             )
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"the weights in {checkpoint} are damaged ({name} has values that are no numbers): {WHOLE}")
+            raise UserError(f"the weights in {checkpoint} are damaged ({name} has values that are not numbers): {WHOLE}")
         if MATRICES.search(name) and value.ndim > 1 and not value.any():
             raise UserError(f"the weights in {checkpoint} are damaged ({name} is all zeros): {WHOLE}")
 
 
 def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], checkpoint: Path) -> None:
-    """Raises `UserError` where a weight of the model is missing, has another shape, or one of the checkpoint has no place.
+    """Raises `UserError` for a missing weight, a wrong shape, or an unexpected weight of the model.
 
-    `info`: the library's account of what it has loaded.
+    `info`: the library's loading info.
     """
     prefix = f"{model.base_model_prefix}."
     total = len(model.state_dict())
-    other_shape = {name: (tuple(its), tuple(wanted)) for name, its, wanted in info["mismatched_keys"]}
+    other_shape = {name: (tuple(found), tuple(expected)) for name, found, expected in info["mismatched_keys"]}
     missing = [name for name in info["missing_keys"] if name not in other_shape and not _is_in(name.removeprefix(prefix), new)]
     if missing:
         hint = " (bert_scratch.py needs no pooler)" if all("pooler" in name for name in missing) else ""
         raise UserError(
             f"the weights in {checkpoint} do not fit this script's model: {len(missing)} of {total} are missing, such as "
-            f"{min(missing)}{_beside(info['unexpected_keys'])}: take a model whose weights have the library's names{hint}"
+            f"{min(missing)}{_note_on(info['unexpected_keys'])}: take a model whose weights have the library's names{hint}"
         )
     if other_shape:
-        name, (its, wanted) = min(other_shape.items())
+        name, (found, expected) = min(other_shape.items())
         fix = (
             "take a model with two classes, or one without a classifier"
             if all(_is_in(name.removeprefix(prefix), new) for name in other_shape)
@@ -171,7 +171,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
         )
         raise UserError(
             f"the weights in {checkpoint} do not fit this script's model: {len(other_shape)} of {total} have another shape, such "
-            f"as {name}, {its} in place of {wanted}: {fix}"
+            f"as {name}, {found} in place of {expected}: {fix}"
         )
     left = [name for name in info["unexpected_keys"] if INSIDE.search(name) and not name.endswith(("_ids", ".inv_freq"))]
     if left:
@@ -182,7 +182,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
 
 
 def require_saved(model: PreTrainedModel, folder: Path) -> None:
-    """Raises `UserError` unless all weights of the model, its head too, come from the folder that a run has left."""
+    """Raises `UserError` unless all weights, including the head, come from the run's folder."""
     if model.random_weights:
         raise UserError(
             f"the model in {folder} lacks {len(model.random_weights)} of its weights, such as {model.random_weights[0]}: "
@@ -194,11 +194,11 @@ def _is_in(name: str, parts: Collection[str]) -> bool:
     return name.partition(".")[0] in parts
 
 
-def _beside(unexpected: Collection[str]) -> str:
+def _note_on(unexpected: Collection[str]) -> str:
     return f" (they have {min(unexpected)}, which the model has not)" if unexpected else ""
 
 
 @cache
 def weights_checksum(checkpoint: Path) -> str:
-    """SHA-256 over the files that a checkpoint's weights are read from: it tells copies of one name apart."""
+    """SHA-256 of the files of a checkpoint's weights, which tells copies with the same name apart."""
     return fingerprint(*(path for path in weight_files(checkpoint) if path.is_file()))

@@ -17,7 +17,7 @@ from popcorn.data.splits import SPLIT
 from popcorn.errors import UserError, log
 from popcorn.metrics import Score, half_width
 from popcorn.training.fit_result import FitResult
-from popcorn.utils.cache import alone
+from popcorn.utils.cache import file_lock
 from popcorn.utils.files import write_json
 
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
@@ -65,7 +65,7 @@ def save_results(config: RunConfig, competition: Competition, result: RunResult,
         "versions": versions(),
         **summary,
     }
-    with alone(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
+    with file_lock(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
         runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])
         write_json(path, head | {"runs": runs})
     log(f"{path}: recorded, {len(runs)} run(s)")

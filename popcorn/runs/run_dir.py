@@ -12,7 +12,7 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.errors import UserError, log
 from popcorn.training.fit_result import FitResult
-from popcorn.utils.cache import alone
+from popcorn.utils.cache import file_lock
 from popcorn.utils.files import atomic_write, write_json
 
 SETTINGS = "settings.json"
@@ -36,7 +36,7 @@ def sole_owner(config: RunConfig) -> AbstractContextManager:
     Raises `UserError`, before anything is touched, where another run that is alive holds it.
     """
     folder = folder_of(config)
-    return alone(
+    return file_lock(
         folder,
         waits=False,
         refusal=f"another run is at work in {folder}: wait until it has ended, or give this one another --name, --seed or "

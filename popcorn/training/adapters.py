@@ -25,7 +25,7 @@ from popcorn.data.splits import Split
 from popcorn.errors import UserError
 from popcorn.models.deberta import DebertaClassifier
 from popcorn.models.pretrained import load_pretrained, weights_checksum
-from popcorn.models.saved import need, save_metadata
+from popcorn.models.saved import require_file, save_metadata
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
 from popcorn.training.hf_trainer import FineTuner, HFTrainer, predict_probability
@@ -188,7 +188,7 @@ def require_its_base(folder: Path, kind: PeftType, config: AdapterConfig, checks
             json.loads((folder / BASE).read_text(encoding="utf-8")),
         )
         name, its_checksum = base["model"], base["weights_sha256"]
-        need(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
+        require_file(folder / PEFT_WEIGHTS)  # else PEFT would look for it on the hub, and for a file that can run code
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
         raise _no_adapter(folder, problem) from problem
     if its != kind.value:

@@ -13,7 +13,7 @@ from popcorn.errors import UserError, log
 from popcorn.training.checkpoint import disk_errors_as_user_error
 from popcorn.training.review_trainer import ReviewTrainer, retry_on_oom
 from popcorn.utils import hardware
-from popcorn.utils.cache import alone
+from popcorn.utils.cache import file_lock
 from popcorn.utils.files import fingerprint
 
 RECIPE = (
@@ -47,7 +47,7 @@ def train_once(
     """
     processes = PartialState()
     # several do not wait: what joins them has a limit to its patience
-    with alone(folder, waits=processes.num_processes == 1) if processes.is_main_process else nullcontext():
+    with file_lock(folder, waits=processes.num_processes == 1) if processes.is_main_process else nullcontext():
         processes.wait_for_everyone()
         if folder.is_dir():
             log(f"The language model in {folder} is used again")

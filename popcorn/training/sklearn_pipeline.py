@@ -14,7 +14,7 @@ from popcorn.data.splits import Split, limited
 from popcorn.data.word_tokenizer import TOKENIZER, clean, enough_terms
 from popcorn.errors import log
 from popcorn.metrics import compute_metrics
-from popcorn.models.saved import keep_learned, learned, restore, save_metadata
+from popcorn.models.saved import get_state, save_metadata, save_state, set_state
 from popcorn.training.fit_result import FitResult
 from popcorn.training.task import Task
 from popcorn.utils.cache import cached
@@ -49,7 +49,7 @@ class TextTask(Task):
             common, seconds, self.peak_memory = _fitted_once(steps, competition, labeled, config.max_train_samples)
             # what an earlier run took for the steps counts as this run's
             self.earlier_seconds = max(0.0, seconds - (time.monotonic() - start))
-            self.shared = learned(common)
+            self.shared = get_state(common)
             self.texts, self.test_texts = common.transform(self.texts), common.transform(self.test_texts)
             self.seconds = self.earlier_seconds + time.monotonic() - start
 
@@ -66,7 +66,7 @@ class SklearnTrainer:
 
     def set_up(self, task: TextTask, run_dir: Path, deadline: float) -> None:
         """Takes what all splits have in common."""
-        self.task, self.run_dir, self.learned_by_split, self.parameters = task, run_dir, {}, 0
+        self.task, self.run_dir, self.state_by_split, self.parameters = task, run_dir, {}, 0
 
     def fit(self, split: Split) -> FitResult:
         """Fits a new pipeline and predicts; where a refit follows, that predicts the test."""
@@ -74,7 +74,7 @@ class SklearnTrainer:
         with enough_terms():
             pipeline = task.build_pipeline(config)[task.unsupervised :].fit(task.texts[split.train], task.labels[split.train])
         seconds = task.seconds + time.monotonic() - start
-        self.learned_by_split[split.name] = own = learned(pipeline, first=task.unsupervised)
+        self.state_by_split[split.name] = own = get_state(pipeline, first=task.unsupervised)
         self.parameters = sum(array.size for name, array in (task.shared | own).items() if name.endswith(PARAMETERS))
         validation, test, metrics = np.zeros(0), np.zeros(0), {}
         if len(split.validation):
@@ -98,9 +98,9 @@ class SklearnTrainer:
     def finish(self) -> None:
         """Saves what `predict` needs, once the submissions are written."""
         if self.task.unsupervised:
-            keep_learned(self.run_dir, self.task.shared)
-        for name, arrays in self.learned_by_split.items():
-            keep_learned(self.run_dir / name, arrays)
+            save_state(self.run_dir, self.task.shared)
+        for name, arrays in self.state_by_split.items():
+            save_state(self.run_dir / name, arrays)
 
 
 def _fitted_once(
@@ -117,7 +117,7 @@ def _fitted_once(
         with enough_terms():
             steps.fit([*labeled, *(clean(text) for text in unlabeled[:max_train_samples])])
         cost = np.array([time.monotonic() - start, process_peak_memory()])
-        return learned(steps) | {"cost": cost, "unlabeled": np.array(len(unlabeled))}
+        return get_state(steps) | {"cost": cost, "unlabeled": np.array(len(unlabeled))}
 
     files = [path for name in (TRAIN, UNLABELED) if (path := competition.path(name))]
     key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()))[:24]
@@ -125,5 +125,5 @@ def _fitted_once(
     if competition.path(UNLABELED):
         competition.count(UNLABELED, int(arrays["unlabeled"]))
     seconds, peak_memory = arrays.pop("cost").tolist()
-    restore(steps, arrays)
+    set_state(steps, arrays)
     return steps, seconds, int(peak_memory)

@@ -22,7 +22,7 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     found = _stored(path)
     if found is not None:
         return found
-    with alone(path):
+    with file_lock(path):
         found = _stored(path)  # another process may have made it in the meantime
         if found is None:
             found = make()
@@ -43,7 +43,7 @@ def _stored(path: Path) -> dict[str, np.ndarray] | None:
 
 
 @contextmanager
-def alone(path: Path, waits: bool = True, refusal: str | None = None):
+def file_lock(path: Path, waits: bool = True, refusal: str | None = None):
     """Lets one process at a time into the block, of all that use the same path.
 
     The others wait, and then find the file made. With `waits=False` they raise `UserError` instead, with the text `refusal`. A
