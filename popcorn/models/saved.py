@@ -22,6 +22,8 @@ ENCODER = "encoder"
 """folder with configuration and tokenizer of a pretrained encoder, whose weights are among those of each split"""
 FITTED = ("idf_", "ratio_", "vectors_", "counts_", "coef_", "intercept_", "classes_")
 """fitted attributes of scikit-learn's steps and ours, except for the vocabulary"""
+NOT_STATE = {"vocabulary_", "fixed_vocabulary_", "stop_words_", "n_features_in_", "feature_names_in_", "n_iter_"}
+"""fitted attributes that predictions do not depend on, and the vocabulary, which is saved as terms"""
 
 
 def script_of(build: Callable) -> str:
@@ -48,8 +50,13 @@ def save_vocabulary(folder: Path, index: dict[str, int]) -> None:
 def get_state(pipeline, first: int = 0) -> dict[str, np.ndarray]:
     """Fitted arrays of a scikit-learn pipeline by name, and its terms.
 
-    `first`: index of the pipeline's first step.
+    `first`: index of the pipeline's first step. Raises `TypeError` where a step has a fitted attribute that is not saved: a
+    model without it would predict something else.
     """
+    for step in pipeline.named_steps.values():
+        fitted = {name for name in vars(step) if name.endswith("_") and not name.startswith("_")}
+        if unsaved := sorted(fitted - NOT_STATE - set(FITTED)):
+            raise TypeError(f"{type(step).__name__} has the fitted attribute {unsaved[0]}: add it to FITTED in {__name__}")
     arrays = {
         f"{number}.{name}": getattr(step, name)
         for number, step in enumerate(pipeline.named_steps.values(), start=first)
