@@ -1,4 +1,4 @@
-"""A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabeled reviews."""
+"""A small competition that has what the real one has: quotes, ratings in the ids, movies, line breaks, unlabeled reviews."""
 
 import os
 import shlex
@@ -63,7 +63,7 @@ def reviews(count: int, seed: int, labeled: bool = True) -> list[stanford.Row]:
             generator.shuffle(words)
             words[0] = f'"{words[0]}"'
             rating = (9 if label else 2) if labeled else label
-            # ids spread over the range that Stanford's have, so that there are many blocks of films
+            # ids spread over the range that Stanford's have, so that there are many blocks of movies
             rows.append((f"{number * 12_500 // (count // 2)}_{rating}", label, " ".join(words) + ".<br />"))
     return rows
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from popcorn.data.batching import EncodedReviews, sorted_batches, length_grouped_batches
+from popcorn.data.batching import EncodedReviews, length_grouped_batches, sorted_batches
 from popcorn.data.word_tokenizer import PAD, UNKNOWN
 from popcorn.models.layers import masked_max, masked_mean, reverse_within_length
 

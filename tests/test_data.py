@@ -77,9 +77,9 @@ def test_damaged_zip_is_refused(tmp_path):
 def test_order_of_the_places(tmp_path, monkeypatch, competition):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path / "kaggle")
-    monkeypatch.setattr(competition_data.default, "folder", lambda: competition)
+    monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
     places = {
-        "embedded default": None,
+        competition_data.FALLBACK: None,
         "data/": tmp_path / "data",
         "Kaggle input": tmp_path / "kaggle" / "competitions" / "word2vec-nlp-tutorial",
         "POPCORN_DATA": tmp_path / "variable",
@@ -96,10 +96,10 @@ def test_order_of_the_places(tmp_path, monkeypatch, competition):
         assert found.folder.resolve() == (folder or competition).resolve()
 
 
-def test_the_default_is_announced(tmp_path, monkeypatch, competition, capsys):
+def test_the_fallback_is_announced(tmp_path, monkeypatch, competition, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path)
-    monkeypatch.setattr(competition_data.default, "folder", lambda: competition)
+    monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
     competition_data.find_competition(None)
     assert "NOT comparable with Kaggle's score" in capsys.readouterr().out
 
@@ -113,8 +113,8 @@ def test_a_folder_asked_for_is_used_or_refused(tmp_path, made):
         competition_data.find_competition(folder)
 
 
-def test_embedded_default_holds_out_other_reviews():
-    competition = competition_data.Competition(competition_data.default.folder(), "embedded default")
+def test_fallback_data_hold_out_other_reviews():
+    competition = competition_data.Competition(competition_data.fallback.folder(), competition_data.FALLBACK)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     assert len(test.texts) == 5_000 and len(train.texts) > 19_000
     assert abs(train.labels.mean() - 0.5) < 0.01

@@ -47,19 +47,8 @@ def figures_of(folder, name: str) -> dict:
 
 
 def test_two_views_are_better_than_each(folder, competition):
-    done = run(
-        "-m",
-        "popcorn",
-        "ensemble",
-        "words",
-        "order",
-        "nothing",
-        "--output-dir",
-        folder,
-        "--data-dir",
-        competition,
-        "--save-results",
-    )
+    where = "--output-dir", folder, "--data-dir", competition
+    done = run("-m", "popcorn", "ensemble", "words", "order", "nothing", *where, "--save-results")
     entry = figures_of(folder, "ensemble")
     assert entry["members"] == ["words", "order", "nothing"] and entry["accuracy"] > 0.85
     assert abs(entry["weights"][2]) < 0.3 < min(entry["weights"][:2])  # the stacker finds out who says nothing

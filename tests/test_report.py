@@ -52,7 +52,7 @@ def test_the_page_has_all_its_parts_and_needs_nothing_else(page):
     assert all(f"<td>{name}</td>" in text for name in ("tfidf", "lstm"))
 
 
-def test_reviews_are_shown_as_text_with_the_words_that_carried_the_verdict(page):
+def test_reviews_are_shown_as_text_with_the_words_that_carried_the_prediction(page):
     """Whatever stands in a review, it is no part of the page."""
     shown = [each for each in re.findall(r"<blockquote>(.*?)</blockquote>", page.read_text(), re.DOTALL) if "99999_9" in each]
     assert len(shown) == 1 and "is positive" in shown[0]

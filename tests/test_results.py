@@ -8,10 +8,9 @@ from conftest import ROOT, run
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
 from popcorn.data import competition as competition_data
-from popcorn.data.splits import SPLIT
+from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
 from popcorn.reporting.leaderboard import BEGIN, END, markdown, read_between_markers, update
-from popcorn.runs.cross_validation import split_of
 from popcorn.runs.results import data_of, is_recorded, recipe_of, rows
 from popcorn.runs.run_dir import start_or_resume
 
@@ -41,7 +40,7 @@ def folder(tmp_path):
 
     write("low", "competition", entry(1, 0.8))
     write("high", "competition", entry(1, 0.90), entry(2, 0.92), entry(3, 0.91))
-    write("toy", "embedded default", entry(1, 0.99))
+    write("toy", competition_data.FALLBACK, entry(1, 0.99))
     return tmp_path
 
 
@@ -66,7 +65,7 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
     final = entry(2, 0.94)
     del final["fits"]["validated"]
     final["seconds"] = 5.0
-    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("no_validation", [final], None, 5)):
+    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("unvalidated", [final], None, 5)):
         content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": runs}
         (folder / f"{name}.json").write_text(json.dumps(content))
         (row,) = (row for row in rows(folder) if row.name == name)
@@ -103,7 +102,7 @@ def test_what_is_no_result_is_refused(folder):
 
 
 def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
-    """The CNN's widths are a tuple, and a list in the file: other seeds gather all the same."""
+    """The CNN's kernel sizes are a tuple, and a list in the file: other seeds gather all the same."""
     config = cnn.Config(name="cnn", output_dir=tmp_path, seed=2)
     here = competition_data.Competition(competition, "--data-dir")
     assert not is_recorded(config, here)
@@ -111,7 +110,7 @@ def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     content = {"config": recipe_of(config), "data": data_of(here), "split": SPLIT, "runs": [{"seed": 2}]}
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
     assert is_recorded(config, here) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3), here)
-    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7), here)
+    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, num_filters=7), here)
     assert not is_recorded(config, competition_data.Competition(competition, competition_data.FALLBACK))
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content | {"split": "another"}))
     assert not is_recorded(config, here)
@@ -122,7 +121,7 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
     where = "--data-dir", competition, "--output-dir", tmp_path, "--readme", readme
-    command = "benchmarks/leaderboard.py", "--scripts", "tfidf", *where
+    command = "-m", "benchmarks.leaderboard", "--scripts", "tfidf", *where
     run(*command)
     assert "| tfidf |" in readme.read_text() and "tfidf" in (tmp_path / "report" / "index.html").read_text()
     result = tmp_path / "results" / "tfidf.json"
@@ -147,7 +146,7 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     run("tfidf.py", "--max-train-samples", "100", *where[:4])
     run(*command)
     assert submission.read_bytes() == whole
-    assert "name some of tfidf" in run("benchmarks/leaderboard.py", "--scripts", "tfidf.py", *where, code=2).stderr
+    assert "name some of tfidf" in run("-m", "benchmarks.leaderboard", "--scripts", "tfidf.py", *where, code=2).stderr
 
 
 def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
@@ -155,7 +154,7 @@ def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     config, here = leaderboard_runs.Config(output_dir=tmp_path), competition_data.Competition(competition, "--data-dir")
     its = cnn.Config(name="cnn", output_dir=tmp_path)
     train = here.read(competition_data.TRAIN)
-    split = split_of(its, train.ids, train.labels)
+    split = split_checksum(train.ids, [split.held_out for split in validation_splits(its, train.ids, train.labels)])
     for begun, content, held_out, is_resumed in (
         (replace(its, max_train_samples=9), here.checksum, split, False), (its, "of others", split, False),
         (its, here.checksum, "others", False), (its, here.checksum, split, True),
@@ -163,6 +162,5 @@ def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
         start_or_resume(begun, data=content, split=held_out)
         assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
-        start_or_resume(
-            replace(its, resume=True, folds=4), data=here.checksum
-        )  # a fold's model has learnt from other reviews than that of more
+        # a fold's model was trained on other reviews than that of more folds
+        start_or_resume(replace(its, resume=True, folds=4), data=here.checksum)

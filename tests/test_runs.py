@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, run, run_kernel
 from popcorn.data.splits import split_checksum
 
 # in so few reviews every word is frequent
-LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--width", "20", "--ngrams", "1"]}
+LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--vector-size", "20", "--ngrams", "1"]}
 WORD_MODELS = {  # and lstm, which the rest is about
     "gru": [], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [], "transformer": [],
     "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],
@@ -81,7 +81,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
 def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options, tmp_path):
     # too short for any training: the submission is valid all the same
     done = run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s", "--save-results")
-    assert "The time budget is spent" in done.stdout and "Not recorded" in done.stdout
+    assert "The time budget is spent" in done.stdout and "Results not saved" in done.stdout
     ids = pd.read_csv(tmp_path / "submissions" / "lstm.csv")["id"]
     assert len(ids) == 100 and not (tmp_path / "results").exists()
     run("lstm.py", *options, "--output-dir", tmp_path, "--resume")
@@ -93,27 +93,15 @@ def test_every_other_script_runs_and_learns(script, competition, glove, tmp_path
     """Without validation, on fewer steps than any user takes."""
     recipe = ["--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-lr-scale", 1, "--word-dropout", 0]
     recipe += WORD_MODELS[script]
-    done = run(
-        f"{script}.py",
-        "--data-dir",
-        competition,
-        "--word-vectors",
-        glove,
-        *recipe,
-        "--output-dir",
-        tmp_path,
-        "--no-validation",
-        "--save-results",
-    )
+    recipe = ["--word-vectors", glove, *recipe, "--no-validation"]
+    done = run(f"{script}.py", "--data-dir", competition, *recipe, "--output-dir", tmp_path, "--save-results")
     assert len(submissions(tmp_path, script)) == 2 and "refit" in done.stderr and "validated" not in done.stderr
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["accuracy"] > 0.8 and set(entry["fits"]) == {"refit"}
-    assert run_kernel(script, ["--word-vectors", glove, *recipe, "--no-validation"], competition, tmp_path) == submissions(
-        tmp_path, script
-    )
+    assert run_kernel(script, recipe, competition, tmp_path) == submissions(tmp_path, script)
 
 
-def test_final_is_the_refit_of_a_whole_run(options, tmp_path):
+def test_without_validation_a_run_is_the_refit_of_a_whole_one(options, tmp_path):
     """Where validation takes the last epoch, what comes after it is what --no-validation does at once; the two are one recipe."""
     recipe = (*options, "--output-dir", tmp_path, "--patience", "9", "--epochs", "1", "--save-results")
     run("lstm.py", *recipe)
@@ -260,7 +248,7 @@ def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
         ("nbsvm.py", ("--c", "0"), "--c is 0.0: give a number above 0"),
         ("nbsvm.py", ("--alpha", "0"), "--alpha is 0.0: give a number above 0"),
         ("tfidf.py", ("--ngrams", "0"), "--ngrams is 0"),
-        ("paragraph_vectors.py", ("--sample", "1"), "--sample is 1.0: give a share from 0 to less than 1"),
+        ("paragraph_vectors.py", ("--sample", "1"), "--sample is 1.0: give a number from 0 to less than 1"),
     ],
 )
 def test_mistakes_of_the_linear_models(tmp_path, script, extra, said):
@@ -298,15 +286,11 @@ def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
 def limited_files(*command):
     """Runs `python <command>` where no file may grow past 3,000 bytes, as a model and a checkpoint do."""
 
-    def max_train_samples():
+    def limit_file_size():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
     return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        preexec_fn=max_train_samples,
-    )
+        [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ, capture_output=True, text=True,
+        preexec_fn=limit_file_size,
+    )  # fmt: skip

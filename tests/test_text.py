@@ -66,7 +66,7 @@ def test_a_damaged_cache_is_made_again(small, harm, capsys):
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "file.txt", "w") as file:
+    with pytest.raises(ZeroDivisionError), files.atomic_write(tmp_path / "file.txt", "w") as file:
         file.write("half")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []

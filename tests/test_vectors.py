@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, run, zipped
 
-from popcorn.data import glove, word_vectors
+from popcorn.data import glove as glove_reader
+from popcorn.data import word_vectors
 from popcorn.data.competition import Competition
 from popcorn.data.word_tokenizer import PAD, UNKNOWN, read_corpus
 from popcorn.errors import UserError
@@ -15,7 +16,7 @@ SPEC.loader.exec_module(glove_gensim)
 
 
 def read_all(path):
-    blocks = list(glove.read_blocks(path))
+    blocks = list(glove_reader.read_blocks(path))
     return [word for words, _ in blocks for word in words], np.concatenate([block for _, block in blocks])
 
 
@@ -24,7 +25,7 @@ def test_words_with_blanks_and_blocks(glove, monkeypatch):
     assert {". . .", "at name@domain.com"} <= set(words) and numbers.shape == (len(words), 16)
     line = next(line for line in glove.read_text().split("\n") if line.startswith(". . . "))
     assert numbers[words.index(". . .")] == pytest.approx([float(number) for number in line.split()[3:]])
-    monkeypatch.setattr(glove, "BLOCK", 5)
+    monkeypatch.setattr(glove_reader, "BLOCK", 5)
     small_blocks = read_all(glove)
     assert small_blocks[0] == words and np.array_equal(small_blocks[1], numbers)
     packed = read_all(zipped(glove))
