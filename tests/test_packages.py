@@ -59,7 +59,7 @@ def neural() -> Neural:
     return Neural(
         lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
         lambda texts: EncodedReviews([np.array([2, 3, 4])] * len(texts), 8),
-        lambda text: [(word, 1) for word in word_tokenizer.split()], frame=0,
+        lambda text: [(word, 1) for word in word_tokenizer.split()], num_special_tokens=0,
     )  # fmt: skip
 
 

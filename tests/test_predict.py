@@ -107,7 +107,7 @@ def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoi
 def test_the_words_shown_are_those_that_carry_the_prediction(script, finished):
     model = load.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
-    words = model.words(text)
+    words = model.explain(text)
     assert [word for word, _ in words] == text.split()
     if script != "bert_scratch":
         weight = dict(words)
@@ -148,10 +148,10 @@ def test_a_page_on_this_machine_alone_classifies(finished):
     try:
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         page = Client(address, verbose=False, analytics_enabled=False)
-        prediction, why = page.predict(f"{BLAME[0]} film", api_name="/judge")
+        prediction, why = page.predict(f"{BLAME[0]} film", api_name="/classify")
         assert prediction["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
         with pytest.raises(AppError, match="the review is empty"):
-            page.predict(" ", api_name="/judge")
+            page.predict(" ", api_name="/classify")
     finally:
         process.terminate()
         process.wait()

@@ -25,7 +25,7 @@ MOST_UNKNOWN = 0.02
 """maximum fraction of unknown tokens in the training reviews; BERT's tokenizer has none, and without lowercasing a tenth"""
 FEWEST_A_WORD, MOST_A_WORD = 0.9, 4.0
 """minimum and maximum number of tokens per word; BERT's tokenizer has 1.3, one of letters or bytes has five"""
-TOKENIZER_MEND = "fetch or attach all of the model's tokenizer, such as tokenizer.json and tokenizer_config.json"
+TOKENIZER_FIX = "fetch or attach all of the model's tokenizer, such as tokenizer.json and tokenizer_config.json"
 
 
 def read_subwords(
@@ -68,13 +68,13 @@ def require_fitting_tokenizer(tokens: np.ndarray, words: int, tokenizer: PreTrai
     if unknown > MOST_UNKNOWN:
         raise UserError(
             f"the tokenizer in {checkpoint} does not know {unknown:.1%} of the training reviews' tokens, where at most "
-            f"{MOST_UNKNOWN:.0%} is usual: {TOKENIZER_MEND}"
+            f"{MOST_UNKNOWN:.0%} is usual: {TOKENIZER_FIX}"
         )
     a_word = len(tokens) / words
     if not FEWEST_A_WORD <= a_word <= MOST_A_WORD:
         raise UserError(
             f"the tokenizer in {checkpoint} makes {a_word:.1f} tokens of a word of the training reviews, where 1.2 to 1.5 are "
-            f"usual: {TOKENIZER_MEND}"
+            f"usual: {TOKENIZER_FIX}"
         )
 
 

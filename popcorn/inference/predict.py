@@ -1,4 +1,7 @@
-"""`python -m popcorn predict`: a trained model on texts of the user's own, one by one with its reasons, or many at once."""
+"""`python -m popcorn predict`: predicts the user's own texts with a trained model.
+
+One text is shown with its words' contributions, and a file is predicted as a whole.
+"""
 
 import json
 import re
@@ -22,15 +25,15 @@ from popcorn.utils.console import has_colors, make_console
 from popcorn.utils.files import atomic_write
 from popcorn.utils.packages import needs
 
-SHOWN = 0.15  # of the strongest word's weight: a word below it is left without a color
+SHOWN = 0.15  # fraction of the largest contribution; words below it get no color
 FORMATS = "give reviews as text, one a line, as a .csv or .tsv, or as JSON"
-JSON_START = re.compile(r'\s*[\[{]\s*(["{\[\]}]|$)')  # a review may begin with a bracket, but hardly so
+JSON_START = re.compile(r'\s*[\[{]\s*(["{\[\]}]|$)')  # a review may start with a bracket, but hardly like this
 JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
 LEGEND = "[+word] moved the result towards positive, [-word] towards negative; [++word] and [--word] most of all"
 
 
 def run_of(model: str, output_dir: Path) -> Path:
-    """The folder of a run by its name, of several seeds the first; or the folder that was given."""
+    """The folder of a run by its name (the first of several seeds), or the given folder."""
     if (Path(model) / METADATA).is_file() or "/" in model:
         return Path(model)
     runs = sorted((output_dir / "runs" / model).glob("seed-*"))
@@ -41,10 +44,10 @@ def run_of(model: str, output_dir: Path) -> Path:
 
 
 def read_texts(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and texts of a table (columns id and review), of JSON, or of a text with one review a line; packed or not.
+    """Ids and texts of a file: a table (columns id and review), JSON, or one review per line.
 
-    What the file is, is told by what it holds; a name that ends in .csv or .tsv promises a table. Ids have no quotes.
-    Raises `UserError`, naming the file and the row, where there is nothing to read.
+    The file may be packed. Its content decides the format, but a name that ends in .csv or .tsv must be a table. Ids have no
+    quotes. Raises `UserError`, with file and row, where there is nothing to read.
     """
     text = read_text(path, FORMATS)
     endings = [ending.lower() for ending in path.suffixes]
@@ -80,20 +83,20 @@ def _rows(text: str, name: str, separator: str) -> tuple[list[str], list[str]]:
 
 
 def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
-    """Of JSON: a list of texts or of objects that have a review, or such an object on each line."""
+    """JSON: a list of texts or of objects with a review, or one object per line."""
     try:
         entries = json.loads(text)
-    except ValueError as whole_problem:
+    except ValueError as file_problem:
         entries = []
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     entries.append(json.loads(line))
                 except ValueError as problem:
-                    # a list that is broken is so as a whole; of lines one is
-                    said = problem if entries else whole_problem
-                    place = f"{name}, row {number}" if entries else name
-                    raise UserError(f"{place} is no valid JSON ({said}), or is cut short: write it again") from problem
+                    # in a broken list the error concerns the whole file; in JSON lines, one line
+                    reason = problem if entries else file_problem
+                    position = f"{name}, row {number}" if entries else name
+                    raise UserError(f"{position} is no valid JSON ({reason}), or is cut short: write it again") from problem
     if isinstance(entries, dict):
         entries = [entries]
     ids, texts = [], []
@@ -102,8 +105,8 @@ def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
         review, id = named.get("review"), named.get("id", number)
         if not isinstance(review, str) or not isinstance(id, str | int) or isinstance(id, bool):
             raise UserError(
-                f"{name}, entry {number}: it is no review: give a list of texts, or of objects whose review is a text, and whose "
-                "id, if any, is a text or a whole number (in pandas orient='records')"
+                f"{name}, entry {number}: it is not a review: give a list of texts, or of objects whose review is a text, and "
+                "whose id, if any, is a text or a whole number (in pandas orient='records')"
             )
         ids.append(bare([str(id)])[0])
         texts.append(review)
@@ -116,30 +119,30 @@ def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
 
 
 def show(model: Predictor, text: str, console: Console) -> bool:
-    """Prints the result, and the text's words as the model read them; returns whether any of them is marked.
+    """Prints the prediction and the text's words; returns whether any word is marked.
 
-    Green words moved the result towards positive, red ones away from it. Where there are no colors signs say so: see `LEGEND`.
+    Green words contribute to positive, red ones to negative. Without colors, signs mark them: see `LEGEND`.
     """
     positive = model.probability([text])[0]
     console.print(f"{'positive' if positive > 0.5 else 'negative'}, probability of positive {positive:.4f}")
-    words = model.words(text)
+    words = model.explain(text)
     strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
     line, are_colored = Text(), has_colors(console)
     for word, weight in words:
-        share = abs(weight) / strongest
-        if share <= SHOWN:
+        strength = abs(weight) / strongest
+        if strength <= SHOWN:
             line.append(word)
         elif are_colored:
-            line.append(word, style=f"{'bold ' if share > 0.5 else ''}{'green' if weight > 0 else 'red'}")
+            line.append(word, style=f"{'bold ' if strength > 0.5 else ''}{'green' if weight > 0 else 'red'}")
         else:
-            line.append(f"[{('+' if weight > 0 else '-') * (2 if share > 0.5 else 1)}{word}]")
+            line.append(f"[{('+' if weight > 0 else '-') * (2 if strength > 0.5 else 1)}{word}]")
         line.append(" ")
     console.print(line)
     return any(weight for _, weight in words)
 
 
 def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> None:
-    """Writes id, probability and label of each text, and says how fast that was."""
+    """Writes id, probability and label of each text, and prints the speed."""
     start = time.monotonic()
     positive = model.probability(texts)
     seconds = time.monotonic() - start
@@ -150,41 +153,44 @@ def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> N
 
 
 def serve(model: Predictor, name: str) -> None:
-    """A page for one review at a time, which this machine alone can open; nothing is told to anybody about its use."""
+    """A web page for one review at a time, only on this machine, without usage statistics."""
     with needs("gradio", "--serve"):
         import gradio
 
-    def judge(text: str) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    def classify(text: str) -> tuple[dict[str, float], list[tuple[str, float]]]:
         if not text.strip():
             raise gradio.Error("the review is empty: give at least one word")
         positive = float(model.probability([text])[0])
-        words = model.words(text)
+        words = model.explain(text)
         strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
         return {"positive": positive, "negative": 1 - positive}, [(word + " ", weight / strongest) for word, weight in words]
 
     gradio.Interface(
-        judge, gradio.Textbox(lines=8, label="review"), [gradio.Label(label="verdict"), gradio.HighlightedText(label="why")],
-        title=f"{name} on a review of yours", flagging_mode="never", analytics_enabled=False,
+        classify, gradio.Textbox(lines=8, label="review"),
+        [gradio.Label(label="prediction"), gradio.HighlightedText(label="contributions")],
+        title=f"{name} on your review", flagging_mode="never", analytics_enabled=False,
     ).launch(server_name="127.0.0.1")  # fmt: skip
 
 
 def predict(model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool) -> None:
-    """What the command does: texts of the command line or of stdin are shown, a file's are written."""
+    """Runs the command: shows texts from the command line or stdin, or writes those of a file."""
     if sum(map(bool, (texts, file, is_served))) > 1:
-        raise UserError("reviews in quotes, --file and --serve are three ways to ask: give one of them")
+        raise UserError("reviews in quotes, --file and --serve exclude each other: give one of them")
     if output is not None and file is None:
-        raise UserError(f"--output {output} is what --file is written to: give --file too")
+        raise UserError(f"--output {output} is the output of --file: give --file too")
+    if output is not None and file is not None and output.resolve() == file.resolve():
+        raise UserError(f"--output {output} is the file of reviews itself, which would be lost: give another name")
     folder = run_of(model, output_dir)
     if is_served:
         serve(load(folder), model)
         return
     if file is not None:
-        ids, its = read_texts(file)
-        write(load(folder), ids, its, output or file.with_name(f"{file.stem}.predicted.csv"))
+        ids, file_texts = read_texts(file)
+        write(load(folder), ids, file_texts, output or file.with_name(f"{file.stem}.predicted.csv"))
         return
     if not texts:
         if sys.stdin.isatty():
-            raise UserError("there is nothing to judge: give a review in quotes, --file, or reviews on stdin, one a line")
+            raise UserError("there is no review: give one in quotes, --file, or reviews on stdin, one a line")
         _, texts = _lines(decoded(sys.stdin.buffer.read(), "stdin", "give text, one review a line"), "stdin")
     if not all(text.strip() for text in texts):
         raise UserError("a review is empty: give at least one word")

@@ -1,4 +1,4 @@
-"""Trained models as something to ask: the probability that a text is positive, and the words that speak for it and against it."""
+"""Predictors: the probability that a text is positive, and each word's contribution to it."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,22 +12,22 @@ from popcorn.data.word_tokenizer import clean, tokenize, tokenize_all
 from popcorn.errors import log
 from popcorn.utils.packages import MissingPackage, needs
 
-FEW = 50  # texts: to tokenize them takes less time than to start processes for it
-STEPS = 32  # of integrated gradients, whose sum is good to some percent with so many
+FEW = 50  # texts: for fewer, starting processes takes longer than tokenizing
+STEPS = 32  # of integrated gradients; their sum is then accurate to a few percent
 
 
 class Predictor(Protocol):
-    """A trained model for texts."""
+    """A trained model that predicts texts."""
 
     def probability(self, texts: list[str]) -> np.ndarray:
-        """That each text is positive, float64 (texts,)."""
+        """The probability that each text is positive, float64 (texts,)."""
 
-    def words(self, text: str) -> list[tuple[str, float]]:
-        """What the model read, word by word, and how much each word moved the log-odds towards positive."""
+    def explain(self, text: str) -> list[tuple[str, float]]:
+        """The words of the text, each with its contribution to the log-odds of positive."""
 
 
 class Mean:
-    """Several fits of one model."""
+    """The mean of several trained models, one per split."""
 
     def __init__(self, models: list[Predictor]):
         self.models = models
@@ -35,16 +35,16 @@ class Mean:
     def probability(self, texts: list[str]) -> np.ndarray:
         return np.mean([model.probability(texts) for model in self.models], axis=0)
 
-    def words(self, text: str) -> list[tuple[str, float]]:
-        """Of the first of them: the others read the same words."""
-        return self.models[0].words(text)
+    def explain(self, text: str) -> list[tuple[str, float]]:
+        """Explains the first model; all models have the same words."""
+        return self.models[0].explain(text)
 
 
 class Linear:
-    """scikit-learn's pipelines from texts to classes, the first steps of which may be common to several fits."""
+    """scikit-learn pipelines from texts to classes; several of them may share their first steps."""
 
     def __init__(self, common, fits: list):
-        """common: a pipeline of such steps, or of none; fits: the rest of each fit, whose mean counts."""
+        """common: a pipeline of the shared steps, maybe empty; fits: the remaining steps of each pipeline."""
         self.common, self.fits = common, fits
 
     def probability(self, texts: list[str]) -> np.ndarray:
@@ -53,45 +53,48 @@ class Linear:
             features = self.common.transform(features)
         return np.mean([fit.predict_proba(features)[:, 1] for fit in self.fits], axis=0)
 
-    def words(self, text: str) -> list[tuple[str, float]]:
-        """A term of several words is shared out among them, and a term's weight among the places it stands at.
+    def explain(self, text: str) -> list[tuple[str, float]]:
+        """Divides each term's contribution equally among its occurrences and their words.
 
-        In a paragraph vector a term weighs as much as where it pulls the vector.
+        With paragraph vectors, the contribution of a term is that of its term weights.
         """
         from sklearn.pipeline import Pipeline
 
-        whole = Pipeline([*self.common.steps, *self.fits[0].steps])
-        terms, judge = whole[0], whole[-1].coef_[0]
+        pipeline = Pipeline([*self.common.steps, *self.fits[0].steps])
+        terms, coef = pipeline[0], pipeline[-1].coef_[0]
         words = terms.build_tokenizer()(clean(text))
-        if hasattr(whole[1], "term_weights"):
+        if hasattr(pipeline[1], "term_weights"):
             row = terms.transform([clean(text)])
-            weights = whole[1].term_weights(row.indices) @ judge
+            weights = pipeline[1].term_weights(row.indices) @ coef
         else:
-            row = whole[:-1].transform([clean(text)])
-            weights = judge[row.indices]
-        worth = dict(zip(row.indices, row.data * weights, strict=True))
-        least, most = terms.ngram_range
-        places: dict[int, list[tuple[int, int]]] = {}
-        for size in range(least, most + 1):
+            row = pipeline[:-1].transform([clean(text)])
+            weights = coef[row.indices]
+        contribution = dict(zip(row.indices, row.data * weights, strict=True))
+        shortest, longest = terms.ngram_range
+        occurrences: dict[int, list[tuple[int, int]]] = {}
+        for size in range(shortest, longest + 1):
             for start in range(len(words) - size + 1):
-                number = terms.vocabulary_.get(" ".join(words[start : start + size]))
-                if number is not None:
-                    places.setdefault(number, []).append((start, size))
-        carried = np.zeros(len(words))
-        for number, found in places.items():
-            for start, size in found:
-                carried[start : start + size] += worth.get(number, 0.0) / len(found) / size
-        return list(zip(words, carried.tolist(), strict=True))
+                term = terms.vocabulary_.get(" ".join(words[start : start + size]))
+                if term is not None:
+                    occurrences.setdefault(term, []).append((start, size))
+        attributions = np.zeros(len(words))
+        for term, spans in occurrences.items():
+            for start, size in spans:
+                attributions[start : start + size] += contribution.get(term, 0.0) / len(spans) / size
+        return list(zip(words, attributions.tolist(), strict=True))
 
 
 class Neural:
-    """A module that judges padded batches of token ids."""
+    """A PyTorch module on padded batches of token ids."""
 
-    def __init__(self, judge: Callable, embedding, read: Callable, words_of: Callable, frame: int):
-        """`judge`: tokens and lengths to a logit (batch,). `read`: texts to `EncodedReviews`. `words_of`: a text to its words that
-        are read, each with its number of tokens. frame: so many tokens at each end of a review are no words ([CLS] and [SEP]).
+    def __init__(self, model: Callable, embedding, encode: Callable, words_of: Callable, num_special_tokens: int):
+        """`model`: tokens and lengths to a logit (batch,). `encode`: texts to `EncodedReviews`.
+
+        `words_of`: a text to its words after truncation, each with its number of tokens. `num_special_tokens`: special tokens at
+        each end of a review ([CLS] and [SEP]).
         """
-        self.judge, self.embedding, self.read, self.words_of, self.frame = judge, embedding, read, words_of, frame
+        self.model, self.embedding, self.encode, self.words_of = model, embedding, encode, words_of
+        self.num_special_tokens = num_special_tokens
         self.device = embedding.weight.device
         self.is_unexplained = False
 
@@ -101,25 +104,25 @@ class Neural:
         from popcorn.data.batching import sorted_batches
         from popcorn.training.memory import Pieces
 
-        reviews, pieces = self.read(texts), Pieces()
-        found = np.zeros(len(reviews))
+        reviews, pieces = self.encode(texts), Pieces()
+        probability = np.zeros(len(reviews))
 
         def positive(rows: np.ndarray) -> np.ndarray:
             tokens, lengths = reviews.batch(rows)
-            return torch.sigmoid(self.judge(tokens.to(self.device), lengths.to(self.device)).double()).cpu().numpy()
+            return torch.sigmoid(self.model(tokens.to(self.device), lengths.to(self.device)).double()).cpu().numpy()
 
         with torch.no_grad():
             for batch in sorted_batches(np.arange(len(reviews)), reviews.lengths, 128):
-                for rows, its in pieces.predict(positive, batch):
-                    found[rows] = its
-        return found
+                for rows, values in pieces.predict(positive, batch):
+                    probability[rows] = values
+        return probability
 
-    def words(self, text: str) -> list[tuple[str, float]]:
-        """Integrated gradients (Sundararajan et al. 2017) from a review of nothing but padding, summed over a word's vectors.
+    def explain(self, text: str) -> list[tuple[str, float]]:
+        """Integrated gradients (Sundararajan et al. 2017), summed over each word's vectors.
 
-        Without captum, which computes them, all are zero, and a sentence says so once.
+        The baseline is a review of padding. captum computes them; without it all are zero, and a message says so once.
         """
-        reviews, words = self.read([text]), self.words_of(text)
+        reviews, words = self.encode([text]), self.words_of(text)
         try:
             with needs("captum", "showing which words moved the result"):
                 from captum.attr import LayerIntegratedGradients
@@ -129,18 +132,18 @@ class Neural:
             self.is_unexplained = True
             return [(word, 0.0) for word, _ in words]
         tokens, lengths = (part.to(self.device) for part in reviews.batch(np.array([0])))
-        inside = slice(self.frame, tokens.shape[1] - self.frame)
-        nothing = tokens.clone()
-        nothing[:, inside] = reviews.padding
-        method = LayerIntegratedGradients(lambda tokens: self.judge(tokens, lengths.expand(len(tokens))), self.embedding)
-        carried = method.attribute(tokens, nothing, n_steps=STEPS, internal_batch_size=8).sum(-1)[0]
-        starts = np.cumsum([0, *(pieces for _, pieces in words)])[:-1]
-        by_word = np.add.reduceat(carried[inside].detach().cpu().numpy(), starts) if words else []
+        inside = slice(self.num_special_tokens, tokens.shape[1] - self.num_special_tokens)
+        baseline = tokens.clone()
+        baseline[:, inside] = reviews.padding
+        method = LayerIntegratedGradients(lambda tokens: self.model(tokens, lengths.expand(len(tokens))), self.embedding)
+        attributions = method.attribute(tokens, baseline, n_steps=STEPS, internal_batch_size=8).sum(-1)[0]
+        starts = np.cumsum([0, *(num_tokens for _, num_tokens in words)])[:-1]
+        by_word = np.add.reduceat(attributions[inside].detach().cpu().numpy(), starts) if words else []
         return [(word, float(weight)) for (word, _), weight in zip(words, by_word, strict=True)]
 
 
 def tokenized(texts: list[str]) -> Iterable[list[str]]:
-    """Each text's words; of many texts on all processors."""
+    """Each text's words; many texts use all CPU cores."""
     if len(texts) < FEW:
         return [tokenize(text) for text in texts]
     words, tokens, offsets = tokenize_all(texts)
@@ -148,7 +151,7 @@ def tokenized(texts: list[str]) -> Iterable[list[str]]:
 
 
 def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
-    """The fine-tuned model with its tokenizer."""
+    """A fine-tuned model with its tokenizer."""
     from transformers import PreTrainedModel
 
     from popcorn.data.batching import EncodedReviews
@@ -160,14 +163,14 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
     tokenizer = read_tokenizer(folder)
     model.eval()
 
-    def read(texts: list[str]) -> EncodedReviews:
+    def encode(texts: list[str]) -> EncodedReviews:
         contents = [np.array(ids, np.int32) for ids in tokenize_texts(texts, tokenizer)]
         return EncodedReviews(
             add_special_tokens(contents, tokenizer, config.max_length), config.max_length, tokenizer.pad_token_id
         )
 
-    def judge(tokens, lengths):
-        if not hasattr(model, "config"):  # our own module over an encoder, which takes lengths
+    def logit(tokens, lengths):
+        if not hasattr(model, "config"):  # our own module on an encoder, which takes lengths
             return model(tokens, lengths)
         mask = mask_of(lengths, tokens.shape[1]).long()
         return log_odds(model(input_ids=tokens, attention_mask=mask).logits)
@@ -176,4 +179,4 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
         each for each in model.modules() if isinstance(each, PreTrainedModel)
     )  # fmt: skip
     words = partial(words_of, tokenizer=tokenizer, max_length=config.max_length)
-    return Neural(judge, inner.get_input_embeddings(), read, words, frame=1)
+    return Neural(logit, inner.get_input_embeddings(), encode, words, num_special_tokens=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from popcorn.config import PretrainedConfig
-from popcorn.data.subword_tokenizer import SENTENCEPIECE, TOKENIZER_MEND
+from popcorn.data.subword_tokenizer import SENTENCEPIECE, TOKENIZER_FIX
 from popcorn.errors import UserError, first_line
 from popcorn.models.pretrained import architecture
 from popcorn.utils.packages import needs
@@ -23,16 +23,16 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, config=config, trust_remote_code=False, local_files_only=True)
         vocabulary = tokenizer.get_vocab()
     except Exception as problem:  # the library and its Rust parts raise many types of exceptions
-        raise UserError(f"the tokenizer in {checkpoint} cannot be read ({first_line(problem)}): {TOKENIZER_MEND}") from problem
+        raise UserError(f"the tokenizer in {checkpoint} cannot be read ({first_line(problem)}): {TOKENIZER_FIX}") from problem
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
     lacking = [name for name, token_id in ids.items() if token_id is None or token_id == tokenizer.unk_token_id]
     if lacking:
-        raise UserError(f"the tokenizer in {checkpoint} has no {' and no '.join(lacking)} token: {TOKENIZER_MEND}")
+        raise UserError(f"the tokenizer in {checkpoint} has no {' and no '.join(lacking)} token: {TOKENIZER_FIX}")
     token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
     if largest >= config.vocab_size:
         raise UserError(
             f"the tokenizer in {checkpoint} is of another model: its token {token!r} has the id {largest}, and the model has "
-            f"vectors for {config.vocab_size}: {TOKENIZER_MEND}"
+            f"vectors for {config.vocab_size}: {TOKENIZER_FIX}"
         )
     return tokenizer
 

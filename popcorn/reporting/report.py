@@ -189,7 +189,7 @@ def _wrong(models: list[Model], labels: np.ndarray, test: Reviews, output_dir: P
     reviews = []
     for row in order:
         text = plain(test.texts[row])
-        words = judge.words(text) if judge else [(word, 0.0) for word in text.split()]
+        words = judge.explain(text) if judge else [(word, 0.0) for word in text.split()]
         strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
         reviews.append({
             "id": test.ids[row].strip('"'), "label": "positive" if labels[row] else "negative", "probability": f"{mean[row]:.3f}",
