@@ -170,13 +170,16 @@ def competition_of(folder, texts=None, labels=None):
 
 
 @pytest.mark.parametrize("script", [tfidf, nbsvm])
-@pytest.mark.parametrize("texts", ["", " ", "<br />"])
-def test_reviews_without_a_word(script, texts, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [("", "has empty reviews alone"), (" ", "has empty reviews alone"), ("<br />", "no training review has a word in it")],
+)
+def test_reviews_without_a_word(script, texts, said, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
     with pytest.raises(SystemExit) as ended:
         run_linear(script, data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", split_by="random")
-    assert ended.value.code == 2 and "no training review has a word in it" in capsys.readouterr().err
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", [{"no_validation": True}, {}, {"folds": 2}, {"no_validation": True, "max_train_samples": 1}])
@@ -196,8 +199,9 @@ def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
             config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
             run(FinetuningTask(bert_trainer.build, config), HFTrainer())
     said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2 and said.startswith("error: ") and "training reviews are of one class" in said
-    assert said.endswith("give a larger number" if "max_train_samples" in way else "add reviews of the other")
+    assert ended.value.code == 2 and said.startswith("error: ")
+    assert ("are of one class" if "max_train_samples" in way else "every sentiment is 1") in said
+    assert "max_train_samples" not in way or said.endswith("--max-train-samples is 1: give a larger number")
     assert (earlier / "settings.json").read_text() == "{}"
 
 
