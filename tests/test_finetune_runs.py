@@ -90,7 +90,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     assert first == killed and entry["seconds"] == first["seconds"] + second["seconds"]
-    assert "Going on with the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
+    assert "Resuming the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
     assert submissions(tmp_path, "bert_trainer") == submissions(undisturbed, "bert_trainer")
 
 

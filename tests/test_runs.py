@@ -71,7 +71,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert json.loads((checkpoint / "position.json").read_text())["step"] > 0  # in the middle of an epoch
     assert not (tmp_path / "submissions" / "lstm.csv").exists()
     (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
-    assert "Going on with the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", "--save-results").stdout
+    assert "Resuming the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", "--save-results").stdout
     assert submissions(tmp_path) == submissions(undisturbed[0])
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]

@@ -1,4 +1,4 @@
-"""Published figures: one JSON a script, its runs by seed, with all that is needed to judge and to repeat them."""
+"""Published results: one JSON per script, with everything needed to verify and repeat its runs."""
 
 import json
 import platform
@@ -22,28 +22,28 @@ from popcorn.utils.files import write_json
 
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 ROUNDED = 1e-4
-"""between two scores of one run: of its probabilities, and of the file that has them rounded"""
+"""tolerance between a run's score and the score of its rounded submission"""
 NOT_THE_RECIPE = ("seed", "no_validation", "save_results", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
 
 
 @dataclass
 class RunResult:
-    """A finished run."""
+    """The result of a finished run."""
 
     test: np.ndarray
-    """probabilities (test,)"""
+    """test probabilities (test,)"""
     fits: dict[str, FitResult]
-    """by the names of the splits"""
+    """results by the names of the splits"""
     out_of_fold: tuple[np.ndarray, np.ndarray] | None
-    """with `--folds`, each training row's probability and the number of its fold"""
+    """with `--folds`, the probability and the fold of each training row"""
     complete: bool
-    """False where the time budget ended it"""
+    """False if the time budget ended the run"""
 
 
 def save_results(config: RunConfig, competition: Competition, result: RunResult, score: Score, **summary) -> None:
     """Adds the run to `results/<name>.json`.
 
-    Runs of other seeds stay there where recipe and data are the same; others are of the past, and are replaced.
+    Runs of other seeds stay if recipe and data are the same; all others are replaced.
     """
     path = config.output_dir / "results" / f"{config.name}.json"
     head = {
@@ -72,27 +72,27 @@ def save_results(config: RunConfig, competition: Competition, result: RunResult,
 
 
 def _others(path: Path, head: dict, seed: int) -> list[dict]:
-    """The runs of the same recipe and data, of other seeds."""
+    """Saved runs of other seeds with the same recipe and data."""
     if not path.is_file():
         return []
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        same = {name: before.get(name) for name in head} == head
-        return [other for other in before["runs"] if other["seed"] != seed] if same else []
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        is_same = {name: saved.get(name) for name in head} == head
+        return [other for other in saved["runs"] if other["seed"] != seed] if is_same else []
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise not_a_record(path, problem) from problem
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line as a user typed it, without the folders of their machine."""
+    """The command line as the user typed it, without the folders of their machine."""
     script, *options = (Path(word).name if "/" in word else word for word in argv)
     return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
 
 
 def find_run(path: Path, score: Score | None) -> dict | None:
-    """The recorded run whose submission scores so, which tells its seed; None where the record or such a run is missing.
+    """The saved run with this score, which identifies its seed; None if there is none.
 
-    Raises `UserError` where the file is no record.
+    Raises `UserError` where the file does not have saved results.
     """
     if score is None or not path.is_file():
         return None
@@ -105,40 +105,40 @@ def find_run(path: Path, score: Score | None) -> dict | None:
 
 
 def not_a_record(path: Path, problem: Exception) -> UserError:
-    """The sentence about a file in results/ that is something else."""
+    """The `UserError` for a file in results/ without valid results."""
     return UserError(f"{path} is not a recorded result ({problem!r}): remove it or run its script with --save-results")
 
 
 def recipe_of(config: RunConfig) -> dict:
-    """The options that figures depend on, as they are recorded and read again: a tuple is a list then."""
+    """The options that the results depend on, as JSON has them (a tuple is a list)."""
     recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
-    # a path of somebody's machine says nothing to others; the vectors' name is among the figures
+    # folders of one machine mean nothing elsewhere, so a path is reduced to its name
     return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
 
 
 def data_of(competition: Competition) -> dict[str, str]:
-    """What a record says of the data that a run was on."""
+    """Source and checksum of a run's data."""
     return {"source": FALLBACK if competition.source == FALLBACK else "competition", "sha256": competition.checksum}
 
 
 def is_recorded(config: RunConfig, competition: Competition) -> bool:
-    """Whether the results have a run with these options and this seed, on these data."""
+    """Whether there are saved results with these options, this seed and these data."""
     try:
-        before = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
+        saved = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
         here = {"config": recipe_of(config), "data": data_of(competition), "split": SPLIT}
-        same = {name: before.get(name) for name in here} == here
-        return same and any(run["seed"] == config.seed for run in before["runs"])
+        is_same = {name: saved.get(name) for name in here} == here
+        return is_same and any(run["seed"] == config.seed for run in saved["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that figures may depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that results may depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def _is_path(value: object) -> bool:

@@ -1,7 +1,7 @@
-"""The flow of every run, from a script's one call to its submissions.
+"""The flow of every run, from the script's call of `run` to its submissions.
 
-A task holds the reviews as a model takes them, and the model (popcorn/training/task.py). A trainer trains it on one split after
-another: `PyTorchTrainer`, `HFTrainer` or `SklearnTrainer`, each with one method `fit(split) -> FitResult`.
+A task has the encoded reviews and the model (popcorn/training/task.py). A trainer trains it on one split after another:
+`PyTorchTrainer`, `HFTrainer` or `SklearnTrainer`, each with a method `fit(split) -> FitResult`.
 """
 
 from contextlib import nullcontext, suppress
@@ -26,22 +26,22 @@ from popcorn.utils.processes import is_main_process, main_process_first
 
 
 class Trainer(Protocol):
-    """What trains a task's model."""
+    """Trains the model of a task."""
 
     def start(self, config: RunConfig) -> None:
-        """Joins several processes and prepares the hardware."""
+        """Joins several processes, and prepares the hardware."""
 
     def set_up(self, task: Task, run_dir: Path, deadline: float) -> None:
-        """Takes what all splits have in common; `deadline` is a `time.monotonic()`."""
+        """Receives the task and the run's folder; `deadline` is a `time.monotonic()`."""
 
     def fit(self, split: Split) -> FitResult:
-        """Trains on the split and predicts."""
+        """Trains on the split, and predicts."""
 
     def summary(self) -> dict:
-        """For the record: parameters, precision, time and memory."""
+        """For the saved results: parameters, precision, time and memory."""
 
     def finish(self) -> None:
-        """Saves what the predictions do not need, once they are written."""
+        """Saves files that the predictions do not need, after the submissions are written."""
 
 
 def run(task: Task, trainer: Trainer) -> None:
@@ -54,11 +54,11 @@ def run(task: Task, trainer: Trainer) -> None:
         deadline = deadline_of(config)
         require_writable(config.output_dir / "submissions")
         trainer.start(config)
-        # of several processes the main one owns the run's folder for all
+        # with several processes, the main one locks the run's folder for all
         with run_dir.sole_owner(config) if is_main_process() else nullcontext():
             with main_process_first():
                 task.load()
-                require_same_ids(task.competition.sample_ids(), task.test_ids)  # now, not after the training
+                require_same_ids(task.competition.sample_ids(), task.test_ids)  # before the training, not after it
                 splits = validation_splits(config, task.train_ids, task.labels)
             task.pretrain(deadline)
             content = task.content() | {"split": split_checksum(task.train_ids, [split.held_out for split in splits])}
@@ -79,9 +79,10 @@ def run(task: Task, trainer: Trainer) -> None:
 
 
 def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) -> dict[str, FitResult]:
-    """Results by the names of the splits, with the refit; those that an earlier process finished are loaded.
+    """Results by the names of the splits, including the refit.
 
-    A fit that the time budget ended still predicts; the splits after it are left for `--resume`.
+    Results of splits that an earlier process finished are loaded. A split that the time budget ends still predicts; the remaining
+    splits wait for `--resume`.
     """
     config, results = task.config, {}
     for split in splits:
@@ -89,7 +90,7 @@ def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) 
         if not result.complete:
             return results
     if config.refit and not config.folds and not config.no_validation:
-        if is_main_process() and len(result.test):  # the refit may be killed: until it ends there is this submission
+        if is_main_process() and len(result.test):  # in case the refit is killed, there is already this submission
             write_submissions(
                 config.output_dir / "submissions", config.name, task.competition.sample_ids(), task.test_ids, result.test
             )
@@ -99,7 +100,7 @@ def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) 
 
 
 def fit_and_save(trainer: Trainer, split: Split, folder: Path) -> FitResult:
-    """Trains on the split, and saves the result where the time budget did not end it."""
+    """Trains on the split, and saves the result unless the time budget ended the training."""
     if is_main_process():
         (folder / split.name).mkdir(exist_ok=True)
     result = trainer.fit(split)
@@ -117,12 +118,15 @@ def save_unsaved(results: dict[str, FitResult], folder: Path) -> None:
 
 
 def combine(task: Task, splits: list[Split], results: dict[str, FitResult]) -> RunResult:
-    """The test's probabilities: of the refit, or the mean over the folds; with `--folds` the out-of-fold probabilities too."""
+    """The run's test probabilities: of the refit, or the mean over the folds.
+
+    With `--folds`, the out-of-fold probabilities too.
+    """
     config, last = task.config, list(results.values())[-1]
     if "refit" in results and last.complete:
         return RunResult(last.test, results, None, complete=True)
     complete = last.complete and "refit" not in results
-    # a fold that was cut short counts only where nothing better is there
+    # an incomplete fold counts only if no fold is complete
     finished = [each.test for each in results.values() if each.complete]
     test = np.mean(finished or [last.test], axis=0)
     out_of_fold = None
@@ -136,12 +140,12 @@ def combine(task: Task, splits: list[Split], results: dict[str, FitResult]) -> R
 def finish_run(
     config: RunConfig, competition: Competition, train_ids: list[str], test_ids: list[str], result: RunResult, **summary
 ) -> None:
-    """Writes the submissions, saves the results where `--save-results` says so, and prints the score last."""
+    """Writes the submissions, saves the results with `--save-results`, and prints the score."""
     submissions = config.output_dir / "submissions"
     write_submissions(submissions, config.name, competition.sample_ids(), test_ids, result.test)
     if result.out_of_fold is not None:
         write_out_of_fold(submissions, config.name, train_ids, *result.out_of_fold)
-    else:  # those of an earlier run are of other models than this submission
+    else:  # a file of an earlier run would not match this submission
         (submissions / f"{config.name}{OOF_SUFFIX}").unlink(missing_ok=True)
     score = score_test(test_ids, result.test.round(DECIMALS))  # of the file, as Kaggle scores it
     if config.save_results and result.complete and score:
@@ -149,15 +153,16 @@ def finish_run(
     if score:
         log(f"Test: {score.describe()}" + ("" if competition.source != FALLBACK else " (fallback data, not Kaggle's)"))
     if not result.complete:
-        log(
-            "The time budget is spent: these submissions are valid, and the same command with --resume goes on with the training."
-        )
+        log("The time budget is spent: these submissions are valid, and the same command with --resume continues the training.")
     if config.save_results and not (result.complete and score):
-        log("Results not saved: only those of a finished run whose test labels are known are.")
+        log("Results not saved: the run must be finished, and its test labels known.")
 
 
 def deadline_of(config: RunConfig) -> float:
-    """The end of `--time-budget` as a `time.monotonic()`; endless where there is none. Raises `UserError` for another text."""
+    """The end of `--time-budget` as a `time.monotonic()`; infinity without one.
+
+    Raises `UserError` for a text that is not a length of time.
+    """
     budget = getattr(config, "time_budget", None)
     if budget is None:
         return float("inf")

@@ -1,4 +1,4 @@
-"""What the training on one split gives."""
+"""The result of training on one split."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ class FitResult:
     test: np.ndarray
     """probabilities (test reviews,)"""
     epoch: int = 0
-    """the epoch whose weights predicted"""
+    """epoch of the weights that predicted"""
     history: list[dict] = field(default_factory=list)
     """metrics of each epoch"""
     reviews_per_second: float = 0.0
-    """of training"""
+    """training speed"""
     complete: bool = True
-    """False where the time budget ended it"""
+    """False if the time budget ended the training"""

@@ -10,38 +10,41 @@ from popcorn.training.task import Task
 
 
 class ModelTask(Task):
-    """The reviews as token ids, and a module that is built anew for every split."""
+    """The reviews as token ids, and a PyTorch module that is built anew for every split."""
 
     train: EncodedReviews
-    """the training file's reviews, and after them any that `with_pseudo_labels` adds"""
+    """reviews of the training file, followed by those that `with_pseudo_labels` may add"""
     test: EncodedReviews
 
     def build_model(self) -> nn.Module:
-        """A new model, on the CPU; `new_model` seeds its random weights."""
+        """A new model on the CPU; `new_model` sets the random seed before."""
         raise NotImplementedError
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """The model's parameters in groups for the optimizer, each with its peak learning rate."""
+        """Parameter groups for the optimizer, each with its peak learning rate."""
         raise NotImplementedError
 
     def new_model(self) -> nn.Module:
-        """A new model, with the same first weights every time."""
+        """A new model, with the same initial weights every time."""
         set_seed(self.config.seed)
         return self.build_model()
 
     def content(self) -> dict[str, str]:
-        """The modules of the model too. Counts its parameters."""
+        """Adds the model's modules; counts the parameters."""
         model = self.new_model()
         self.trainable_parameters, self.parameters = count_parameters(model)
         return super().content() | {"model": str(model)}
 
     def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
-        """The split, with more to train on where there are pseudo-labels, and the targets of `train`."""
+        """The split, including any pseudo-labeled reviews, and the targets of `train`."""
         return split, self.labels
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trainable parameters, and all of them; PEFT knows how many a quantized weight stands for."""
+    """Numbers of trainable parameters and of all parameters.
+
+    PEFT counts the parameters in a quantized weight.
+    """
     if hasattr(model, "get_nb_trainable_parameters"):
         return model.get_nb_trainable_parameters()
     sizes = [(weights.numel(), weights.requires_grad) for weights in model.parameters()]

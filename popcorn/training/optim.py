@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule of everything that is trained by gradients."""
+"""Optimizer and learning rate schedule of all models that are trained by gradient descent."""
 
 import re
 
@@ -11,15 +11,16 @@ from popcorn.errors import UserError
 
 
 def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
-    """AdamW over groups of parameters, each with its peak `lr`; a linear rise and decay over `config.epochs` of `steps` each.
+    """AdamW over parameter groups, each with its peak `lr`; linear warm-up, then linear decay to 0.
 
-    The schedule is that of all epochs: a refit that ends sooner follows the very rates that validation has seen.
+    The schedule has `config.epochs` epochs of `steps` steps. A refit that ends earlier has the same learning rates as in
+    validation.
     """
     total = config.epochs * steps + 1
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     schedule = OneCycleLR(
         optimizer, [group["lr"] for group in groups], total_steps=total,
-        pct_start=max(config.warmup_ratio, 2 / total),  # at least one step: torch divides by what the rise takes
+        pct_start=max(config.warmup_ratio, 2 / total),  # at least one step, since torch divides by the number of warm-up steps
         anneal_strategy="linear", cycle_momentum=False,
     )  # fmt: skip
     return optimizer, schedule
@@ -29,11 +30,12 @@ LAYER = re.compile(r"\blayers?\.(\d+)\.")  # encoder.layer.3.attention in BERT a
 
 
 def layer_decay_groups(model: nn.Module, num_layers: int, config: FineTuneConfig) -> list[dict]:
-    """Groups for AdamW: `layer_decay` to the power of the distance from the top, and no weight decay of biases and norms.
+    """Parameter groups for AdamW with layer-wise learning rate decay.
 
-    The head and the pooler are the top, the embeddings the bottom, below the `num_layers` between them (Sun et al. 2019, section
-    5.3.4). Devlin et al.'s own code leaves biases and layer norms, the parameters of one dimension, without decay. Raises
-    `UserError` where the model's layers are not found by their names: they would train without any layer decay.
+    The learning rate is multiplied by `layer_decay` for each layer below the top (Sun et al. 2019, section 5.3.4). The head and
+    the pooler are the top. The embeddings are the bottom, below `num_layers` layers. As in Devlin et al.'s code, biases and layer
+    norms (parameters with one dimension) have no weight decay. Raises `UserError` where the names of the parameters do not show
+    their layers, since layer decay would then have no effect.
     """
     groups: dict[tuple[int, bool], dict] = {}
     for name, weights in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Several processes that train together, which torchrun has started; or one."""
+"""Parallel training: the processes that torchrun started, or a single one."""
 
 import os
 from pathlib import Path
@@ -15,11 +15,11 @@ from popcorn.utils import hardware, usage
 def start_processes(config: TrainingConfig) -> None:
     """Joins the processes and prepares the hardware.
 
-    Raises `UserError` for a precision that the hardware lacks, and for fewer reviews a step than processes.
+    Raises `UserError` for a precision without hardware support, and for a batch with fewer reviews than processes.
     """
     hardware.tune_allocator()
     hardware.mixed_precision(config.precision)
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # of accelerate launch: --precision fp32 is fp32
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # set by accelerate launch; here --precision decides
     # without `cpu` Accelerate does not join torchrun's processes on a CPU
     processes = PartialState(cpu=not torch.accelerator.is_available())
     if 1 < processes.num_processes >= config.batch_size and not getattr(config, "adapter", None):
@@ -27,7 +27,7 @@ def start_processes(config: TrainingConfig) -> None:
 
 
 def summary_of(task: ModelTask, run_dir: Path) -> dict:
-    """For the record: the machine, parameters, precision, time and memory."""
+    """For the saved results: machine, parameters, precision, time and memory."""
     return {
         "machine": hardware.processor(),
         "precision": hardware.mixed_precision(task.config.precision),

@@ -1,8 +1,8 @@
-"""Soft pseudo-labels: what a teacher that sees n-grams believes of the reviews that nobody has labeled.
+"""Soft pseudo-labels for the unlabeled reviews, from an NB-SVM teacher.
 
-A model learns from them as from labels (Lee 2013), from the teacher's probabilities and not its verdicts (Hinton et al. 2015).
-The teacher is the NB-SVM, whose view of a review differs from that of every model over word vectors: each can learn from the
-other what it cannot see itself (co-training, Blum & Mitchell 1998).
+A model is trained on pseudo-labels like on labels (Lee 2013). They are the teacher's probabilities, not its classes (Hinton et
+al. 2015). The NB-SVM uses n-grams, unlike the models over word vectors, so the two complement each other (co-training, Blum &
+Mitchell 1998).
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ from popcorn.utils.scripts import load_script
 
 
 class Teacher:
-    """The NB-SVM with its own recipe, fitted anew for every part on that part's reviews alone."""
+    """The NB-SVM with its own recipe, trained anew for every split, on its training reviews alone."""
 
     def __init__(self, competition: Competition, max_train_samples: int | None):
-        """Takes at most `max_train_samples` unlabeled reviews. Raises `UserError` where the competition's folder has none."""
+        """Takes at most `max_train_samples` unlabeled reviews; raises `UserError` where there are none."""
         texts = competition.read(UNLABELED).texts[:max_train_samples] if competition.path(UNLABELED) else []
         if not texts:
             raise UserError(
@@ -32,16 +32,16 @@ class Teacher:
         self.texts = np.array([clean(text) for text in train.texts], dtype=object)
         self.unlabeled = [clean(text) for text in texts]
 
-    def with_pseudo_labels(self, part: Split) -> tuple[Split, np.ndarray]:
-        """The part with all unlabeled reviews to learn from too, and targets for both, float64 (train + unlabeled,).
+    def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
+        """Adds all unlabeled reviews to the split; targets of both, float64 (train + unlabeled,).
 
-        Rows of the unlabeled reviews follow those of the training file. No review that the part is validated on, nor its
-        label, is seen by the teacher.
+        Rows of unlabeled reviews follow those of the training file. The teacher is not trained on any validation review or its
+        label.
         """
         nbsvm = load_script("nbsvm")
-        log(f"{part.name}: the teacher is trained on {len(part.train):,} labeled reviews")
+        log(f"{split.name}: the teacher is trained on {len(split.train):,} labeled reviews")
         with enough_terms():
-            teacher = nbsvm.build_pipeline(nbsvm.Config()).fit(self.texts[part.train], self.labels[part.train])
+            teacher = nbsvm.build_pipeline(nbsvm.Config()).fit(self.texts[split.train], self.labels[split.train])
         targets = np.concatenate([self.labels, teacher.predict_proba(self.unlabeled)[:, 1]])
         rows = np.arange(len(self.labels), len(targets))
-        return replace(part, train=np.concatenate([part.train, rows])), targets
+        return replace(split, train=np.concatenate([split.train, rows])), targets

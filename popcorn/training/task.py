@@ -1,4 +1,7 @@
-"""What a run trains on: the reviews as a model takes them, and the model. Each kind of model has its own subclass."""
+"""What a run trains: the encoded reviews and the model.
+
+Each type of model has a subclass.
+"""
 
 from pathlib import Path
 
@@ -9,7 +12,10 @@ from popcorn.data.competition import Competition
 
 
 class Task:
-    """Reads nothing before `load`, which one of several processes calls first and fills the caches for the others."""
+    """A task reads nothing before `load`.
+
+    With several processes, one calls `load` first and fills the caches for the others.
+    """
 
     competition: Competition
     train_ids: list[str]
@@ -17,22 +23,22 @@ class Task:
     labels: np.ndarray
     """int64 (training file,)"""
     provenance: dict[str, str]
-    """for the record and for `--resume`: where the model's first weights come from, and checksums"""
+    """origin of the model's initial weights, and checksums: for the results and for `--resume`"""
 
     def __init__(self, config: RunConfig):
         self.config = config
 
     def load(self) -> None:
-        """Reads the competition's files and encodes the reviews. Raises `UserError` where something is wrong with them."""
+        """Reads the competition's files and encodes the reviews; raises `UserError` for mistakes in them."""
         raise NotImplementedError
 
     def pretrain(self, deadline: float) -> None:
-        """Trains what comes before the model is built, on all processes, until a deadline in `time.monotonic()`."""
+        """Pretrains on all processes, before the model is built; `deadline` is a `time.monotonic()`."""
 
     def content(self) -> dict[str, str]:
-        """What a run must be resumed with, beside its options: checksums of the data and of the first weights."""
+        """Checksums of data and initial weights, which must be the same on resume."""
         return {"data": self.competition.checksum, **self.provenance}
 
     def save_artifacts(self, run_dir: Path) -> None:
-        """Writes what the model needs beside its weights, to predict later."""
+        """Saves what the model needs in addition to its weights, for later predictions."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A language model over words, trained on the competition's own reviews, whose encoder a classifier begins with."""
+"""A word-level language model, trained on the competition's reviews: a classifier starts from its encoder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,13 +32,13 @@ from popcorn.training.word_model import ModelClass, WordModelTask
 from popcorn.utils.files import write_json
 
 LanguageModelClass = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
-"""a class: config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`, tokens (batch, time) and
-lengths (batch,) -> log-probability (targets,), of all words of a review but one in each direction"""
+"""config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`: tokens (batch, time) and lengths
+(batch,) -> log-probability (targets,); targets are all words of a review but one in each direction"""
 WEIGHTS = "encoder.safetensors"
 
 
 class LanguageModelTask(WordModelTask):
-    """A model whose `encoder` begins as that of a language model, which is trained first on all training reviews."""
+    """A model whose `encoder` starts from a language model, trained on all training reviews."""
 
     def __init__(self, model_class: ModelClass, language_model: LanguageModelClass, config: WordVectorConfig):
         super().__init__(model_class, config)
@@ -50,7 +50,7 @@ class LanguageModelTask(WordModelTask):
         self.provenance["language_model"] = self.language_model.folder.name
 
     def pretrain(self, deadline: float) -> None:
-        """Trains the language model, or finds it trained."""
+        """Trains the language model, or reuses an earlier one."""
         self.language_model.train(deadline)
 
     def build_model(self) -> nn.Module:
@@ -60,10 +60,10 @@ class LanguageModelTask(WordModelTask):
 
 
 class WordLanguageModel:
-    """The encoder of a language model, kept under a name that holds all it depends on."""
+    """The encoder of a language model, saved under a name with a checksum of all inputs."""
 
     def __init__(self, model_class: LanguageModelClass, task: WordModelTask):
-        """It trains on the task's training reviews, labeled or not, of which `--max-train-samples` takes the first."""
+        """Takes the task's training reviews, labeled or not; the first `--max-train-samples` of them."""
         config = task.config
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate)
         self.dataset = ReviewDataset(task.train, np.arange(len(task.train))[: config.max_train_samples])
@@ -75,15 +75,15 @@ class WordLanguageModel:
         """where the encoder is, once `train` has made it"""
 
     def build(self) -> nn.Module:
-        """A new language model, as the Trainer takes it."""
+        """A new language model for the Trainer."""
         return MeanLoss(self.model_class(self.config, self.vectors, self.counts))
 
     def train(self, deadline: float) -> None:
-        """Trains it, or finds it trained; see `train_once`."""
+        """Trains the language model, or reuses an earlier one; see `train_once`."""
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def load_encoder(self, encoder: nn.Module) -> None:
-        """Gives the encoder the trained weights. Raises `UserError` where they are damaged."""
+        """Loads the trained weights; raises `UserError` where they are damaged."""
         try:
             encoder.load_state_dict(load_file(self.folder / WEIGHTS))
         except (OSError, RuntimeError, SafetensorError) as problem:
@@ -91,7 +91,7 @@ class WordLanguageModel:
                 f"the language model in {self.folder} is damaged ({problem}): remove the folder, and it is trained again"
             ) from problem
 
-    def _train(self, micro_batch_size: int, own: Path, deadline: float) -> ReviewTrainer:
+    def _train(self, micro_batch_size: int, fit_dir: Path, deadline: float) -> ReviewTrainer:
         config = self.config
         set_seed(config.seed)
         model = self.build()
@@ -99,10 +99,10 @@ class WordLanguageModel:
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         trainer = ReviewTrainer(
             model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
-            args=training_arguments(config, own, batches, micro_batch_size, config.epochs),
+            args=training_arguments(config, fit_dir, batches, micro_batch_size, config.epochs),
             data_collator=collate, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
         )  # fmt: skip
-        trainer.train(resume_from_checkpoint=last_checkpoint(own))
+        trainer.train(resume_from_checkpoint=last_checkpoint(fit_dir))
         return trainer
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
@@ -111,19 +111,25 @@ class WordLanguageModel:
 
 
 class MeanLoss(nn.Module):
-    """A language model as the library's Trainer takes it; labels (batch, time) say only how much is asked."""
+    """Wraps a language model for the library's Trainer.
+
+    labels (batch, time) only give the number of targets.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> CausalLMOutput:
-        found = self.model(tokens, lengths)
-        return CausalLMOutput(loss=-found.mean(), logits=found)
+        log_probability = self.model(tokens, lengths)
+        return CausalLMOutput(loss=-log_probability.mean(), logits=log_probability)
 
 
 def collate(items: list[dict]) -> dict[str, Tensor]:
-    """Reviews as a batch; its labels are the words that are foretold from those before them, as many as from those behind."""
+    """Reviews as a batch; its labels are the targets of the forward direction.
+
+    The backward direction has as many targets.
+    """
     reviews = [torch.tensor(item["input_ids"]) for item in items]
     lengths = torch.tensor([len(review) for review in reviews])
     tokens = pad_sequence(reviews, batch_first=True, padding_value=PAD)

@@ -1,4 +1,4 @@
-"""A model over word vectors, and the reviews as ids of those words."""
+"""A model over word vectors, and the reviews as word ids."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ ModelClass = Callable[[WordVectorConfig, Tensor], nn.Module]
 
 
 class WordModelTask(ModelTask):
-    """The reviews as word ids, and a model that begins with the vectors of those words."""
+    """The reviews as word ids, and a model whose embedding starts from word vectors."""
 
     config: WordVectorConfig
     vectors: Tensor
@@ -54,7 +54,10 @@ class WordModelTask(ModelTask):
         return self.model_class(self.config, self.vectors)
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """The embedding and the rest: a rare word's vector meets few reviews, and would overfit at the full learning rate."""
+        """The embedding, and the rest.
+
+        A rare word's vector occurs in few reviews, and would overfit at the full learning rate.
+        """
         embedding = list(model.embedding.parameters())
         rest = [weights for weights in model.parameters() if not any(weights is vectors for vectors in embedding)]
         return [
@@ -66,6 +69,6 @@ class WordModelTask(ModelTask):
         return self.teacher.with_pseudo_labels(split) if self.teacher else (split, self.labels)
 
     def save_artifacts(self, run_dir: Path) -> None:
-        """Writes the options and the vocabulary."""
+        """Saves options and vocabulary."""
         save_metadata(run_dir, self.model_class, self.config, "words")
         save_vocabulary(run_dir, self.vocabulary.index)
