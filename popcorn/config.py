@@ -253,10 +253,11 @@ class AdapterConfig(PretrainedConfig):
 
 def parse(config: type[Config]) -> Config:
     """The command line as `config`; exits with code 2 and one sentence for a mistake."""
-    script = Path(sys.argv[0])
+    script, main = Path(sys.argv[0]), sys.modules["__main__"]
+    command = f"-m {main.__spec__.name}" if getattr(main, "__spec__", None) else script.name
     sys.excepthook = uncaught
     with exit_on_user_error():
-        options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
+        options = tyro.cli(config, prog=f"python {command}", description=main.__doc__)
         expand_home(options)
         if isinstance(options, RunConfig):
             options.prepare(script.stem)
