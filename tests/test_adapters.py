@@ -16,8 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from popcorn.errors import UserError
 from popcorn.models import deberta
+from popcorn.models.hub import find_checkpoint
+from popcorn.runs.run import run as run_task
 from popcorn.training import adapters
-from popcorn.training.adapters import AdapterTuner, resolve_bits
+from popcorn.training.adapters import AdapterTask, AdapterTuner, adapter_trainer, resolve_bits
 
 WIDER = {"hidden_size": 32, "pooler_hidden_size": 32, "intermediate_size": 64}
 METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
@@ -47,10 +49,21 @@ def options(script: str, checkpoint: Path, competition: Path, folder: Path, **ch
     )  # fmt: skip
 
 
+def start(config, script: str) -> None:
+    """What the script does with its options."""
+    run_task(AdapterTask(import_module(script).peft_config, config), adapter_trainer(config))
+
+
+def build(config, script: str):
+    """The script's model, as the config has it."""
+    find_checkpoint(config)
+    return adapters.build_adapter(import_module(script).peft_config, config, config.checkpoint)
+
+
 def trained(script: str, *arguments, **changes) -> pd.Series:
     """The probabilities that a run submits."""
     config = options(script, *arguments, **changes)
-    adapters.run(import_module(script).adapter, config)
+    start(config, script)
     return pd.read_csv(config.output_dir / "submissions" / f"{config.name}.proba.csv", quoting=3, index_col="id")["sentiment"]
 
 
@@ -61,7 +74,7 @@ def moved(kept: Path, script: str, *arguments) -> float:
         return max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name)
     config = options(script, *arguments, bits=32)
     set_seed(config.seed)
-    before = adapters.build(import_module(script).adapter, config, arguments[0]).get_prompt_embedding_to_save("default")
+    before = build(config, script).get_prompt_embedding_to_save("default")
     return float((weights["prompt_embeddings"] - before).abs().max())
 
 
@@ -92,12 +105,12 @@ def test_every_method_learns_and_its_adapter_comes_back(script, bits, checkpoint
 @pytest.mark.parametrize("script", METHODS)
 def test_the_frozen_weights_stay_and_pooler_and_head_learn(script, checkpoint, competition, tmp_path):
     config = options(script, checkpoint, competition, tmp_path, bits=32)
-    model = adapters.build(import_module(script).adapter, config, checkpoint)
+    model = build(config, script)
     learning = {name for name, weights in model.named_parameters() if weights.requires_grad}
     head = {name for name in learning if "modules_to_save" in name}
     assert {"pooler", "classifier"} == {name.split(".modules_to_save")[0].split(".")[-1] for name in head}
     assert all("lora_" in name or "prompt_encoder" in name for name in learning - head) and learning - head
-    rest, heads = adapters.parameter_groups(model, config)
+    rest, heads = AdapterTask(import_module(script).peft_config, config).parameter_groups(model)
     assert len(heads["params"]) == len(head) and len(rest["params"]) == len(learning - head)
     assert all(weights.dtype == torch.float32 for weights in rest["params"] + heads["params"])
 
@@ -174,9 +187,8 @@ def test_two_processes_have_a_quantized_base_each(checkpoint, competition, tmp_p
 
 
 def test_a_prompt_begins_as_its_text(checkpoint, competition, tmp_path):
-    script = import_module("deberta_prompt")
     config = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32)
-    model = adapters.build(script.adapter, config, checkpoint)
+    model = build(config, "deberta_prompt")
     ids = AutoTokenizer.from_pretrained(checkpoint)(config.text)["input_ids"]
     wanted = (ids * 2)[: config.virtual_tokens]  # of a shorter text the beginning again
     words = model.get_base_model().get_input_embeddings()(torch.tensor(wanted))
@@ -188,7 +200,7 @@ def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, comp
     """As on a GPU: a quantized matrix answers in float32 behind a layer norm, beside scores of half precision."""
     for script in METHODS:
         config = options(script, checkpoint, competition, tmp_path, bits=bits)
-        model = adapters.build(import_module(script).adapter, config, checkpoint)
+        model = build(config, script)
         kinds = {weights.dtype for weights in model.parameters() if weights.requires_grad}
         assert kinds == {torch.float32}
         tokens, mask = torch.randint(5, 1000, (2, 9)), torch.ones(2, 9)
@@ -201,16 +213,15 @@ def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, comp
 
 def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition, tmp_path):
     """And not the options that it is used with."""
-    script = import_module("deberta_prompt")
     config = options(
         "deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20, virtual_tokens=7
     )
-    adapters.run(script.adapter, config)
+    start(config, "deberta_prompt")
     kept = tmp_path / "runs" / "deberta_prompt" / "seed-1" / "refit" / "model"
     later = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, adapter=kept)
-    assert adapters.build(script.adapter, later, checkpoint).get_base_model().virtual_tokens == 7
+    assert build(later, "deberta_prompt").get_base_model().virtual_tokens == 7
     with pytest.raises(SystemExit):  # of the same name, it would move the run away whose adapter it needs
-        adapters.run(script.adapter, later)
+        start(later, "deberta_prompt")
     assert kept.is_dir()
 
 
@@ -262,17 +273,15 @@ def test_a_model_of_another_family_is_refused(script, tmp_path):
 
 
 def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, tmp_path):
-    lora = import_module("deberta_lora").adapter
     config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20)
-    adapters.run(lora, config)
+    start(config, "deberta_lora")
     kept = tmp_path / "runs" / "deberta_lora" / "seed-1" / "refit" / "model"
     torch.manual_seed(1)
     other = pretrained.write(tmp_path / "other", "deberta-v2", **WIDER)
     with pytest.raises(UserError, match=r"was trained on tiny, and --model .*other has other weights"):
-        adapters.build(lora, options("deberta_lora", other, competition, tmp_path, bits=32, adapter=kept), other)
-    prefix = import_module("deberta_prefix").adapter
-    with pytest.raises(UserError, match="is of the kind LORA, and this script's are PREFIX_TUNING"):
-        adapters.build(prefix, options("deberta_prefix", checkpoint, competition, tmp_path, bits=32, adapter=kept), checkpoint)
+        build(options("deberta_lora", other, competition, tmp_path, bits=32, adapter=kept), "deberta_lora")
+    with pytest.raises(UserError, match="is of type LORA, and this script's are PREFIX_TUNING"):
+        build(options("deberta_prefix", checkpoint, competition, tmp_path, bits=32, adapter=kept), "deberta_prefix")
     with pytest.raises(UserError, match=r"tiny is no folder with an adapter: give one such as"):
         options("deberta_lora", checkpoint, competition, tmp_path, adapter=checkpoint).prepare("deberta_lora")
     for name, content in (
@@ -283,8 +292,8 @@ def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, 
     ):
         damaged = shutil.copytree(kept, tmp_path / "damaged", dirs_exist_ok=True)
         (damaged / name).write_bytes(content)
-        with pytest.raises(UserError, match="is not an adapter that a run has left"):
-            adapters.build(lora, options("deberta_lora", checkpoint, competition, tmp_path, bits=32, adapter=damaged), checkpoint)
+        with pytest.raises(UserError, match="is not an adapter of a finished run"):
+            build(options("deberta_lora", checkpoint, competition, tmp_path, bits=32, adapter=damaged), "deberta_lora")
 
 
 def test_a_sentencepiece_model_is_read_as_deberta_v3_has_it(checkpoint, competition, tmp_path):

@@ -115,7 +115,7 @@ def pretrained_further(options, tmp_path_factory):
 
 def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
     output, first = pretrained_further
-    assert "A language model is trained on 460 reviews" in first.stdout  # 400 labeled, 60 unlabeled
+    assert "Training a language model on 460 reviews" in first.stdout  # 400 labeled, 60 unlabeled
     (folder,) = (output / "runs" / "further-pretrained").glob("*/")
     from safetensors.torch import load_file
 
@@ -124,7 +124,7 @@ def test_the_language_model_is_trained_once_and_used_again(pretrained_further, o
     changed = {name for name in before if not before[name].equal(after[name])}
     assert "embeddings.word_embeddings.weight" in changed and not any(name.startswith("pooler") for name in changed)
     again = run(*options("bert_scratch"), *FURTHER, "--output-dir", output)
-    assert "is used again" in again.stdout and "A language model is trained" not in again.stdout
+    assert "Reusing the language model" in again.stdout and "Training a language model" not in again.stdout
 
 
 def test_a_time_budget_that_ends_in_the_pretraining_is_reported_and_nothing_is_lost(pretrained_further, options, tmp_path):

@@ -27,7 +27,7 @@ LENGTHS = torch.tensor([5, 3, 1])
 @pytest.fixture(autouse=True)
 def clusters(monkeypatch):
     """Three of them, as with a whole vocabulary, and none of a word alone."""
-    monkeypatch.setattr(lm_lstm, "COMMON", (4, 8))
+    monkeypatch.setattr(lm_lstm, "CUTOFFS", (4, 8))
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
     assert kept.keys() == Encoder(config_of(tmp_path), torch.zeros(WORDS, WIDTH)).state_dict().keys()
     model, bare = first.before(its.build)(), its.build()
     assert all(torch.equal(kept[name], weights) for name, weights in model.encoder.state_dict().items())
-    assert not torch.equal(bare.encoder.forwards.weight_hh_l0, model.encoder.forwards.weight_hh_l0)
-    assert "A language model is trained on 96 reviews" in capsys.readouterr().out
+    assert not torch.equal(bare.encoder.lstm.forward_rnn.weight_hh_l0, model.encoder.lstm.forward_rnn.weight_hh_l0)
+    assert "Training a language model on 96 reviews" in capsys.readouterr().out
     first_of(tmp_path, its).train(0.0)  # there is no time for a second one
-    assert "is used again" in capsys.readouterr().out
+    assert "Reusing the language model" in capsys.readouterr().out
     differing = {
         "seed": 2,
         "max_length": 6,

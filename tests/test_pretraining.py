@@ -33,7 +33,7 @@ def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
             said += capsys.readouterr().out
         folder.mkdir()  # as the first run does at its end
     second.join(10)
-    assert not second.is_alive() and "waiting for it" in said and "is used again" in capsys.readouterr().out
+    assert not second.is_alive() and "waiting for it" in said and "Reusing the language model" in capsys.readouterr().out
 
 
 def test_several_processes_do_not_wait(tmp_path):

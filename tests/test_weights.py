@@ -200,5 +200,5 @@ def test_an_adapter_with_a_weight_missing_is_refused(spoil, tmp_path):
     if spoil != "lost":
         weights |= {name: value, name.replace("layer.", "layer.9"): value.clone()} if spoil == "surplus" else {name + "s": value}
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="is not an adapter that a run has left"):
+    with pytest.raises(UserError, match="is not an adapter of a finished run"):
         build_adapter(deberta_lora.peft_config, config, base)

@@ -147,7 +147,7 @@ def _is_path(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: means over the seeds, `spread` the accuracy's standard deviation over them."""
+    """One row of the leaderboard: means over the seeds, and the standard deviation of the accuracy."""
 
     name: str
     accuracy: float
@@ -155,9 +155,9 @@ class Row:
     interval: float
     auc: float
     validation: float | None
-    """None where all runs were with --no-validation"""
+    """None if all runs had --no-validation"""
     is_former_split: bool
-    """whether the validation's reviews were held out by other rules than today's"""
+    """whether the validation set is from an earlier version of the split's rules"""
     seconds: float
     reviews_per_second: float
     peak_memory: int
@@ -168,7 +168,7 @@ class Row:
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """The recorded results of a folder, on the competition's data, best accuracy first."""
+    """The saved results on the competition's data, best accuracy first."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -185,8 +185,8 @@ def rows(folder: Path) -> Iterator[Row]:
 def _row(content: dict) -> Row:
     runs = content["runs"]
 
-    def mean(figure) -> float:
-        return float(np.mean([figure(run) for run in runs]))
+    def mean(metric) -> float:
+        return float(np.mean([metric(run) for run in runs]))
 
     # a run with --no-validation has no validation, and takes half the time
     validated = [run for run in runs if run["fits"].keys() - {"refit"}]

@@ -1,7 +1,7 @@
-"""Where a fit stands, and the folder from which it goes on after a kill.
+"""The training state of one split, and the checkpoints to resume it from.
 
-All that is needed is written together into a folder that appears whole: weights, optimizer, schedule and random states by
-Accelerate, and the position beside them.
+A checkpoint is a folder that appears only once it is complete. It has weights, optimizer, scheduler and random states from
+Accelerate, and the training state in position.json.
 """
 
 import json
@@ -23,35 +23,35 @@ from popcorn.utils import usage
 
 @dataclass
 class TrainState:
-    """How far a fit has come."""
+    """Progress of the training on one split."""
 
     epoch: int = 0
-    """epochs ended"""
+    """number of finished epochs"""
     step: int = 0
-    """steps done in the epoch under way"""
+    """number of finished steps in the current epoch"""
     seconds: float = 0.0
-    """spent in training steps"""
+    """time spent in training steps"""
     loss: float = 0.0
-    """sum over the reviews of the epoch under way"""
+    """sum of the loss over the reviews of the current epoch"""
     correct: int = 0
-    """of them, how many were judged rightly while training"""
+    """number of correct predictions in training in the current epoch"""
     seen: int = 0
-    """reviews of the epoch under way"""
+    """number of reviews in the current epoch so far"""
     history: list[dict] = field(default_factory=list)
-    """one entry an epoch: loss, accuracy, and the validation's figures"""
+    """one entry per epoch: loss, accuracy and validation metrics"""
 
     @property
     def best(self) -> dict | None:
-        """The epoch with the best `SELECTION_METRIC` in validation, of equals the first; without validation the last."""
+        """The first epoch with the best `SELECTION_METRIC`; without validation, the last epoch."""
         return max(self.history, key=lambda entry: entry.get(SELECTION_METRIC, entry["epoch"]), default=None)
 
     @property
     def progress(self) -> dict[str, float]:
-        """Mean loss and accuracy in training, of the epoch under way."""
+        """Mean training loss and accuracy of the current epoch."""
         return {"loss": self.loss / self.seen, "accuracy": self.correct / self.seen}
 
     def end_epoch(self, entry: dict) -> None:
-        """Adds the epoch's figures and turns to the next."""
+        """Adds the epoch's metrics and starts the next epoch."""
         self.history.append(entry)
         self.epoch, self.step = self.epoch + 1, 0
         self.loss, self.correct, self.seen = 0.0, 0, 0
@@ -61,18 +61,21 @@ class TrainState:
 def disk_errors_as_user_error(
     folder: Path, what: str = "the checkpoint", fix: str = "free some space, and go on from the one before with --resume"
 ):
-    """Turns the failure to write a checkpoint, or `what` is written there, into a `UserError`; `fix` is its advice."""
+    """Turns a failure to write a checkpoint (or `what`) into a `UserError` with the advice `fix`."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as problem:
-        # torch.save tells a full disk by a RuntimeError of its writer; any other is none of the disk's
+        # for a full disk, torch.save raises a RuntimeError of its writer; any other RuntimeError has another cause
         if isinstance(problem, RuntimeError) and "Writer" not in str(problem) and "inline_container" not in str(problem):
             raise
         raise UserError(f"{what} in {folder} cannot be written ({problem}): {fix}") from problem
 
 
 class Checkpoints:
-    """What one fit keeps in its folder: its newest checkpoint, which is there before the older one goes, and its best weights."""
+    """The newest checkpoint and the best weights of the training on one split.
+
+    An older checkpoint is removed only after the newer one is complete.
+    """
 
     def __init__(self, folder: Path, accelerator: Accelerator):
         self.folder, self.accelerator = folder, accelerator
@@ -85,7 +88,7 @@ class Checkpoints:
             return
         unfinished = self.folder / "unfinished"
         with disk_errors_as_user_error(self.folder):
-            # not as safetensors: on a GPU an LSTM's weights lie in one block of memory, and of those Accelerate writes the first
+            # not as safetensors: on a GPU an LSTM's weights share one block of memory, and Accelerate would write only the first
             self.accelerator.save_state(str(unfinished), safe_serialization=False)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
@@ -98,7 +101,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def save_best(self, model: nn.Module) -> None:
-        """Keeps the weights as they are now."""
+        """Saves the current weights as the best ones."""
         if self.accelerator.is_main_process:
             with disk_errors_as_user_error(self.folder):
                 unfinished = self.best.with_suffix(".unfinished")
@@ -106,16 +109,16 @@ class Checkpoints:
                 unfinished.replace(self.best)
 
     def load_best(self, model: nn.Module) -> None:
-        """Gives the model the kept weights, where there are any."""
+        """Loads the best weights into the model, if there are any."""
         self.accelerator.wait_for_everyone()
         if self.best.is_file():
             try:
                 self.accelerator.unwrap_model(model).load_state_dict(load_file(self.best))
             except (OSError, RuntimeError, SafetensorError) as problem:
-                raise UserError(f"{self.best} is damaged ({problem}): leave out --resume to begin anew") from problem
+                raise UserError(f"{self.best} is damaged ({problem}): leave out --resume to start again") from problem
 
     def load(self) -> TrainState:
-        """Restores the newest checkpoint; a new position where there is none."""
+        """Restores the newest checkpoint; a new state where there is none."""
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -127,7 +130,7 @@ class Checkpoints:
             return TrainState(**json.loads((finished[-1] / "position.json").read_text(encoding="utf-8")))
         except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as problem:
             raise UserError(
-                f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to begin anew"
+                f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to start again"
             ) from problem
 
     def _finished(self) -> list[Path]:

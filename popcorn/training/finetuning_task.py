@@ -1,4 +1,4 @@
-"""A pretrained model, and the reviews as its own subwords."""
+"""A pretrained model, and the reviews as token ids of its tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +20,11 @@ from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import quiet_transformers
 
 BuildModel = Callable[[PretrainedConfig, Path], nn.Module]
-"""config and a checkpoint's folder to the model that starts from it, in float32"""
+"""config and a checkpoint's folder to a float32 model with the checkpoint's weights"""
 
 
 class PretrainedTask(ModelTask):
-    """The reviews as subwords, and the model over the checkpoint as it is, all of it at one learning rate."""
+    """The reviews as subwords, and a pretrained model with one learning rate."""
 
     config: PretrainedConfig
 
@@ -33,7 +33,7 @@ class PretrainedTask(ModelTask):
         self.build = build
 
     def load(self) -> None:
-        """Splits the reviews into subwords."""
+        """Loads the tokenizer, and encodes the reviews."""
         quiet_transformers()
         config = self.config
         find_checkpoint(config)
@@ -51,14 +51,14 @@ class PretrainedTask(ModelTask):
         return [{"params": list(model.parameters()), "lr": self.config.learning_rate}]
 
     def save_artifacts(self, run_dir: Path) -> None:
-        """Writes what a module of ours is made of again without the checkpoint that it began with."""
+        """Saves everything that rebuilds the model without its original checkpoint."""
         save_metadata(run_dir, self.build, self.config, "subwords")
         self.tokenizer.save_pretrained(run_dir / ENCODER)
         architecture(self.config.checkpoint).save_pretrained(run_dir / ENCODER)
 
 
 class FinetuningTask(PretrainedTask):
-    """Fine-tuning of a whole model, after training its language model further where `--further-pretrain` says so."""
+    """Fine-tunes all layers, with further pretraining if `--further-pretrain` is set."""
 
     config: FineTuneConfig
 
@@ -74,7 +74,7 @@ class FinetuningTask(PretrainedTask):
         return self.build(self.config, self.further.folder if self.further else self.config.checkpoint)
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Learning rates that decay from the top layer down; see `layer_decay_groups`."""
+        """Learning rates decrease from the top layer down; see `layer_decay_groups`."""
         return layer_decay_groups(model, architecture(self.config.checkpoint).num_hidden_layers, self.config)
 
     def _further_pretraining(self) -> FurtherPretraining:

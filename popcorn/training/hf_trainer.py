@@ -34,12 +34,12 @@ from popcorn.utils import usage
 
 
 class FineTuner(ReviewTrainer):
-    """A classifier of two classes, trained by its own loss, with R-Drop where `rdrop_alpha` is not zero."""
+    """Trains a classifier of two classes by its own loss, with R-Drop if `rdrop_alpha` is not 0."""
 
     rdrop_alpha = 0.0
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The model's loss, or that of two passes."""
+        """The model's loss; with R-Drop, that of two passes."""
         if not (self.rdrop_alpha and model.training):
             return super().mean_loss(model, inputs)
         outputs = model(**dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
@@ -51,7 +51,7 @@ class FineTuner(ReviewTrainer):
             usage.update(Path(self.args.output_dir).parent)
 
     def save_artifacts(self, folder: Path) -> None:
-        """Leaves the weights that predicted, with the tokenizer, as the library loads them, whole or not at all.
+        """Saves the best weights and the tokenizer in the library's format, atomically.
 
         Raises `UserError` where they cannot be written.
         """
@@ -75,7 +75,7 @@ class FineTuner(ReviewTrainer):
 
 
 def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
-    """logits (batch, 2) -> (batch,), of a positive review"""
+    """logits (batch, 2) -> log-odds of a positive review (batch,)"""
     return logits[:, 1] - logits[:, 0]
 
 
@@ -85,7 +85,10 @@ def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class HFTrainer:
-    """Trains on one split after another. The submissions come before the saved model, which a full disk may prevent."""
+    """Trains on one split after another with Hugging Face's Trainer.
+
+    Each model is saved after the submissions, because a full disk may prevent it.
+    """
 
     trainer_class: type[FineTuner] = FineTuner
 
@@ -120,14 +123,14 @@ class HFTrainer:
         return result
 
     def _train(self, split: Split, targets: np.ndarray, micro_batch_size: int) -> FineTuner:
-        """Trains with micro-batches of a size, which memory may not hold."""
-        self.micro_batch_size = micro_batch_size  # a size that memory did not hold is not tried again in the next split
+        """Trains with micro-batches of the given size, which may not fit into memory."""
+        self.micro_batch_size = micro_batch_size  # a size that did not fit into memory is not tried again in the next split
         config, task, fit_dir = self.config, self.task, self.run_dir / split.name
         dataset = ReviewDataset(task.train, split.train, targets)
         batches = LengthGroupedBatchSampler(dataset, config.batch_size, micro_batch_size, config.seed)
         checkpoint = last_checkpoint(fit_dir)
         finished = epochs_of(log_of(checkpoint), batches.batches)
-        # a fit that early stopping had ended is not taken up again
+        # a training that early stopping ended is not resumed
         epochs = len(finished) if is_patience_over(finished, config.patience) else split.epochs or config.epochs
         validation = sort_by_length(task.train, split.validation)
         model = task.new_model()
@@ -147,7 +150,10 @@ class HFTrainer:
         return trainer
 
     def _save_last_model(self) -> None:
-        """Saves the last fit's model and frees its memory. A failure waits: it must not end the run before its submission."""
+        """Saves the last split's model and frees its memory.
+
+        A failure is raised later, since it must not end the run before its submission.
+        """
         if self.unsaved is None:
             return
         trainer, folder = self.unsaved
@@ -160,24 +166,24 @@ class HFTrainer:
         self.unsaved = None
 
     def summary(self) -> dict:
-        """For the record: parameters, precision, time and memory."""
+        """For the saved results: parameters, precision, time and memory."""
         return summary_of(self.task, self.run_dir)
 
     def finish(self) -> None:
-        """Saves the last model. Raises `UserError` where a model could not be saved."""
+        """Saves the last model; raises `UserError` where a model could not be saved."""
         self._save_last_model()
         if self.failure:
             raise self.failure
 
 
 def is_patience_over(history: list[dict], patience: int) -> bool:
-    """Whether so many epochs have passed without a better one; never where nothing was validated."""
+    """Whether `patience` epochs passed without a better one; False without validation."""
     best = max(history, key=lambda entry: entry.get(SELECTION_METRIC, 0.0), default={})
     return SELECTION_METRIC in best and len(history) - best["epoch"] >= patience
 
 
 def sort_by_length(reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
-    """`rows` from the shortest to the longest, so that batches taken in this order waste little."""
+    """`rows` from the shortest to the longest, for batches with little padding."""
     return rows[np.argsort(reviews.lengths[rows], kind="stable")]
 
 
@@ -187,13 +193,16 @@ def predict_probability(trainer: PredictingTrainer, reviews: EncodedReviews, row
         return np.zeros(0)
     ordered = sort_by_length(reviews, rows)
     logits = trainer.predict(ReviewDataset(reviews, ordered)).predictions.astype(np.float64)
-    found = np.zeros(len(reviews))
-    found[ordered] = expit(log_odds(logits))
-    return found[rows]
+    probability = np.zeros(len(reviews))
+    probability[ordered] = expit(log_odds(logits))
+    return probability[rows]
 
 
 def epochs_of(log: list[dict], steps: int) -> list[dict]:
-    """The Trainer's log as one entry for each epoch that was ended; a loss there is the mean since the entry before."""
+    """The Trainer's log as one entry per finished epoch.
+
+    A loss in the log is the mean since the previous entry.
+    """
     epochs: dict[int, dict] = {}
     logged = 0
     for entry in log:

@@ -1,6 +1,6 @@
-"""Masked-language-model training on the competition's own reviews before fine-tuning.
+"""Further masked-language-model pretraining on the competition's reviews.
 
-Devlin et al. 2019, section 3.1, task 1, on the reviews of the task itself (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
+Devlin et al. 2019, section 3.1, task 1, on in-domain text (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
 """
 
 from dataclasses import dataclass, replace
@@ -40,17 +40,17 @@ from popcorn.training.review_trainer import (
 from popcorn.utils.files import fingerprint
 
 MASKED = 0.15
-"""share of the subwords that the model has to guess"""
+"""fraction of the subwords that are masked"""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A family's classes."""
+    """The classes of one model type."""
 
     model: type[PreTrainedModel]
     encoder: type[PreTrainedModel]
     head: tuple[str, ...]
-    """parts of the language model that a checkpoint may lack"""
+    """modules of the language model that a checkpoint may lack"""
 
 
 KINDS = {
@@ -61,10 +61,13 @@ KINDS = {
 
 
 class MaskedTrainer(ReviewTrainer):
-    """A Trainer of language models whose head reads the masked subwords alone, a seventh of its work and memory."""
+    """Trains a masked language model; its head computes only the masked subwords.
+
+    This takes a seventh of the head's time and memory.
+    """
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """As without that; the outputs' logits are (1, masked, vocabulary)."""
+        """The same loss as of the whole head; the logits are (1, masked, vocabulary)."""
         masked = inputs["labels"] != IGNORE_INDEX
 
         def narrow(encoder, arguments, output):
@@ -76,10 +79,13 @@ class MaskedTrainer(ReviewTrainer):
 
 
 class FurtherPretraining:
-    """A checkpoint made from another by reading the reviews, kept under a name that holds all it depends on."""
+    """A further pretrained checkpoint, saved under a name with a checksum of all inputs."""
 
     def __init__(self, config: FineTuneConfig, reviews: EncodedReviews, tokenizer: PreTrainedTokenizerBase, content: str):
-        """`content`: checksum of the checkpoint and of the reviews, of which `--max-train-samples` takes the first."""
+        """`content`: checksum of the checkpoint and of the reviews.
+
+        The first `--max-train-samples` reviews are used.
+        """
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate, layer_decay=1.0)
         self.checkpoint, self.tokenizer, self.kind = config.checkpoint, tokenizer, KINDS[config.MODEL_TYPE]
         self.dataset = ReviewDataset(reviews, np.arange(len(reviews))[: config.max_train_samples])
@@ -88,24 +94,24 @@ class FurtherPretraining:
         """where the new checkpoint is, once `train` has made it"""
 
     def train(self, deadline: float) -> None:
-        """Makes the checkpoint, or finds it made; see `train_once`."""
+        """Trains the checkpoint, or reuses an earlier one; see `train_once`."""
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
-        whole = load_pretrained(self.kind.encoder, self.checkpoint, new=["pooler"])
-        if whole.random_weights:
-            whole.pooler = None  # a random one would be taken for the checkpoint's later
-        # a language model has no pooler: the checkpoint's own stays
-        missing, unexpected = whole.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
-        strange = [*unexpected, *(name for name in missing if not name.startswith("pooler."))]
-        if strange:
-            raise ValueError(f"the language model's encoder is not the checkpoint's: {strange}")
-        keep_pretrained(whole, folder)
+        encoder = load_pretrained(self.kind.encoder, self.checkpoint, new=["pooler"])
+        if encoder.random_weights:
+            encoder.pooler = None  # a random pooler must not be saved like a pretrained one
+        # the language model has no pooler, so the checkpoint's pooler stays
+        missing, unexpected = encoder.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
+        mismatched = [*unexpected, *(name for name in missing if not name.startswith("pooler."))]
+        if mismatched:
+            raise ValueError(f"the language model's encoder is not the checkpoint's: {mismatched}")
+        keep_pretrained(encoder, folder)
         self.tokenizer.save_pretrained(folder)
 
-    def _train(self, micro_batch_size: int, own: Path, deadline: float) -> ReviewTrainer:
+    def _train(self, micro_batch_size: int, fit_dir: Path, deadline: float) -> ReviewTrainer:
         config = self.config
-        set_seed(config.seed)  # a checkpoint without a language model's head is given a new one
+        set_seed(config.seed)  # for a new head, where the checkpoint has no language model's head
         dropout = "attention_dropout" if config.MODEL_TYPE == "distilbert" else "attention_probs_dropout_prob"
         model = load_pretrained(
             self.kind.model, self.checkpoint, new=self.kind.head, **{dropout: config.attention_dropout}
@@ -115,16 +121,16 @@ class FurtherPretraining:
         mask = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED)
 
         def masked(items: list[dict]) -> dict[str, torch.Tensor]:
-            # by the epoch and the review alone: a run that goes on asks for the same, and leaves dropout's numbers as they were
+            # the mask depends on epoch and review alone, so a resumed run has the same; dropout's random state is unchanged
             with torch.random.fork_rng(devices=[]):
-                # and not torch's own function, which begins a GPU's numbers anew too
+                # not torch.manual_seed, which would reset the GPU's random state too
                 torch.default_generator.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
                 return mask(items)
 
         trainer = MaskedTrainer(
             model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
-            args=training_arguments(config, own, batches, micro_batch_size, config.epochs),
+            args=training_arguments(config, fit_dir, batches, micro_batch_size, config.epochs),
             data_collator=masked, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
         )  # fmt: skip
-        trainer.train(resume_from_checkpoint=last_checkpoint(own))
+        trainer.train(resume_from_checkpoint=last_checkpoint(fit_dir))
         return trainer

@@ -1,4 +1,4 @@
-"""Predicting in batches as large as memory holds."""
+"""Out-of-memory handling: smaller batches for prediction, recomputed activations for training."""
 
 import sys
 from collections.abc import Callable
@@ -15,15 +15,18 @@ Found = TypeVar("Found")
 
 
 class Pieces:
-    """Predicts a batch whole where memory holds it, else in halves; a size that did not fit once is not tried again."""
+    """Predicts a batch at once if memory allows, otherwise in halves.
+
+    A size that did not fit is not tried again.
+    """
 
     def __init__(self):
         self.largest = sys.maxsize
 
     def predict(self, predict: Callable[[np.ndarray], Found], rows: np.ndarray) -> list[tuple[np.ndarray, Found]]:
-        """What `predict` finds for the rows, or for each piece of them, with the piece's rows.
+        """The results of `predict` for all rows, or for each piece of them, with its rows.
 
-        Raises `UserError` where memory does not hold one review.
+        Raises `UserError` where not even one review fits into memory.
         """
         if len(rows) <= self.largest:
             found = self._attempt(predict, rows)
@@ -50,21 +53,21 @@ class Pieces:
 
 
 def recompute_activations(model: nn.Module) -> bool:
-    """Has the pretrained model inside `model` recompute its activations in the backward pass (Chen et al. 2016).
+    """Turns on activation checkpointing in the pretrained model inside `model` (Chen et al. 2016).
 
-    A third more work for a fraction of the memory. False where there is no such model, or where it does so already.
+    It costs a third more computation and saves most of the memory. False where there is no such model, or where it is on already.
     """
-    able = [each for each in model.modules() if getattr(each, "supports_gradient_checkpointing", False)]
-    # transformers 5 calls activation checkpointing what was gradient checkpointing in version 4
-    kind = "activation" if able and hasattr(able[0], "activation_checkpointing_enable") else "gradient"
-    if not able or getattr(able[0], f"is_{kind}_checkpointing"):
+    supported = [each for each in model.modules() if getattr(each, "supports_gradient_checkpointing", False)]
+    # gradient checkpointing of transformers 4 is called activation checkpointing in version 5
+    method = "activation" if supported and hasattr(supported[0], "activation_checkpointing_enable") else "gradient"
+    if not supported or getattr(supported[0], f"is_{method}_checkpointing"):
         return False
-    getattr(able[0], f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    log("To save memory, activations are recomputed: a third more work for a fraction of it")
+    getattr(supported[0], f"{method}_checkpointing_enable")({"use_reentrant": False})
+    log("To save memory, activations are recomputed: a third more computation")
     return True
 
 
 def out_of_memory_error(config: TrainingConfig) -> UserError:
-    """The sentence where memory does not hold one review."""
+    """The `UserError` where not even one review fits into memory."""
     option = "--micro-batch-size" if hasattr(config, "micro_batch_size") else "--batch-size"
-    return UserError(f"memory does not suffice: give a smaller {option} or fewer --max-length")
+    return UserError(f"memory does not suffice: give a smaller {option} or --max-length")

@@ -1,4 +1,4 @@
-"""Trains a model in a PyTorch loop on Accelerate, with its metrics in metrics.jsonl and for TensorBoard."""
+"""Trains a model in a PyTorch loop on Accelerate; logs to metrics.jsonl and TensorBoard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from popcorn.utils.packages import tensorboard_if_usable
 
 
 class JsonLines(GeneralTracker):
-    """Accelerate's tracker that appends every metric to a file, one JSON object a line."""
+    """Tracker for Accelerate that appends metrics to a file, one JSON object per line."""
 
     name = "jsonl"
     requires_logging_directory = False
@@ -34,7 +34,7 @@ class JsonLines(GeneralTracker):
 
     @on_main_process
     def store_init_configuration(self, values: dict) -> None:
-        """The settings are in a file of their own."""
+        """Does nothing, because settings.json has the settings."""
 
     @on_main_process
     def log(self, values: dict, step: int | None = None, **_) -> None:
@@ -45,21 +45,21 @@ class JsonLines(GeneralTracker):
 
 
 class PyTorchTrainer:
-    """Trains on one split after another by the training loop that it is given."""
+    """Trains on one split after another with the given training loop."""
 
     def __init__(self, train: Callable[[Session], None]):
-        """`train`: the loop, such as `popcorn.training.loop.train`."""
+        """`train`: the training loop, such as `popcorn.training.loop.train`."""
         self.train = train
 
     start = staticmethod(start_processes)
 
     def set_up(self, task: ModelTask, run_dir: Path, deadline: float) -> None:
-        """Takes what all splits have in common; `deadline` is a `time.monotonic()`."""
+        """Receives the task and the run's folder; `deadline` is a `time.monotonic()`."""
         self.task, self.run_dir, self.deadline, self.speed = task, run_dir, deadline, 0.0
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=hardware.mixed_precision(task.config.precision),
-            # the session divides every batch between the processes itself, so a step is a step of the schedule
+            # the session itself divides batches among processes, so each step is one step of the schedule
             dataloader_config=DataLoaderConfiguration(split_batches=True),
             log_with=[JsonLines(run_dir / "metrics.jsonl"), *tensorboard_if_usable()],
             project_dir=run_dir,
@@ -67,7 +67,7 @@ class PyTorchTrainer:
         self.accelerator.init_trackers("tensorboard")
 
     def fit(self, split: Split) -> FitResult:
-        """Trains a new model, from a checkpoint where the split's folder has one, and predicts with the best epoch's weights."""
+        """Trains a new model, or resumes a checkpoint; predicts with the best epoch's weights."""
         split, targets = self.task.with_pseudo_labels(split)
         fit_dir = self.run_dir / split.name
         session = Session(self.task, split, targets, self.accelerator, fit_dir, self.deadline, self.speed)
@@ -79,9 +79,9 @@ class PyTorchTrainer:
         return result
 
     def summary(self) -> dict:
-        """For the record: parameters, precision, time and memory."""
+        """For the saved results: parameters, precision, time and memory."""
         return summary_of(self.task, self.run_dir)
 
     def finish(self) -> None:
-        """Closes the logs, once the submissions are written."""
+        """Closes the logs, after the submissions are written."""
         self.accelerator.end_training()

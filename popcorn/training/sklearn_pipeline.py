@@ -1,4 +1,4 @@
-"""A scikit-learn pipeline over the reviews' texts."""
+"""A scikit-learn pipeline on the texts of the reviews."""
 
 import time
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from popcorn.utils.files import fingerprint
 from popcorn.utils.machine import cpu_name, process_peak_memory
 
 PARAMETERS = "vectors_", "coef_", "intercept_"
-"""of what the steps learn, that which is counted as the model's; the counts of terms are none, as a vocabulary is none"""
+"""fitted attributes that count as parameters; counts of terms do not, like a vocabulary"""
 
 
 class TextTask(Task):
-    """The reviews as cleaned texts, and a scikit-learn pipeline from texts to `predict_proba`."""
+    """The reviews as cleaned texts, and a scikit-learn pipeline with `predict_proba`."""
 
     def __init__(self, build_pipeline: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0):
-        """The first `unsupervised` steps are fitted once, to the texts of all training reviews, and never to a label."""
+        """The first `unsupervised` steps are fitted once, on all training reviews, without labels."""
         super().__init__(config)
         self.build_pipeline, self.unsupervised = build_pipeline, unsupervised
         self.provenance = {}
@@ -47,35 +47,35 @@ class TextTask(Task):
             steps = self.build_pipeline(config)[: self.unsupervised]
             labeled = self.texts[limited(self.labels, config.max_train_samples)]
             common, seconds, self.peak_memory = _fitted_once(steps, competition, labeled, config.max_train_samples)
-            # what an earlier run took for the steps counts as this run's
+            # fitting time of an earlier run counts for this run too
             self.earlier_seconds = max(0.0, seconds - (time.monotonic() - start))
             self.shared = get_state(common)
             self.texts, self.test_texts = common.transform(self.texts), common.transform(self.test_texts)
             self.seconds = self.earlier_seconds + time.monotonic() - start
 
     def save_artifacts(self, run_dir: Path) -> None:
-        """Writes the options; what is learned comes after the submissions."""
+        """Saves the options; fitted arrays are saved after the submissions."""
         save_metadata(run_dir, self.build_pipeline, self.config, "linear")
 
 
 class SklearnTrainer:
-    """Fits the pipeline to one split after another."""
+    """Fits the pipeline on one split after another."""
 
     def start(self, config: RunConfig) -> None:
-        """There is one process."""
+        """Does nothing: there is one process."""
 
     def set_up(self, task: TextTask, run_dir: Path, deadline: float) -> None:
-        """Takes what all splits have in common."""
+        """Receives the task and the run's folder."""
         self.task, self.run_dir, self.state_by_split, self.parameters = task, run_dir, {}, 0
 
     def fit(self, split: Split) -> FitResult:
-        """Fits a new pipeline and predicts; where a refit follows, that predicts the test."""
+        """Fits a new pipeline and predicts; skips the test set if a refit follows."""
         task, config, start = self.task, self.task.config, time.monotonic()
         with enough_terms():
             pipeline = task.build_pipeline(config)[task.unsupervised :].fit(task.texts[split.train], task.labels[split.train])
         seconds = task.seconds + time.monotonic() - start
-        self.state_by_split[split.name] = own = get_state(pipeline, first=task.unsupervised)
-        self.parameters = sum(array.size for name, array in (task.shared | own).items() if name.endswith(PARAMETERS))
+        self.state_by_split[split.name] = state = get_state(pipeline, first=task.unsupervised)
+        self.parameters = sum(array.size for name, array in (task.shared | state).items() if name.endswith(PARAMETERS))
         validation, test, metrics = np.zeros(0), np.zeros(0), {}
         if len(split.validation):
             validation = pipeline.predict_proba(task.texts[split.validation])[:, 1]
@@ -87,7 +87,7 @@ class SklearnTrainer:
         return FitResult(validation, test, 1, [{"epoch": 1} | metrics], len(split.train) / seconds)
 
     def summary(self) -> dict:
-        """For the record: parameters, time and memory."""
+        """For the saved results: parameters, time and memory."""
         return {
             "parameters": self.parameters, "machine": cpu_name(), "processes": 1,
             "peak_memory": max(process_peak_memory(), self.task.peak_memory),
@@ -96,7 +96,7 @@ class SklearnTrainer:
         }  # fmt: skip
 
     def finish(self) -> None:
-        """Saves what `predict` needs, once the submissions are written."""
+        """Saves the fitted arrays for `predict`, after the submissions are written."""
         if self.task.unsupervised:
             save_state(self.run_dir, self.task.shared)
         for name, arrays in self.state_by_split.items():
@@ -106,9 +106,9 @@ class SklearnTrainer:
 def _fitted_once(
     steps: Pipeline, competition: Competition, labeled: np.ndarray, max_train_samples: int | None
 ) -> tuple[Pipeline, float, int]:
-    """Fits the steps to the labeled texts and at most `max_train_samples` others, or restores what an earlier run learned.
+    """Fits the steps on labeled texts and at most `max_train_samples` others, or loads an earlier fit.
 
-    Returns what it took too, this time or then: seconds, and bytes of memory.
+    Returns the steps, and the seconds and bytes of memory that fitting took, now or earlier.
     """
 
     def make() -> dict[str, np.ndarray]:

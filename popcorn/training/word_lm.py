@@ -72,7 +72,7 @@ class WordLanguageModel:
         self.counts = torch.from_numpy(np.bincount(words, minlength=len(task.vectors)))
         key = key_of(config, task.competition.checksum, task.provenance, str(self.build()))
         self.folder = config.output_dir / "runs" / "language-model" / key
-        """where the encoder is, once `train` has made it"""
+        """folder of the encoder, once `train` has created it"""
 
     def build(self) -> nn.Module:
         """A new language model for the Trainer."""
