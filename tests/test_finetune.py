@@ -50,12 +50,15 @@ SCRIPTS = {
 TRAIN = {"bert_native": bert_native.train, "distilbert_native": distilbert_native.train}
 """the scripts' own loops"""
 # no dropout, and weights so large that a few steps tell one review from another
-STEADY = {"bert": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "initializer_range": 0.4}}
+STEADY = {
+    "bert": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "initializer_range": 0.4},
+    "distilbert": {"dropout": 0.0, "initializer_range": 0.4},
+}
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A tiny checkpoint of each family, the BERT without dropout."""
+    """A tiny checkpoint of each family, BERT and DistilBERT without dropout."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     return {family: pretrained.write(folder / family, family, **STEADY.get(family, {})) for family in pretrained.FAMILIES}
