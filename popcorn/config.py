@@ -17,6 +17,7 @@ import tyro
 
 from popcorn.errors import UserError, exit_on_user_error, uncaught
 
+sys.excepthook = uncaught  # a script imports this module before everything else of popcorn
 STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
 """start time of this process; in a notebook, whose process is older, the time of this module's import"""
 Config = TypeVar("Config")
@@ -255,7 +256,6 @@ def parse(config: type[Config]) -> Config:
     """The command line as `config`; exits with code 2 and one sentence for a mistake."""
     script, main = Path(sys.argv[0]), sys.modules["__main__"]
     command = f"-m {main.__spec__.name}" if getattr(main, "__spec__", None) else script.name
-    sys.excepthook = uncaught
     with exit_on_user_error():
         options = tyro.cli(config, prog=f"python {command}", description=main.__doc__)
         expand_home(options)

@@ -35,7 +35,7 @@ class Step:
     """FLOP of both passes"""
     frozen: int
     """frozen parameters"""
-    learning: int
+    trainable: int
     """trainable parameters"""
     is_prefix: bool
     """whether every review has its own copy of the trainable parameters"""
@@ -136,9 +136,9 @@ def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, revi
                 optimizer.zero_grad()
                 del loss
         both = flop.get_total_flops() / 2
-    frozen, learning = (
-        sum(weights.numel() for weights in model.parameters() if weights.requires_grad == trainable)
-        for trainable in (False, True)
+    frozen, trainable = (
+        sum(weights.numel() for weights in model.parameters() if weights.requires_grad == is_trainable)
+        for is_trainable in (False, True)
     )
     is_prefix = model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
-    return Step(living.peak, forward - both, both, frozen, learning, is_prefix)
+    return Step(living.peak, forward - both, both, frozen, trainable, is_prefix)

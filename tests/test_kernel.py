@@ -28,7 +28,8 @@ def test_a_kernel_has_what_its_script_imports_and_no_other_model(script):
 
 def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
     files = {
-        name: [ROOT / f"{name}.py", *kernel.needed(ROOT / f"{name}.py", False)] for name in ("nbsvm", "lstm", "deberta_lora")
+        name: [ROOT / f"{name}.py", *kernel.local_imports(ROOT / f"{name}.py", False)]
+        for name in ("nbsvm", "lstm", "deberta_lora")
     }
     packages = {name: {re.match(r"\w+", line)[0] for line in kernel.packages(files[name])} for name in files}
     assert packages["lstm"] == packages["nbsvm"] | {"gensim"} and packages["deberta_lora"] >= {"peft", "bitsandbytes", "tyro"}

@@ -1,7 +1,7 @@
-"""A script as one file for Kaggle, with what it needs of `popcorn/` inside, and the metadata that `kaggle kernels push` takes.
+"""Exports a script as one file for Kaggle, with the modules it needs and the kernel's metadata.
 
-The sources are not changed: they stand in the file as texts, are written into a temporary folder when it starts, and imported
-from there; the model's own script follows them as it is.
+The sources are in the file as unchanged texts. At its start, the file writes them into a temporary folder and imports them from
+there. The model's own script follows as it is. `kaggle kernels push` uploads the file.
 """
 
 import ast
@@ -22,16 +22,16 @@ from popcorn.utils.scripts import ROOT, load_script
 COMPETITION = "word2vec-nlp-tutorial"
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
 TEACHER = "nbsvm"
-"""the other script that one needs with --pseudo-labels, and only then"""
+"""another script, which --pseudo-labels needs"""
 MODEL = re.compile(r"^[\w-]+/[\w.-]+/\w+/[\w.-]+/\d+$")
 HEADER = '''"""{title}
 
-Made by `python -m popcorn kernel {name}` for Kaggle: what the script imports comes first, as text, and the script with its model
-and its recipe below it, under MODEL. Add the competition "{competition}" to the notebook and run it. At its end it names
-the two files to submit in submissions/, labels (the score is the accuracy) and .proba.csv (ROC AUC).
+Made by `python -m popcorn kernel {name}` for Kaggle. The modules that the script imports come first, as text. The script with its
+model and recipe follows below, under MODEL. Add the competition "{competition}" to the notebook and run it. At the end it
+prints the two files to submit in submissions/: labels (score: accuracy) and .proba.csv (score: ROC AUC).
 """
 
-# as on the command line, for example ["--epochs", "2"]; --pseudo-labels needs another file: give it where the kernel is made
+# as on the command line, for example ["--epochs", "2"]; but --pseudo-labels needs another file: pass it to `popcorn kernel`
 OPTIONS = {options!r}
 '''
 START = """import importlib.util
@@ -40,9 +40,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-lacking = [line for line in NEEDED if importlib.util.find_spec(line.split("=")[0].split(">")[0]) is None]
-if lacking:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *lacking], check=True)
+missing = [line for line in NEEDED if importlib.util.find_spec(line.split("=")[0].split(">")[0]) is None]
+if missing:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
 folder = Path(tempfile.mkdtemp())
 for name, source in FILES.items():
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,8 @@ sys.argv = [SCRIPT, *OPTIONS]
 """
 
 
-def needed(script: Path, with_teacher: bool) -> list[Path]:
-    """The files of this repository that a script imports, at once or later, directly or not; not the script itself."""
+def local_imports(script: Path, with_teacher: bool) -> list[Path]:
+    """The repository's files that a script imports, directly or indirectly, without the script itself."""
     found: dict[Path, None] = {ROOT / "popcorn" / "__init__.py": None}
     if with_teacher:
         found[ROOT / f"{TEACHER}.py"] = None
@@ -76,7 +76,7 @@ def imported(path: Path) -> Iterator[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The names in a file's import statements, at its top or within: of `from a import b` both `a` and `a.b`."""
+    """All names in a file's import statements; `from a import b` gives `a` and `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -86,31 +86,34 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def packages(paths: list[Path]) -> list[str]:
-    """The lines of requirements-kaggle.txt whose package the files ask for (bitsandbytes by `is_bitsandbytes_available`)."""
+    """Lines of requirements-kaggle.txt for the packages that the files import.
+
+    bitsandbytes is found by `is_bitsandbytes_available`.
+    """
     names = {name for path in paths for name in imports(path)}
     lines = [line.strip() for line in KAGGLE_REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if (package := re.match(r"\w+", line)) and any(package[0] in name for name in names)]
 
 
 def quoted(source: str) -> str:
-    """A source as a literal that is read as it was, and readable itself."""
+    """A source as a readable string literal with the same value."""
     return repr(source) if "'" * 3 in source or source.endswith("\\") else "r" + "'" * 3 + source + "'" * 3
 
 
 def parts(name: str, options: list[str]) -> list[str]:
-    """The blocks of the file: what it is and its options, the plumbing, its start, the script."""
+    """The blocks of the file: header with options, modules, start, script."""
     script = ROOT / f"{name}.py"
     source = script.read_text(encoding="utf-8")
     title = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
     header = HEADER.format(title=title, name=name, competition=COMPETITION, options=options)
-    files = needed(script, "--pseudo-labels" in options)
+    files = local_imports(script, "--pseudo-labels" in options)
     plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {packages([script, *files])!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
     return [header, "\n".join(plumbing) + "\n", START, f"# MODEL: {script.name}, as it is in the repository\n\n{source}"]
 
 
 def write_kernel(name: str, output: Path, user: str, options: str, attach: str | None, as_notebook: bool) -> None:
-    """Writes `<output>/<name>/`: the script or the notebook, and kernel-metadata.json."""
+    """Writes `<output>/<name>/`: the script or notebook, and kernel-metadata.json."""
     if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
         raise UserError(f"there is no script {name}.py: name one, such as lstm")
     try:
@@ -122,7 +125,7 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
             raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")
         _, model, framework, variation, version = attach.split("/")
         given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
-        # a mistyped option is told here, and not on Kaggle after the queue
+        # a mistyped option fails here already, not on Kaggle after the queue
     config = tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)
     blocks = parts(name, given)
     slug = f"popcorn-{name.replace('_', '-')}"
@@ -141,7 +144,7 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
 
 
 def notebook(blocks: list[str]) -> str:
-    """The blocks as cells, the first one's text as Markdown."""
+    """The blocks as cells of a notebook, with the header's text as Markdown."""
     with needs("nbformat", "--notebook"):
         import nbformat
 
@@ -150,8 +153,8 @@ def notebook(blocks: list[str]) -> str:
     cells = [nbformat.v4.new_markdown_cell(f"# {header}"), nbformat.v4.new_code_cell(first)]
     cells += [nbformat.v4.new_code_cell(block.strip()) for block in blocks[1:]]
     for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"  # not a random one: the same script gives the same file
-    made = nbformat.v4.new_notebook(cells=cells)
-    made.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nbformat.validate(made)
-    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+        cell["id"] = f"cell-{number}"  # not random, so the same script gives the same file
+    content = nbformat.v4.new_notebook(cells=cells)
+    content.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.validate(content)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

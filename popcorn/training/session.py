@@ -1,9 +1,9 @@
-"""What makes a PyTorch training loop robust, so that the loop itself stays short.
+"""Everything that makes a PyTorch training loop robust, so that the loop itself stays short.
 
-Gradient accumulation in micro-batches that shrink where memory runs out, checkpoints, resume, the time budget, early stopping,
-several processes and progress. The loops over a `Session` are in popcorn/training/loop.py, bert_native.py and
-distilbert_native.py. A model is an `nn.Module` that takes a batch's tensors and returns a logit (batch,), the log-odds of a
-positive review.
+Gradient accumulation with micro-batches that get smaller when memory runs out, checkpoints, resume, the time budget, early
+stopping, parallel training and progress bars. The loops over a `Session` are in popcorn/training/loop.py, bert_native.py and
+distilbert_native.py. A model is an `nn.Module`: from a batch's tensors it computes a logit (batch,), the log-odds of a positive
+review.
 """
 
 import time
@@ -29,14 +29,14 @@ from popcorn.training.memory import Pieces, out_of_memory_error, recompute_activ
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import optimizer_and_schedule
 
-STEADY = 10  # steps: the first ones load kernels, and do not show the speed
+STEADY = 10  # steps until the speed is steady: the first ones load kernels
 
 
 class Session:
     """The training of one model on one split.
 
-    A loop goes through `epochs`, `batches`, `attempts` and `micro_batches`, and calls `backward`, `end_step`, `evaluate` and
-    `end_epoch`; the model, the optimizer and the scheduler are its own.
+    A loop iterates over `epochs`, `batches`, `attempts` and `micro_batches`. It calls `backward`, `end_step`, `evaluate` and
+    `end_epoch`. Model, optimizer and scheduler are attributes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Session:
     ):  # fmt: skip
         """targets (len(task.train),): 0, 1, or a probability; `deadline` is a `time.monotonic()`.
 
-        `speed`: an earlier fit's reviews per second, for the time budget until this one's is known.
+        `speed`: reviews per second of an earlier split, for the time budget until this one's speed is known.
         """
         self.config, self.train, self.test, self.labels, self.split = task.config, task.train, task.test, targets, split
         self.accelerator, self.fit_dir, self.deadline = accelerator, fit_dir, deadline
@@ -64,7 +64,7 @@ class Session:
         self.state = self.checkpoints.load()
 
     def epochs(self) -> Iterator[int]:
-        """Numbers of the epochs from 0, from where a stopped run was, until early stopping or the end of the time budget."""
+        """Epochs from 0 (or the resumed one), until early stopping or the end of the time budget."""
         with tqdm(
             total=self.num_epochs * self.steps_per_epoch, initial=self._steps_done(), unit="batch", desc=self.split.name,
             disable=not self.accelerator.is_main_process,
@@ -73,7 +73,7 @@ class Session:
                 yield self.state.epoch
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """Rows of the reviews, (batch,), in random batches of similar lengths, from where a stopped run was."""
+        """Rows of the reviews, (batch,), in random batches of similar lengths; skips resumed steps."""
         seed = self.config.seed * 1_000 + epoch
         batches = length_grouped_batches(self.split.train, self.train.lengths, self.config.batch_size, seed)
         for batch in batches[self.state.step :]:
@@ -84,7 +84,7 @@ class Session:
             yield batch
 
     def attempts(self, batch: np.ndarray) -> Iterator["Attempt"]:
-        """One attempt at the batch's gradient, or more, each with smaller micro-batches, where memory runs out."""
+        """One attempt at the batch's gradient; more with smaller micro-batches if memory runs out."""
         self.step_start, self.batch_size = time.monotonic(), len(batch)
         self.model.train()
         while True:
@@ -103,26 +103,29 @@ class Session:
             )
 
     def micro_batches(self, batch: np.ndarray) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """This process's share of the batch: a model's inputs and the labels (micro-batch,), on the device."""
+        """This process's part of the batch, on its device: model inputs, and labels (micro-batch,)."""
         rows = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         micro_batches = np.array_split(rows, -(-len(rows) // self.micro_batch_size))
         for number, micro_batch in enumerate(micro_batches, start=1):
-            # gradients of several processes are averaged once a step, in the last backward pass
+            # gradients are averaged over processes once per step, in the last backward pass
             with nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(self.model):
                 self.reviews = len(micro_batch)
                 labels = torch.from_numpy(self.labels[micro_batch]).to(self.accelerator.device)
                 yield self._inputs(self.train, micro_batch), labels
 
     def backward(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds to the gradient; `loss` is the micro-batch's share of the batch's mean loss, logits and labels (micro-batch,)."""
-        # processes' gradients are averaged, so each scales its own by their number
+        """Accumulates the gradient; `loss` is the micro-batch's part of the batch's mean loss.
+
+        logits and labels are (micro-batch,).
+        """
+        # gradients are averaged over processes, so each process multiplies its own by their number
         self.accelerator.backward(loss * self.accelerator.num_processes)
         self.losses.append(loss.detach() * self.batch_size)
         correct = (logits.detach() > 0) == (labels > 0.5)
-        self.corrects.append(correct[: self.reviews].sum())  # R-Drop has every review twice
+        self.corrects.append(correct[: self.reviews].sum())  # with R-Drop every review is there twice
 
     def end_step(self) -> None:
-        """Counts the step, shows progress, and saves a checkpoint now and then."""
+        """Counts the step, shows progress, and saves a checkpoint regularly."""
         state = self.state
         state.step, state.seen = state.step + 1, state.seen + self.batch_size
         state.loss, state.correct = state.loss + self.loss, state.correct + int(self.correct)
@@ -136,15 +139,15 @@ class Session:
             self.checkpoints.save(state, self._steps_done())
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics on the validation reviews; none where there are none, or the time budget ended within the epoch."""
+        """Validation metrics; empty without a validation set, or if the time budget ended the epoch."""
         if self.is_out_of_time or not len(self.split.validation):
             return {}
         return compute_metrics(self.labels[self.split.validation], self.predict(self.train, self.split.validation))
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Logs the metrics, keeps the weights where they are the best so far, and saves a checkpoint.
+        """Logs the metrics, saves the best weights, and saves a checkpoint.
 
-        An epoch that the time budget ended is not counted: `--resume` goes on within it.
+        An epoch that the time budget ended does not count; `--resume` continues it.
         """
         if self.is_out_of_time:
             return
@@ -176,7 +179,7 @@ class Session:
     def predict(self, reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
         """The probability that each of the rows is positive, float64 (len(rows),)."""
         self.model.eval()
-        # several processes may have one batch more or less, and DistributedDataParallel would wait for all at each
+        # processes may differ by one batch, and DistributedDataParallel would wait for all of them at each batch
         model = self.accelerator.unwrap_model(self.model)
         probability = torch.zeros(len(reviews), dtype=torch.float64)
         if len(rows):
@@ -184,23 +187,26 @@ class Session:
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 for piece, logit in self.pieces.predict(lambda piece: model(*self._inputs(reviews, piece)).float().cpu(), batch):
                     probability[piece] = torch.sigmoid(logit.double())
-        if self.accelerator.num_processes > 1:  # each row was filled by one process and is zero on the others
+        if self.accelerator.num_processes > 1:  # each row has a value on one process, and 0 on the others
             probability = self.accelerator.reduce(probability.to(self.accelerator.device), "sum").cpu()
         return probability.numpy()[rows]
 
     @property
     def reviews_per_second(self) -> float:
-        """Of training; 0 before the first step."""
+        """Training speed; 0 before the first step."""
         state = self.state
         return (state.epoch * len(self.split.train) + state.seen) / state.seconds if state.seconds else 0.0
 
     def reduce_memory_use(self) -> bool:
-        """Halves the micro-batch, and recomputes activations where even one review is too much; False where nothing is left."""
+        """Halves the micro-batch; at one review, recomputes activations instead.
+
+        False where nothing more can be done.
+        """
         if self.micro_batch_size > 1:
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             log(
-                f"Out of memory: going on with micro-batches of {self.micro_batch_size} reviews, the same batch and the same "
-                "gradient"
+                f"Out of memory: continuing with micro-batches of {self.micro_batch_size} reviews, the same batch and the "
+                "same gradient"
             )
             return True
         return recompute_activations(self.model)
@@ -219,7 +225,10 @@ class Session:
         return bool(best and len(self.split.validation) and self.state.epoch - best["epoch"] >= self.config.patience)
 
     def _is_time_over(self) -> bool:
-        """Whether the rest of the time is needed to predict, which takes a third of the time of training as many reviews."""
+        """Whether the remaining time is needed for prediction.
+
+        Prediction takes a third of the training time per review.
+        """
         speed = self.reviews_per_second if self.steps_taken >= STEADY else self.earlier_speed
         needed = (len(self.test) + len(self.split.validation)) / speed if speed else 0
         if time.monotonic() + needed >= self.deadline:
@@ -228,7 +237,10 @@ class Session:
 
 
 class Attempt:
-    """Computes the gradient of one batch: `with attempt:` catches memory that runs out, and makes the next attempt smaller."""
+    """One attempt at the gradient of a batch: `with attempt:` catches out-of-memory errors.
+
+    The next attempt uses smaller micro-batches.
+    """
 
     def __init__(self, session: Session):
         self.session, self.has_succeeded = session, False
@@ -237,7 +249,7 @@ class Attempt:
         self.session.losses, self.session.corrects = [], []
 
     def __exit__(self, kind, problem: BaseException | None, traceback) -> bool:
-        """Raises `UserError` where the memory does not hold even one review."""
+        """Raises `UserError` where not even one review fits into memory."""
         if problem is None:
             self.has_succeeded = True
             return False
