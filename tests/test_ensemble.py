@@ -101,7 +101,7 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
         (("five", "four"), "folds of four and five differ for"),
         (("five", "part"), "part.oof.csv has 200 rows where these data have 400"),
         (("five", "missing"), "missing.oof.csv: run the script of missing with --folds"),
-        (("five",), "at least two members"),
+        (("five",), "at least two different members"),
     ):
         done = run("-m", "popcorn", "ensemble", *names, "--output-dir", tmp_path, "--data-dir", competition, code=2)
         assert said in " ".join(done.stderr.split())
@@ -112,7 +112,7 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
         (("five", "bad"), (), "bad.oof.csv, row 5: the sentiment is nan"),
         (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run's own"),
         (("five", "bad"), ("--name", "four"), "--name 'four' is a run's own"),
-        (("five",), ("--all",), "five were named: give one of the two"),
+        (("five",), ("--all",), "five were named too: give one of the two"),
     ):
         command = "-m", "popcorn", "ensemble", *names, *given, "--output-dir", tmp_path, "--data-dir", competition
         assert said in " ".join(run(*command, code=2).stderr.split())

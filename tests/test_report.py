@@ -45,7 +45,7 @@ def test_the_page_has_all_its_parts_and_needs_nothing_else(page):
     text = page.read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
         "Leaderboard", "Accuracy against time", "Learning curves", "Calibration", "Accuracy by length", "Agreement",
-        "What all of them get wrong",
+        "Errors common to all models",
     ]  # fmt: skip
     assert text.count("<svg") == 6 and "currentColor" in text and "#010203" not in text
     assert not re.search(r"<script|<link|<img|url\((?!#)|@import", text)

@@ -1,8 +1,8 @@
-"""Blends of several scripts' runs, fitted on their out-of-fold probabilities alone: a mean of ranks, and a logistic stacker.
+"""Blends of several runs, fitted on their out-of-fold probabilities: mean of ranks, and stacker.
 
-A run with `--folds` leaves both files that this needs: of every training review the probability by the one of its models that
-had never learnt from it (`<name>.oof.csv`), and the test's (`<name>.proba.csv`). A neural model's epoch was chosen on its fold,
-so that its out-of-fold figures are a little too good beside a linear model's, which chooses nothing there.
+A run with `--folds` saves both files that a blend needs. `<name>.oof.csv` has each training review's probability, by the model
+that was not trained on it. `<name>.proba.csv` has the test probabilities. A neural model selects its epoch on its validation
+fold. So its out-of-fold metrics are slightly too good, compared with a linear model's.
 """
 
 from collections.abc import Callable
@@ -28,36 +28,37 @@ from popcorn.training.fit_result import FitResult
 from popcorn.utils import machine
 from popcorn.utils.console import make_console
 
-EPS = 1e-6  # the files' last digit: nothing surer than this can be read from them
+EPS = 1e-6  # the last digit in the files, so no probability is closer to 0 or 1
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run's probabilities."""
+    """The probabilities of one run."""
 
     name: str
     train: np.ndarray
-    """(train,), each by a model that never saw the review"""
+    """(train,), each by a model that was not trained on the review"""
     fold: np.ndarray
-    """(train,), the number of the part that each review was held out with"""
+    """(train,), the number of each review's fold"""
     test: np.ndarray
     """(test,)"""
 
 
 Features = Callable[[list[np.ndarray]], np.ndarray]
-"""probabilities (reviews,) of each member to what is weighed, (reviews, features)"""
+"""probabilities (reviews,) of each member to a stacker's features, (reviews, features)"""
 
 
 def mean_rank(probabilities: list[np.ndarray]) -> np.ndarray:
-    """Each member's order of the reviews, whatever its scale: the mean of the ranks, from 0 to 1, as the one feature.
+    """The mean of the members' ranks, scaled to 0 to 1, as a single feature.
 
-    Ranks of two sets of reviews can be set side by side where both have the same share of positive ones, as here.
+    It is independent of each member's scale. Ranks in train and test set are comparable if both have the same fraction of
+    positive reviews, as here.
     """
     return np.mean([rankdata(each) / len(each) for each in probabilities], axis=0)[:, None]
 
 
 def log_odds(probabilities: list[np.ndarray]) -> np.ndarray:
-    """Each member's log-odds, as a feature of its own (stacking, Wolpert 1992)."""
+    """Each member's log-odds as one feature (stacking, Wolpert 1992)."""
     return logit(np.clip(probabilities, EPS, 1 - EPS)).T
 
 
@@ -65,23 +66,26 @@ BLENDS: dict[str, Features] = {"mean of ranks": mean_rank, "stacker": log_odds}
 
 
 def blend(members: list[Member], labels: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities of the training file, each fold's by a blend of the other folds, of the test, and the weights.
+    """Out-of-fold probabilities of the training file, test probabilities, and weights of the blend.
 
-    The logistic regression turns ranks into probabilities too, so that one half is where a review turns positive.
+    The logistic regression also calibrates ranks, so that reviews above one half are positive.
     """
     folds = [members[0].fold == number for number in np.unique(members[0].fold)]
     train = np.zeros((len(labels), features([member.train[:1] for member in members]).shape[1]))
-    for own in folds:  # each was predicted by a model of its own, on a scale of its own
-        train[own] = features([member.train[own] for member in members])
-    held_out = np.zeros(len(labels))
-    for own in folds:
-        held_out[own] = LogisticRegression(C=1.0).fit(train[~own], labels[~own]).predict_proba(train[own])[:, 1]
-    judge = LogisticRegression(C=1.0).fit(train, labels)
-    return held_out, judge.predict_proba(features([member.test for member in members]))[:, 1], judge.coef_[0]
+    for fold in folds:  # fold by fold, since each fold's model has a scale of its own
+        train[fold] = features([member.train[fold] for member in members])
+    out_of_fold = np.zeros(len(labels))
+    for fold in folds:
+        out_of_fold[fold] = LogisticRegression(C=1.0).fit(train[~fold], labels[~fold]).predict_proba(train[fold])[:, 1]
+    stacker = LogisticRegression(C=1.0).fit(train, labels)
+    return out_of_fold, stacker.predict_proba(features([member.test for member in members]))[:, 1], stacker.coef_[0]
 
 
 def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[str]) -> Member:
-    """A run's two files, in the order of the ids. Raises `UserError` where one is missing or is not of these reviews."""
+    """A run's two files, in the order of the ids.
+
+    Raises `UserError` where one is missing or has other reviews.
+    """
     fix = f"run the script of {name} with --folds and --name {name}, on the same data and without --max-train-samples"
     train = read_probabilities(folder / (name + OOF_SUFFIX), train_ids, fix)
     test = read_probabilities(folder / (name + TEST), test_ids, fix)
@@ -91,7 +95,10 @@ def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[st
 
 
 def require_same_folds(members: list[Member]) -> None:
-    """Raises `UserError` where two members held out different reviews together: one would have seen what the other had not."""
+    """Raises `UserError` where two members have different folds.
+
+    Then one model would be trained on reviews that another one is validated on.
+    """
     first = members[0]
     for member in members[1:]:
         differing = int((member.fold != first.fold).sum())
@@ -103,11 +110,13 @@ def require_same_folds(members: list[Member]) -> None:
 
 
 def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, is_recorded: bool) -> None:
-    """Blends the members both ways, takes the better one out of fold, and says what each member adds."""
+    """Blends the members with both methods, and submits the one with the better out-of-fold ROC AUC.
+
+    Prints what each member adds.
+    """
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(
-            f"an ensemble has at least two members, each once, and given were {', '.join(names) or 'none'}: "
-            "name runs that had --folds"
+            f"an ensemble needs at least two different members, and got {', '.join(names) or 'none'}: name runs that had --folds"
         )
     submissions = folder / "submissions"
     if not name or name in names or (submissions / (name + OOF_SUFFIX)).exists() or (folder / "runs" / name).exists():
@@ -117,29 +126,32 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     members = [read_member(submissions, each, train.ids, test.ids) for each in names]
     require_same_folds(members)
     cost = cost_of(folder / "results", members, test.ids) if is_recorded else {}
-    found = {way: blend(members, train.labels, features) for way, features in BLENDS.items()}
-    measured = {way: metrics.compute_metrics(train.labels, held_out) for way, (held_out, *_) in found.items()}
-    best = max(measured, key=lambda way: measured[way][metrics.SELECTION_METRIC])
-    print_blends(measured, found["stacker"][2], names)
-    print_members(members, train.labels, best, measured[best])
-    log(f"Taken: {best}, the better one out of fold")
-    outcome = FitResult(found[best][0], found[best][1], epoch=1, history=[{"epoch": 1} | measured[best]])
+    blends = {method: blend(members, train.labels, features) for method, features in BLENDS.items()}
+    scores = {method: metrics.compute_metrics(train.labels, out_of_fold) for method, (out_of_fold, *_) in blends.items()}
+    best = max(scores, key=lambda method: scores[method][metrics.SELECTION_METRIC])
+    print_blends(scores, blends["stacker"][2], names)
+    print_members(members, train.labels, best, scores[best])
+    log(f"Selected: {best}, with the better out-of-fold ROC AUC")
+    result = FitResult(blends[best][0], blends[best][1], epoch=1, history=[{"epoch": 1} | scores[best]])
     config = RunConfig(output_dir=folder, name=name, save_results=is_recorded)
     finish_run(
-        config, competition, train.ids, test.ids, RunResult(outcome.test, {"out of fold": outcome}, None, complete=True),
+        config, competition, train.ids, test.ids, RunResult(result.test, {"out of fold": result}, None, complete=True),
         members=names, split=folds_checksum(members[0], train.ids), blend=best,
-        weights=found[best][2].tolist(), machine=machine.cpu_name(), precision="fp64",
+        weights=blends[best][2].tolist(), machine=machine.cpu_name(), precision="fp64",
         processes=1, **cost,
     )  # fmt: skip
 
 
 def folds_checksum(member: Member, ids: list[str]) -> str:
-    """The checksum of the split that the member's folds are, as its own run records it."""
+    """The checksum of a member's folds, the same as in its own saved results."""
     return split_checksum(ids, [np.flatnonzero(member.fold == number) for number in np.unique(member.fold)])
 
 
 def cost_of(results: Path, members: list[Member], test_ids: list[str]) -> dict[str, float]:
-    """What the members took together, from their own records. Raises `UserError` where a member's run is not recorded."""
+    """Total time, memory and parameters of the members, from their saved results.
+
+    Raises `UserError` where a member's run has no saved results.
+    """
     runs = []
     for member in members:
         path = results / f"{member.name}.json"
@@ -157,27 +169,28 @@ def cost_of(results: Path, members: list[Member], test_ids: list[str]) -> dict[s
     }  # fmt: skip
 
 
-def print_blends(measured: dict[str, dict[str, float]], weights: np.ndarray, names: list[str]) -> None:
-    """Both blends out of fold."""
+def print_blends(scores: dict[str, dict[str, float]], weights: np.ndarray, names: list[str]) -> None:
+    """Prints the out-of-fold metrics of both methods."""
     table = Table("blend", "accuracy out of fold", "ROC AUC", "log loss", "weights")
-    for way, its in measured.items():
-        said = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True)) if way == "stacker" else ""
+    for method, values in scores.items():
+        shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))
         table.add_row(
-            way, f"{its['validation_accuracy']:.4f}", f"{its['validation_auc']:.4f}", f"{its['validation_loss']:.4f}", said
-        )
+            method, f"{values['validation_accuracy']:.4f}", f"{values['validation_auc']:.4f}", f"{values['validation_loss']:.4f}",
+            shown if method == "stacker" else "",
+        )  # fmt: skip
     make_console().print(table)
 
 
-def print_members(members: list[Member], labels: np.ndarray, way: str, whole: dict[str, float]) -> None:
-    """Each member alone, and what the blend loses without it."""
+def print_members(members: list[Member], labels: np.ndarray, method: str, total: dict[str, float]) -> None:
+    """Prints the metrics of each member alone, and of the blend without it."""
     table = Table("member", "alone, accuracy", "ROC AUC", "without it, accuracy", "ROC AUC", "it adds to the ROC AUC")
     for member in members:
         alone = metrics.compute_metrics(labels, member.train)
         others = [other for other in members if other is not member]
-        without = metrics.compute_metrics(labels, blend(others, labels, BLENDS[way])[0])
+        without = metrics.compute_metrics(labels, blend(others, labels, BLENDS[method])[0])
         table.add_row(
             member.name, f"{alone['validation_accuracy']:.4f}", f"{alone['validation_auc']:.4f}",
             f"{without['validation_accuracy']:.4f}", f"{without['validation_auc']:.4f}",
-            f"{whole['validation_auc'] - without['validation_auc']:+.4f}",
+            f"{total['validation_auc'] - without['validation_auc']:+.4f}",
         )  # fmt: skip
     make_console().print(table)

@@ -1,4 +1,4 @@
-"""The leaderboard, made from `results/*.json` alone: printed, written into the README, and drawn."""
+"""The leaderboard, from `results/*.json` alone: printed, written into the README, and drawn."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ from popcorn.utils.packages import MissingPackage
 BEGIN, END = "<!-- leaderboard: written by python -m popcorn leaderboard -->", "<!-- end of leaderboard -->"
 FORMER = "†"
 FORMER_NOTE = (
-    f"{FORMER} validated on the former split of the training file (scikit-learn 1.9.1's StratifiedGroupKFold), until it is "
-    "measured anew; today's split holds out other reviews."
+    f"{FORMER} validated on an earlier split of the training file (scikit-learn 1.9.1's StratifiedGroupKFold). The current split "
+    "has another validation set, on which this model has not been trained yet."
 )
 HEADINGS = (
     "model",
@@ -32,7 +32,7 @@ HEADINGS = (
 
 
 def update(results: Path, readme: Path) -> None:
-    """Prints the table, writes it between the README's markers, and draws `results/leaderboard.png`."""
+    """Prints the table, writes it into the README, and draws `results/leaderboard.png`."""
     found = list(rows(results))
     if not found:
         raise UserError(f"{results} holds no recorded results on the competition's data: run a script with --save-results first")
@@ -48,7 +48,7 @@ def update(results: Path, readme: Path) -> None:
 
 
 def read_between_markers(readme: Path) -> tuple[str, str, str]:
-    """The README's text up to and with the first marker, between the two, and from the second on."""
+    """The README's text up to the first marker, between the markers, and from the second one."""
     try:
         text = readme.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
@@ -59,19 +59,22 @@ def read_between_markers(readme: Path) -> tuple[str, str, str]:
 
 
 def markdown(found: list[Row]) -> str:
-    """The table in Markdown, with an empty line around it."""
+    """The table in Markdown, with empty lines around it."""
     lines = [HEADINGS, ["---"] * len(HEADINGS), *([literal(cell) for cell in cells(row)] for row in found)]
     table = "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
     return table + (f"{FORMER_NOTE}\n\n" if FORMER in table else "")
 
 
 def literal(text: str) -> str:
-    """The text as Markdown shows it as it is, within one cell of a table; underscores inside a name mean nothing there."""
+    """Escapes the text for a cell of a Markdown table.
+
+    Underscores inside a name have no meaning there.
+    """
     return re.sub(r"[\\`*\[\]<|~]", r"\\\g<0>", " ".join(text.split()))
 
 
 def cells(row: Row) -> list[str]:
-    """One line as text. The spread is over seeds, the interval over which 25,000 reviews the test happens to have."""
+    """One row as text: the spread is over seeds, the interval over test reviews."""
     former = FORMER if row.is_former_split else ""
     spread = f" ± {row.spread:.4f}" if row.spread is not None else ""
     return [
@@ -82,14 +85,14 @@ def cells(row: Row) -> list[str]:
         f"{row.validation:.4f}{former}" if row.validation is not None else "-",
         str(row.seeds),
         f"{row.seconds / 60:.1f} min",
-        f"{row.reviews_per_second:,.0f}" if row.reviews_per_second else "-",  # an ensemble is fitted at once
+        f"{row.reviews_per_second:,.0f}" if row.reviews_per_second else "-",  # an ensemble has no training speed
         f"{row.peak_memory / 2**30:.1f} GiB",
         f"{row.parameters / 1e6:.1f} M",
     ]
 
 
 def _draw(found: list[Row], path: Path) -> None:
-    """Accuracy with its 95% interval against the wall time of a run; no drawing where a package for it is missing."""
+    """Draws accuracy with its 95% interval against time; skipped where a package is missing."""
     try:
         from popcorn.reporting.plots import draw_accuracy_against_time
     except MissingPackage as problem:

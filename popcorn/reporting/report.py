@@ -1,4 +1,4 @@
-"""`python -m popcorn report`: one page about all recorded models, which needs no network to be read."""
+"""`python -m popcorn report`: one offline HTML page about all saved results."""
 
 import json
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ BINS, SHOWN, LONGEST = 8, 10, 400
 
 @dataclass
 class Model:
-    """What is known of one recorded model."""
+    """Saved results and predictions of one model."""
 
     row: Row
     curve: list[float]
-    """the validation's ROC AUC after each epoch; empty where there was no validation"""
+    """validation ROC AUC after each epoch; empty without validation"""
     test: np.ndarray | None
-    """probabilities (test,), where the submission of a recorded run is at hand"""
+    """test probabilities (test,), if there is a submission of a saved run"""
     temperature: float | None
-    """of the probabilities of reviews that were held out, where those are at hand"""
+    """temperature fitted on validation probabilities, if they are available"""
 
 
 def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
-    """Writes `report/index.html`. What has no submission or no run at hand is left out of the parts that need it."""
+    """Writes `report/index.html`; a chart omits models without the files it needs."""
     competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     models = [_model(row, output_dir, results, train, test.ids) for row in rows(results)]
@@ -95,24 +95,28 @@ def _model(row: Row, output_dir: Path, results: Path, train: Reviews, test_ids: 
         return Model(row, curve, None, None)
     out_of_fold = output_dir / "submissions" / f"{row.name}{OOF_SUFFIX}"
     if out_of_fold.is_file():
-        held = read_probabilities(out_of_fold, train.ids, again)["sentiment"].to_numpy()
-        return Model(row, curve, test, fitted_temperature(held, train.labels))
+        probability = read_probabilities(out_of_fold, train.ids, again)["sentiment"].to_numpy()
+        return Model(row, curve, test, fitted_temperature(probability, train.labels))
     return Model(row, curve, test, _temperature(row.name, runs, output_dir, train))
 
 
 def _temperature(name: str, runs: list[dict], output_dir: Path, train: Reviews) -> float | None:
-    """Of the first recorded run that was validated and whose folder is at hand: the recipe's, whichever seed is submitted."""
+    """The temperature of the first saved run with validation whose folder is available.
+
+    It stands for the recipe, whichever seed is submitted.
+    """
     for run in runs:
         path = output_dir / "runs" / name / f"seed-{run['seed']}"
         fit = run["fits"].get("validated")
-        outcome = load_fit_result(path / "validated") if fit else None
-        if outcome is None:
+        result = load_fit_result(path / "validated") if fit else None
+        if result is None:
             continue
-        rows = validation_folds(train.ids, train.labels, "movie", None)[0]
+        val_idx = validation_folds(train.ids, train.labels, "movie", None)[0]
         recorded = fit["history"][fit["epoch"] - 1][SELECTION_METRIC]
-        # a folder's run may be of other reviews than the record's
-        if len(outcome.validation) == len(rows) and isclose(roc_auc_score(train.labels[rows], outcome.validation), recorded):
-            return fitted_temperature(outcome.validation, train.labels[rows])
+        labels = train.labels[val_idx]
+        # the run in the folder may have had other reviews than the saved results
+        if len(result.validation) == len(val_idx) and isclose(roc_auc_score(labels, result.validation), recorded):
+            return fitted_temperature(result.validation, labels)
     return None
 
 
@@ -122,7 +126,7 @@ def _curves(models: list[Model]) -> str:
 
 
 def _calibration(models: list[Model], labels: np.ndarray) -> dict:
-    """Reliability of each model's probabilities, and what a temperature makes of them (Guo et al. 2017)."""
+    """Reliability curves and log loss of each model, with and without temperature (Guo et al. 2017)."""
     before, after, lines = {}, {}, []
     for model in models:
         before[model.row.name] = _reliability(labels, model.test)
@@ -134,15 +138,15 @@ def _calibration(models: list[Model], labels: np.ndarray) -> dict:
         after[model.row.name] = _reliability(labels, scaled)
         lines.append((model.row.name, f"{model.temperature:.2f}", loss, f"{log_loss(labels, scaled):.4f}"))
     return {
-        "before": plots.reliability(before, "as the model says"),
-        "after": plots.reliability(after, "with its temperature") if after else "",
+        "before": plots.reliability(before, "predicted"),
+        "after": plots.reliability(after, "with temperature scaling") if after else "",
         "temperatures": lines,
     }
 
 
 def _reliability(labels: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    happened, said = calibration_curve(labels, probability, n_bins=BINS)
-    return said, happened
+    prob_true, prob_pred = calibration_curve(labels, probability, n_bins=BINS)
+    return prob_pred, prob_true
 
 
 def at_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
@@ -151,11 +155,11 @@ def at_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fitted_temperature(probability: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least log loss."""
-    found = minimize_scalar(
+    """The temperature with the lowest log loss."""
+    minimum = minimize_scalar(
         lambda exponent: log_loss(labels, at_temperature(probability, np.exp(exponent))), bounds=(-3, 3), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def _by_length(models: list[Model], labels: np.ndarray, test: Reviews) -> dict:
@@ -163,43 +167,43 @@ def _by_length(models: list[Model], labels: np.ndarray, test: Reviews) -> dict:
     edges = np.unique(np.quantile(words, np.linspace(0, 1, BINS + 1)).astype(int))
     if len(edges) < 3:
         return {}
-    place = np.clip(np.searchsorted(edges, words, side="right") - 1, 0, len(edges) - 2)
+    bins = np.clip(np.searchsorted(edges, words, side="right") - 1, 0, len(edges) - 2)
     curves = {
-        model.row.name: [float(((model.test > 0.5) == labels)[place == bin].mean()) for bin in range(len(edges) - 1)]
+        model.row.name: [float(((model.test > 0.5) == labels)[bins == bin].mean()) for bin in range(len(edges) - 1)]
         for model in models
     }
     return {"lengths": plots.accuracy_by_length(edges.tolist(), curves)}
 
 
 def _agreement(models: list[Model]) -> str:
-    verdicts = np.array([model.test > 0.5 for model in models])
-    share = (verdicts[:, None] == verdicts).mean(-1)
-    return plots.agreement([model.row.name for model in models], share) if len(models) > 1 else ""
+    predictions = np.array([model.test > 0.5 for model in models])
+    fraction = (predictions[:, None] == predictions).mean(-1)
+    return plots.agreement([model.row.name for model in models], fraction) if len(models) > 1 else ""
 
 
 def _wrong(models: list[Model], labels: np.ndarray, test: Reviews, output_dir: Path) -> dict | None:
-    """The reviews that every model gets wrong, those first on which they are surest."""
+    """The reviews that every model misclassifies, the most confident predictions first."""
     probability = np.array([model.test for model in models])
     all_wrong = ((probability > 0.5) != labels).all(0)
     mean = probability.mean(0)
     order = np.argsort(-np.abs(mean - 0.5) * all_wrong)[: min(SHOWN, int(all_wrong.sum()))]
     if not len(order):
         return None
-    judge, name = _judge(models, output_dir)
+    predictor, name = _best_predictor(models, output_dir)
     reviews = []
     for row in order:
         text = plain(test.texts[row])
-        words = judge.explain(text) if judge else [(word, 0.0) for word in text.split()]
+        words = predictor.explain(text) if predictor else [(word, 0.0) for word in text.split()]
         strongest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
         reviews.append({
             "id": test.ids[row].strip('"'), "label": "positive" if labels[row] else "negative", "probability": f"{mean[row]:.3f}",
             "words": [(word, weight / strongest) for word, weight in words[:LONGEST]],
         })  # fmt: skip
-    return {"count": int(all_wrong.sum()), "of": len(labels), "models": len(models), "reviews": reviews, "judge": name}
+    return {"count": int(all_wrong.sum()), "of": len(labels), "models": len(models), "reviews": reviews, "predictor": name}
 
 
-def _judge(models: list[Model], output_dir: Path):
-    """The best of the models whose run is at hand, to say which words carried its verdict."""
+def _best_predictor(models: list[Model], output_dir: Path):
+    """The best model whose run is available, to explain its predictions by words."""
     for model in models:
         try:
             return load(run_of(model.row.name, output_dir)), model.row.name

@@ -1,4 +1,7 @@
-"""Accuracy and ROC AUC of submissions, from the ratings in the test ids: scoring only, never training or choosing."""
+"""Accuracy and ROC AUC of submissions, from the ratings in the test ids.
+
+This is for scoring only, never for training or selection.
+"""
 
 from pathlib import Path
 
@@ -14,13 +17,13 @@ from popcorn.metrics import Score, score_test
 from popcorn.utils.console import make_console
 
 AGAIN = "give a submission (.csv) with the columns id,sentiment"
-SWAPPED_BELOW = 0.4  # ROC AUC: chance alone is not that far from one half
+SWAPPED_BELOW = 0.4  # ROC AUC: a random prediction is closer to one half
 
 
 def score_file(path: Path, test_ids: list[str]) -> Score:
-    """Scores a submission, its rows in any order, ids with or without quotes.
+    """Scores a submission; its rows may be in any order, its ids with or without quotes.
 
-    Raises `UserError` for unknown, doubled or missing ids (with counts and examples) and for values that are no probability.
+    Raises `UserError` for unknown, doubled or missing ids (with counts and examples), and for values that are not probabilities.
     """
     text = read_text(path, AGAIN)
     if not text.strip():
@@ -47,18 +50,18 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
     if bad.any():
         raise UserError(
             f"{path}, row {bad.idxmax()}: the sentiment is {written[bad.idxmax()]} where a label or a probability "
-            "from 0 to 1 is expected: mend that row"
+            "from 0 to 1 is expected: correct that row"
         )
     score = score_test(ids.tolist(), values.to_numpy())
     if score is None:
-        raise UserError(f"{path}: the ids of this data do not tell the ratings of both classes, so that it cannot be scored")
+        raise UserError(f"{path}: the ids of these data do not have ratings of both classes, so it cannot be scored")
     return score
 
 
 def print_scores(paths: list[Path], test_ids: list[str]) -> None:
-    """Prints one row for each file, after all of them were found to be good.
+    """Prints one row for each file, after all of them are checked.
 
-    Out-of-fold files, which `submissions/*.csv` names too, are passed over.
+    Skips out-of-fold files, which `submissions/*.csv` includes too.
     """
     paths = [path for path in paths if not path.name.endswith(OOF_SUFFIX)] or paths
     scores = [score_file(path, test_ids) for path in paths]
