@@ -1,7 +1,7 @@
-"""Bidirectional LSTM with attention over its states (Zhou et al. 2016; Yang et al. 2016, section 2.2).
+"""Bidirectional LSTM with attention over its states (Zhou et al. 2016).
 
-A small network computes a weight for each word, and the weights of a review sum to 1. The review's vector is the weighted sum of
-the LSTM states. After a forward pass the weights are in `model.attention.weights`.
+A small network computes a weight for each word, and the weights of a review sum to 1 (Yang et al. 2016, section 2.2). The
+review's vector is the weighted sum of the LSTM states. After a forward pass the weights are in `model.attention.weights`.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,10 @@ class Config(WordVectorConfig):
 
 
 class AdditiveAttention(nn.Module):
-    """states (batch, time, hidden), lengths (batch,) -> (batch, hidden): Yang et al. 2016, equations 5 to 7"""
+    """states (batch, time, hidden), lengths (batch,) -> (batch, hidden)
+
+    Yang et al. 2016, equations 5 to 7.
+    """
 
     def __init__(self, hidden: int, units: int):
         super().__init__()

@@ -1,8 +1,8 @@
-"""BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1; Sun et al. 2019).
+"""BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1).
 
 The encoder is the library's BertModel. The classifier is written out here: the pooler's output at [CLS], dropout, and one linear
-layer to the logit of a positive review. The training loop is `train` below. A `Session` (popcorn/training/session.py) handles
-checkpoints, resume and memory.
+layer to the logit of a positive review. The recipe is that of Sun et al. 2019. The training loop is `train` below. A `Session`
+(popcorn/training/session.py) handles checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ class Config(FineTuneConfig):
 
 
 class BertClassifier(BertPreTrainedModel):
-    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
 
     def __init__(self, config: BertConfig):
         """The library's config includes this recipe's settings, so that a saved model can be rebuilt."""

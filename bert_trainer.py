@@ -40,7 +40,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> BertForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
     return load_pretrained(
         BertForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
         classifier_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,

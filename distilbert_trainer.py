@@ -40,7 +40,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
     return load_pretrained(
         DistilBertForSequenceClassification, checkpoint, new=["pre_classifier", "classifier"], num_labels=2,
         seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,

@@ -1,7 +1,7 @@
-"""NB-SVM: a linear classifier over n-grams, scaled by naive Bayes log-count ratios (Wang & Manning 2012).
+"""NB-SVM: a linear classifier over n-grams with naive Bayes ratios (Wang & Manning 2012).
 
-As in the paper, the features are binary. The classifier is L2-regularized logistic regression over words, pairs and triples.
-Mesnil et al. 2015 found this best for these reviews, and it gives probabilities.
+Each feature is scaled by its log-count ratio. As in the paper, the features are binary. The classifier is L2-regularized logistic
+regression over words, pairs and triples. Mesnil et al. 2015 found this best for these reviews, and it gives probabilities.
 """
 
 from dataclasses import dataclass

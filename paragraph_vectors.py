@@ -1,8 +1,8 @@
-"""Paragraph vectors: a vector per review that predicts its terms, and a linear classifier (Le & Mikolov 2014).
+"""Paragraph vectors that predict the terms of each review, and a linear classifier.
 
-The vectors are trained without labels, as a distributed bag of words (section 2.3) with negative sampling. Terms are words, pairs
-and triples, as in Li et al. 2016, "Learning Document Embeddings by Predicting N-grams". The classifier uses the normalized
-vector, so only its direction counts. Thongtan & Phienthrakul 2019 go further and train by the cosine.
+Le & Mikolov 2014. The vectors are trained without labels, as a distributed bag of words (section 2.3) with negative sampling.
+Terms are words, pairs and triples, as in Li et al. 2016, "Learning Document Embeddings by Predicting N-grams". The classifier
+uses the normalized vector, so only its direction counts. Thongtan & Phienthrakul 2019 go further and train by the cosine.
 """
 
 import tempfile
@@ -165,7 +165,10 @@ class RepeatableParagraphVectors(ParagraphVectors):
 
 
 def terms_of(counts: csr_matrix, generator: np.random.Generator) -> list[str]:
-    """The ids of one review's terms, each as often as it occurs, in random order: counts (1, terms)."""
+    """The ids of one review's terms in random order: counts (1, terms).
+
+    Each id occurs as often as its term.
+    """
     return [str(term) for term in generator.permutation(np.repeat(counts.indices, counts.data))]
 
 

@@ -38,7 +38,7 @@ class Config(FineTuneConfig):
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
     return load_pretrained(
         RobertaForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
         attention_probs_dropout_prob=config.attention_dropout,

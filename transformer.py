@@ -1,8 +1,9 @@
-"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017), pre-norm (Xiong et al. 2020).
+"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017).
 
-Blocks of multi-head self-attention and feed-forward networks process the word vectors. Maximum and mean over the words go to a
-linear layer. Positions enter as distances: ALiBi (Press et al. 2022) subtracts the distance of two words from their attention
-score. The slope differs from head to head, so some heads focus on neighboring words from the start.
+Blocks of multi-head self-attention and feed-forward networks process the word vectors, with layer norms before the sublayers
+(pre-norm, Xiong et al. 2020). Maximum and mean over the words go to a linear layer. Positions enter as distances: ALiBi (Press et
+al. 2022) subtracts the distance of two words from their attention score. The slope differs from head to head, so some heads focus
+on neighboring words from the start.
 """
 
 from dataclasses import dataclass

@@ -27,7 +27,10 @@ class UserError(Exception):
 
 
 class TrainingDivergedError(UserError):
-    """The training loss is not finite. The input was valid, so the exit code is not 2."""
+    """The training loss is not finite; the exit code is not 2.
+
+    The input was valid.
+    """
 
     exit_code = 1
 

@@ -80,7 +80,10 @@ def hub(bert):
 
 def fetched(hub, home, model="some/model", **variables) -> subprocess.CompletedProcess:
     """`fetch` in a process of its own: the client reads its address and its time limits once."""
-    code = f"from popcorn import errors, hub\nwith errors.one_sentence(): print(hub.fetch({model!r}, 'bert'))"
+    code = (
+        "from popcorn.errors import exit_on_user_error\nfrom popcorn.models.hub import fetch\n"
+        f"with exit_on_user_error(): print(fetch({model!r}, 'bert'))"
+    )
     address = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ | address | variables, capture_output=True, text=True
@@ -114,7 +117,7 @@ def test_a_full_disk_is_not_taken_for_the_network(monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("popcorn.hub.TRIES", 1)
+    monkeypatch.setattr("popcorn.models.hub.TRIES", 1)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     with pytest.raises(UserError, match=r"cannot be kept in .*No space left.*free some space"):
@@ -192,7 +195,7 @@ ANSWERS = {
     "revision": (refused(errors.RevisionNotFoundError, 404), 1, "has no such revision on the hub"),
     "a file": (refused(errors.RemoteEntryNotFoundError, 404), 1, "lacks a file on the hub .*: take another model"),
     "token": (refused(errors.HfHubHTTPError, 401), 1, "renew or unset HF_TOKEN"),
-    "forbidden": (refused(errors.HfHubHTTPError, 403), 1, "token may not read some/model: give HF_TOKEN one that may"),
+    "forbidden": (refused(errors.HfHubHTTPError, 403), 1, "token has no access to some/model: set HF_TOKEN to one that has"),
     "bad request": (refused(errors.BadRequestError, 400), 1, "refuses to give some/model"),
     "legal": (refused(errors.HfHubHTTPError, 451), 1, "refuses to give some/model"),
     "too often": (refused(errors.HfHubHTTPError, 429), 3, "too many requests .*: wait some minutes, or set HF_TOKEN"),

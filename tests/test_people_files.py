@@ -210,7 +210,7 @@ def test_reviews_are_counted_on_every_path(tmp_path, capsys, monkeypatch):
             way(found, name)
             said = capsys.readouterr().out
             assert said.count(f"Read {count} reviews of {name}") == 1
-            assert said.count(f"WARNING: {name} has {count} reviews, and the competition's own has {own}") == 1
+            assert said.count(f"WARNING: {name} has {count} reviews, and the competition's file has {own}") == 1
     monkeypatch.setattr(competition_data, "EXPECTED", {TRAIN: 4, TEST: 2, UNLABELED: 2})
     for name in (TRAIN, TEST, UNLABELED):
         Competition(tmp_path, "test").read(name)
@@ -412,7 +412,7 @@ def test_vectors_are_read_by_what_the_file_holds(tmp_path, form, name):
 def test_vectors_in_utf_16_and_rows_after_a_header(tmp_path):
     with pytest.raises(UserError, match="UTF-16"):
         list(read_blocks(tsv(tmp_path, GLOVE.encode("utf-16"), "a.txt")))
-    with pytest.raises(UserError, match="row 3: 2 numbers stand where 3"):
+    with pytest.raises(UserError, match="row 3: 2 numbers where 3"):
         list(read_blocks(tsv(tmp_path, "2 3\nthe 1 2 3\nof 1 2\n", "a.txt")))
 
 

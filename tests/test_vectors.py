@@ -41,7 +41,7 @@ def test_a_line_with_a_wrong_count_is_named(tmp_path, line, count):
     path.write_text(f"the 1 2 3\n. . . 1 2 3\n{line}\nlast 1 2 3\n")
     with pytest.raises(UserError) as refusal:
         read_all(path)
-    assert f"{path}, row 3: {count} numbers stand where 3 are expected" in str(refusal.value)
+    assert f"{path}, row 3: {count} numbers where 3 are expected" in str(refusal.value)
 
 
 def test_files_that_are_no_vectors(tmp_path):

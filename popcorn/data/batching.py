@@ -33,7 +33,7 @@ class EncodedReviews:
 
 
 def truncate_head_tail(review: np.ndarray, max_length: int) -> np.ndarray:
-    """Head and tail of a long review: its subject is at the beginning, its opinion at the end."""
+    """Head and tail of a long review: it often ends with the opinion."""
     if len(review) <= max_length:
         return review
     head = max_length // 4

@@ -32,9 +32,10 @@ ADD_DATA = "download the files from https://www.kaggle.com/c/word2vec-nlp-tutori
 
 @dataclass(frozen=True)
 class Reviews:
-    """One file: ids (n,) as written, quotes included; texts (n,); labels (n,) of 0 and 1, or None.
+    """The reviews of one file: ids (n,), texts (n,), and labels (n,) or None.
 
-    A submission repeats the ids exactly as they are written. Comparisons ignore their quotes (`popcorn.data.tables.bare`).
+    Ids include their quotes, because a submission repeats them exactly. Comparisons ignore the quotes
+    (`popcorn.data.tables.bare`).
     """
 
     ids: list[str]
@@ -92,7 +93,7 @@ class Competition:
             warn_of_count(name, reviews)
 
     def sample_ids(self) -> list[str]:
-        """The sample submission's ids, as written and in its order; else those of the test file."""
+        """The sample submission's ids in its order; without it, the test file's ids."""
         path = self.path(SAMPLE)
         if path is None:
             return self.read(TEST).ids
@@ -104,7 +105,7 @@ def warn_of_count(name: str, reviews: int) -> None:
     """Warns where the number of reviews differs from that in the competition's own file."""
     if reviews != EXPECTED[name]:
         log(
-            f"{RULE}\nWARNING: {name} has {reviews:,} reviews, and the competition's own has {EXPECTED[name]:,}.\n"
+            f"{RULE}\nWARNING: {name} has {reviews:,} reviews, and the competition's file has {EXPECTED[name]:,}.\n"
             f"It is cut short, or another file: its results are not comparable. To fix it {ADD_DATA}\n{RULE}"
         )
 
@@ -147,8 +148,8 @@ def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews
     """Reads a `.tsv` with the given columns, packed or not, and removes its quotes.
 
     An empty or missing review becomes an empty text. Raises `UserError`, which ends in `fix`, for a file that is not text, a
-    damaged archive, a wrong separator and a missing column. A row with too many fields, a truncated row, a label other than 0 or
-    1, and an empty or doubled id are errors too.
+    damaged archive, a wrong separator and a missing column. Errors in rows are too many fields, a truncated row, a label other
+    than 0 or 1, and an empty or repeated id.
     """
     table = _columns(path, "\t", columns, fix)
     require_ids(table, fix)
@@ -178,7 +179,7 @@ def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews
 
 
 def require_ids(table: Table, fix: str) -> None:
-    """Raises `UserError` for a row without an id, or with the id of an earlier row.
+    """Raises `UserError` for a row without an id, or with a repeated id.
 
     Quotes make no difference.
     """

@@ -30,7 +30,7 @@ def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
     """
     width, read = None, 0
     with opened(path, GIVE) as file:
-        words, numbers = [], []
+        words, values = [], []
         lines, skipped = _without_header(file, path)
         for line in lines:
             line = line.rstrip(b" \r\n")
@@ -39,12 +39,12 @@ def read_blocks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
             if len(rest) != width or not width or (b" " in word and _is_number(word.rsplit(b" ", 1)[1])):
                 raise _wrong_count(path, skipped + read + len(words) + 1, line, width)
             words.append(word.decode("utf-8", errors="replace"))
-            numbers.append(line[len(word) + 1 :])
+            values.append(line[len(word) + 1 :])
             if len(words) == BLOCK:
-                yield words, _parse(path, numbers, width, skipped + read)
-                read, words, numbers = read + len(words), [], []
+                yield words, _parse(path, values, width, skipped + read)
+                read, words, values = read + len(words), [], []
         if words:
-            yield words, _parse(path, numbers, width, skipped + read)
+            yield words, _parse(path, values, width, skipped + read)
         elif not read:
             raise UserError(f"{path} is empty: {AGAIN}")
 
@@ -82,4 +82,4 @@ def _is_number(text: bytes) -> bool:
 
 def _wrong_count(path: Path, row: int, line: bytes, width: int) -> UserError:
     count = sum(map(_is_number, line.split(b" ")))
-    return UserError(f"{path}, row {row}: {count} numbers stand where {width or 'at least one'} are expected: {AGAIN}")
+    return UserError(f"{path}, row {row}: {count} numbers where {width or 'at least one'} are expected: {AGAIN}")

@@ -60,7 +60,7 @@ def movie_blocks(ids: list[str]) -> np.ndarray:
 
 
 def assign_folds(blocks: np.ndarray, labels: np.ndarray, num_folds: int) -> np.ndarray:
-    """The fold of each review, int64 (n,), from 0; folds are similar in size and in classes.
+    """The fold of each review, int64 (n,), from 0; folds have similar sizes and classes.
 
     A block is never divided. Blocks are assigned in random order, the largest first. Each goes to the fold with the fewest
     reviews of the block's classes; of several, to the smallest.

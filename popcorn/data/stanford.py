@@ -147,7 +147,7 @@ def download(archive: Path, url: str = URL, md5: str = MD5) -> None:
             http_get(url, file, resume_size=file.tell(), displayed_filename=archive.name)
     except Exception as problem:  # the HTTP library differs between versions of huggingface_hub, and so do its errors
         raise UserError(
-            f"{url} cannot be fetched ({problem}): what came so far is kept in {partial}, run the same command again to go on"
+            f"{url} cannot be fetched ({problem}): the downloaded part is in {partial}, run the same command again to resume"
         ) from problem
     if _md5(partial) != md5:
         partial.unlink()

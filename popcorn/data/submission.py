@@ -12,7 +12,7 @@ from popcorn.utils.files import atomic_write
 
 DECIMALS = 6
 TEST, OOF_SUFFIX = ".proba.csv", ".oof.csv"
-"""what follows a run's name in the files of its probabilities: of the test, and of training reviews that were held out"""
+"""endings of a run's files of test probabilities and of out-of-fold probabilities"""
 
 
 def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
@@ -39,11 +39,11 @@ def require_same_ids(sample_ids: list[str], test_ids: list[str]) -> None:
     Quotes around ids make no difference.
     """
     sample, test = pd.Series(sample_ids, index=bare(sample_ids)), pd.Series(test_ids, index=bare(test_ids))
-    for name, own, other in (("sample submission", sample, test), ("test file", test, sample)):
-        which = other[~other.index.isin(own.index)]
-        if len(which):
+    for name, ids, other in (("sample submission", sample, test), ("test file", test, sample)):
+        missing = other[~other.index.isin(ids.index)]
+        if len(missing):
             raise UserError(
-                f"the {name} lacks {len(which)} ids of the other, for example {', '.join(which[:3])}: "
+                f"the {name} lacks {len(missing)} ids of the other, for example {', '.join(missing[:3])}: "
                 "take testData.tsv and sampleSubmission.csv from the same download"
             )
     if sample.index.has_duplicates:
@@ -81,13 +81,13 @@ def read_probabilities(path: Path, ids: list[str], fix: str) -> pd.DataFrame:
             f"{path} has {len(table):,} rows where these data have {len(ids):,}, of which it lacks {len(missing):,} "
             f"(the id {example}): {fix}"
         )
-    numbers = table.apply(pd.to_numeric, errors="coerce")
+    values = table.apply(pd.to_numeric, errors="coerce")
     for column, highest, what in (("sentiment", 1, "probability"), ("fold", len(ids), "number of a fold")):
-        bad = ~numbers[column].between(0, highest).to_numpy() if column in columns else np.zeros(0, bool)
+        bad = ~values[column].between(0, highest).to_numpy() if column in columns else np.zeros(0, bool)
         if bad.any():
             row = int(bad.argmax())
             raise UserError(f"{path}, row {found.lines[row]}: the {column} is {table[column].iloc[row]}, not a {what}: {fix}")
-    return numbers.loc[wanted].set_axis(ids)
+    return values.loc[wanted].set_axis(ids)
 
 
 def _write(path: Path, ids: list[str], values: list[str]) -> None:

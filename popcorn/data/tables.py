@@ -1,8 +1,8 @@
-"""Tables as text, in two dialects of CSV, which the content of a file tells apart.
+"""Tables as text, in two dialects of CSV that differ in their quotes.
 
 Kaggle's own files put quotes around a field and write an inner quote as `\\"`, unlike any CSV standard. The standard dialect (RFC
 4180) doubles an inner quote, and a quoted field may have line breaks. pandas, Excel and the csv module write the standard
-dialect.
+dialect. The content of a file shows its dialect.
 """
 
 import csv
@@ -177,7 +177,7 @@ def _escaped_rows(text: str, separator: str) -> tuple[list[list[str]], list[int]
 
 
 def _standard_rows(text: str, separator: str) -> tuple[list[list[str]], list[int], tuple[int, str] | None]:
-    """The same for the standard dialect, in strict mode: any other use of quotes is an error."""
+    """The same for the standard dialect, where misplaced quotes are errors."""
     csv.field_size_limit(sys.maxsize)
     # for the csv module a single carriage return ends a row
     has_returns = "\r" in text

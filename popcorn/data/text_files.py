@@ -127,7 +127,7 @@ def _unpacked(file: BinaryIO, kind: str, path: Path, fix: str, wanted: str | Non
 
 
 def _member(file: BinaryIO, path: Path, fix: str, wanted: str | None) -> BinaryIO:
-    """The only real member of a zip archive; files that macOS or Windows added are skipped."""
+    """The only real member of a zip archive; system files are skipped."""
     archive = zipfile.ZipFile(file)
     every = archive.namelist()
     for start, kind in ZIPPED:
@@ -153,7 +153,7 @@ def _member(file: BinaryIO, path: Path, fix: str, wanted: str | None) -> BinaryI
 
 
 def is_litter(name: str) -> bool:
-    """Whether a member of an archive is a folder, or a file that the operating system added."""
+    """Whether a member of an archive is a folder or a system file."""
     parts = PurePosixPath(name).parts
     return (
         name.endswith("/") or not parts or "__MACOSX" in parts or parts[-1].startswith(".")
@@ -162,7 +162,10 @@ def is_litter(name: str) -> bool:
 
 
 def members_of(path: Path) -> list[str]:
-    """File names in a zip archive, without folders and system files; [] for any other file."""
+    """File names in a zip archive, without folders and system files.
+
+    Empty for any other file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return [PurePosixPath(name).name for name in archive.namelist() if not is_litter(name)]
@@ -181,7 +184,10 @@ def read_text(path: Path, fix: str, wanted: str | None = None) -> str:
 
 
 def decoded(content: bytes, name: str, fix: str) -> str:
-    """Decodes UTF-8, or UTF-16 and UTF-32 with a mark; raises `UserError` for bytes that are not text."""
+    """Decodes UTF-8, or UTF-16 and UTF-32 with a mark.
+
+    Raises `UserError` for bytes that are not text.
+    """
     if kind := kind_of(content[:HEAD]):
         raise UserError(f"{name} is {kind}, not text: {fix}")
     encoding = next((encoding for mark, encoding in ENCODINGS.items() if content.startswith(mark)), "utf-8")

@@ -116,9 +116,9 @@ def _words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
 
 
 def _subwords(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
-    """A model of the library (`build` is a function) or our own module (`build` is a class).
+    """A pretrained model of the library, or a module of this repository.
 
-    The weights of our own module include the encoder's.
+    `build` is a function for the former and a class for the latter, whose weights include the encoder's.
     """
     from popcorn.data.subword_tokenizer import TOKENIZER_FIX
     from popcorn.models.hub import WHOLE
@@ -130,7 +130,10 @@ def _subwords(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
 
 
 def _fine_tuned(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
-    """The model and its tokenizer; with a function the whole model is saved, with a class the weights alone."""
+    """Rebuilds the model, with its tokenizer.
+
+    With a function, the saved model is complete. With a class, only its weights are saved.
+    """
     from safetensors.torch import load_file
     from transformers import AutoModel
 

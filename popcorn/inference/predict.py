@@ -33,7 +33,10 @@ LEGEND = "[+word] moved the result towards positive, [-word] towards negative; [
 
 
 def run_of(model: str, output_dir: Path) -> Path:
-    """The folder of a run by its name (the first of several seeds), or the given folder."""
+    """The folder of a run by name; of several seeds, the first.
+
+    `model` may be a folder too.
+    """
     if (Path(model) / METADATA).is_file() or "/" in model:
         return Path(model)
     runs = sorted((output_dir / "runs" / model).glob("seed-*"))
@@ -44,10 +47,10 @@ def run_of(model: str, output_dir: Path) -> Path:
 
 
 def read_texts(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and texts of a file: a table (columns id and review), JSON, or one review per line.
+    """Ids and texts of a file: a table, JSON, or one review per line.
 
-    The file may be packed. Its content decides the format, but a name that ends in .csv or .tsv must be a table. Ids have no
-    quotes. Raises `UserError`, with file and row, where there is nothing to read.
+    A table has the columns id and review. The file may be packed. Its content decides the format, but a name that ends in .csv or
+    .tsv must be a table. Ids have no quotes. Raises `UserError`, with file and row, where there is nothing to read.
     """
     text = read_text(path, FORMATS)
     endings = [ending.lower() for ending in path.suffixes]
@@ -83,7 +86,10 @@ def _rows(text: str, name: str, separator: str) -> tuple[list[str], list[str]]:
 
 
 def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
-    """JSON: a list of texts or of objects with a review, or one object per line."""
+    """JSON: a list of texts, a list of objects, or one object per line.
+
+    Each object has a review.
+    """
     try:
         entries = json.loads(text)
     except ValueError as file_problem:
@@ -153,7 +159,7 @@ def write(model: Predictor, ids: list[str], texts: list[str], output: Path) -> N
 
 
 def serve(model: Predictor, name: str) -> None:
-    """A web page for one review at a time, only on this machine, without usage statistics."""
+    """A web page on this machine, without usage statistics."""
     with needs("gradio", "--serve"):
         import gradio
 
@@ -173,7 +179,7 @@ def serve(model: Predictor, name: str) -> None:
 
 
 def predict(model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool) -> None:
-    """Runs the command: shows texts from the command line or stdin, or writes those of a file."""
+    """Runs the command: shows single texts, or writes the predictions of a file."""
     if sum(map(bool, (texts, file, is_served))) > 1:
         raise UserError("reviews in quotes, --file and --serve exclude each other: give one of them")
     if output is not None and file is None:

@@ -44,7 +44,7 @@ class Linear:
     """scikit-learn pipelines from texts to classes; several of them may share their first steps."""
 
     def __init__(self, common, fits: list):
-        """common: a pipeline of the shared steps, maybe empty; fits: the remaining steps of each pipeline."""
+        """common: pipeline of the shared steps, maybe empty; fits: the remaining steps."""
         self.common, self.fits = common, fits
 
     def probability(self, texts: list[str]) -> np.ndarray:

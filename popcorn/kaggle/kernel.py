@@ -1,4 +1,4 @@
-"""Exports a script as one file for Kaggle, with the modules it needs and the kernel's metadata.
+"""Exports a script as one file for Kaggle, including its modules and metadata.
 
 The sources are in the file as unchanged texts. At its start, the file writes them into a temporary folder and imports them from
 there. The model's own script follows as it is. `kaggle kernels push` uploads the file.

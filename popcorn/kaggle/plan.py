@@ -62,7 +62,10 @@ GPUS = (
 
 
 def this_machine() -> Machine:
-    """Memory of this machine, and half the speed of its matrix product, which CPU training reaches."""
+    """This machine's memory, and half the speed of its matrix product.
+
+    CPU training reaches about half of it.
+    """
     one = torch.randn(2048, 2048)
     seconds = []
     for _ in range(4):
@@ -107,7 +110,7 @@ def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
 
 
 def layer_matrices(sizes: DebertaV2Config) -> int:
-    """Number of weights in a layer's matrices: four in the attention, two in the feed-forward network."""
+    """Number of weights in a layer's matrices: four for attention, two for feed-forward."""
     return 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
 
 

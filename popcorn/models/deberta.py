@@ -13,18 +13,18 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 
 
 class PrefixSelfAttention(DisentangledSelfAttention):
-    """Disentangled attention with trainable prefix keys and values (Li & Liang 2021; Liu et al. 2022).
+    """Disentangled attention with trainable prefix keys and values (Li & Liang 2021).
 
     A prefix has no position in the text. So its columns get no relative bias: their scores are content-to-content, with the
     text's scale. The prefix has no queries. So the text's length and relative positions stay the same, and the convolution and
-    the pooler work as without a prefix.
+    the pooler work as without a prefix (Liu et al. 2022).
     """
 
     prefix: tuple[Tensor, Tensor, Tensor] | None = None
     """keys and values, each (batch, heads, prefix, head), and their mask, bool (batch, prefix); None without a prefix"""
 
     def transpose_for_scores(self, x: Tensor, attention_heads: int) -> Tensor:
-        """(batch, time, heads * head) -> (batch * heads, time, head), in autocast's dtype if it is on
+        """(batch, time, heads * head) -> (batch * heads, time, head), in autocast's dtype
 
         A quantized projection returns its input's dtype, which is float32 after a layer norm. Then the library would fill masked
         half-precision scores with the minimum of float32.
@@ -71,7 +71,7 @@ class PrefixSelfAttention(DisentangledSelfAttention):
 
 
 class DebertaClassifier(DebertaV2ForSequenceClassification):
-    """tokens and attention mask (batch, time) -> logits (batch, 2), and the loss with labels (batch,)"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
 
     virtual_tokens = 0
     """number of virtual tokens before the text in `inputs_embeds`"""

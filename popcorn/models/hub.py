@@ -62,9 +62,9 @@ def require_parts(folder: Path, fix: str, with_weights: bool = True) -> None:
 
     Without tokenizer files the library would make a tokenizer of five words.
     """
-    for kind, names in (("", (CONFIG,)), ("weights: ", WEIGHTS if with_weights else ()), ("tokenizer: ", TOKENIZERS)):
+    for part, names in (("", (CONFIG,)), ("weights: ", WEIGHTS if with_weights else ()), ("tokenizer: ", TOKENIZERS)):
         if names and not any((folder / name).is_file() for name in names):
-            raise UserError(f"the model in {folder} lacks its {kind}{' or '.join(names)}: {fix}")
+            raise UserError(f"the model in {folder} lacks its {part}{' or '.join(names)}: {fix}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -158,7 +158,7 @@ def may_pass(problem: BaseException) -> bool:
 
 
 def _cause(problem: BaseException) -> BaseException:
-    """The hub's error, where the client only reports that a file is not in its cache."""
+    """The hub's error behind the client's report that a file is not cached."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     return problem.__cause__ or problem if isinstance(problem, LocalEntryNotFoundError) else problem
@@ -199,8 +199,7 @@ def not_fetched(model: str, problem: BaseException) -> UserError:
     if isinstance(problem, (HFValidationError, RepositoryNotFoundError)):
         private = "" if isinstance(problem, HFValidationError) else ", or set HF_TOKEN where the model is private"
         return UserError(
-            f"--model {model} is neither a folder here nor a model of the hub that may be read: correct the name{private}; "
-            f"or {ATTACH}"
+            f"--model {model} is neither a folder here nor an accessible model of the hub: correct the name{private}; or {ATTACH}"
         )
     if isinstance(problem, DisabledRepoError):
         return UserError(f"the hub has disabled {model}, for everyone: take another model")
@@ -211,7 +210,7 @@ def not_fetched(model: str, problem: BaseException) -> UserError:
     if status == UNAUTHORIZED:
         return UserError("the hub rejects the token: renew or unset HF_TOKEN, or run hf auth logout")
     if status == FORBIDDEN:
-        return UserError(f"the hub's token may not read {model}: give HF_TOKEN one that may, or unset it; or {ATTACH}")
+        return UserError(f"the hub's token has no access to {model}: set HF_TOKEN to one that has, or unset it; or {ATTACH}")
     if status == TOO_MANY:
         return UserError(
             f"too many requests to the hub from here, and {model} is not in the cache: wait some minutes, or set HF_TOKEN, "

@@ -72,7 +72,7 @@ class BiRNN(nn.Module):
 
 
 def max_over_time(convolution: nn.Conv1d, words: Tensor, mask: Tensor) -> Tensor:
-    """Maximum of each filter over its windows (Kim 2014): the convolution and its pooling in one.
+    """Convolution and max-over-time pooling in one (Kim 2014).
 
     words (batch, time + kernel size - 1, width), mask of the windows' starts (batch, time) -> (batch, filters). Only the window
     with the maximum has a gradient. So the convolution runs without gradients first. Then the windows with the maxima are

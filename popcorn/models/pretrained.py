@@ -27,7 +27,7 @@ ARCHITECTURE = (
     # DeBERTa's
     "relative_attention", "max_relative_positions", "position_buckets", "norm_rel_ebd", "share_att_key", "pos_att_type",
     "position_biased_input", "conv_kernel_size", "conv_groups", "conv_act", "embedding_size", "attention_head_size",
-    # what the tokenizer is made by, where its own files do not say
+    # for the tokenizer, where its files do not have it
     "tokenizer_class",
 )  # fmt: skip
 """settings of config.json that define the architecture; the others belong to the task that the checkpoint was saved for"""
@@ -148,7 +148,7 @@ def require_sound(weights: dict[str, Tensor], checkpoint: Path) -> None:
 
 
 def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], checkpoint: Path) -> None:
-    """Raises `UserError` for a missing weight, a wrong shape, or an unexpected weight of the model.
+    """Raises `UserError` for a missing, misshaped or unexpected weight of the model.
 
     `info`: the library's loading info.
     """
@@ -176,7 +176,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
     left = [name for name in info["unexpected_keys"] if INSIDE.search(name) and not name.endswith(("_ids", ".inv_freq"))]
     if left:
         raise UserError(
-            f"the weights in {checkpoint} do not fit this script's model: {len(left)} of them have no place in it, such as "
+            f"the weights in {checkpoint} do not fit this script's model: {len(left)} of them are not part of it, such as "
             f"{min(left)}: {CONFIG} is of another model, so {WHOLE}"
         )
 
@@ -200,5 +200,8 @@ def _note_on(unexpected: Collection[str]) -> str:
 
 @cache
 def weights_checksum(checkpoint: Path) -> str:
-    """SHA-256 of the files of a checkpoint's weights, which tells copies with the same name apart."""
+    """SHA-256 of the files of a checkpoint's weights.
+
+    It tells copies with the same name apart.
+    """
     return fingerprint(*(path for path in weight_files(checkpoint) if path.is_file()))

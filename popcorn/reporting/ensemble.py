@@ -110,9 +110,9 @@ def require_same_folds(members: list[Member]) -> None:
 
 
 def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, is_recorded: bool) -> None:
-    """Blends the members with both methods, and submits the one with the better out-of-fold ROC AUC.
+    """Blends the members with both methods, and submits the better one.
 
-    Prints what each member adds.
+    The out-of-fold ROC AUC decides. Prints what each member adds.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(
@@ -120,7 +120,7 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
         )
     submissions = folder / "submissions"
     if not name or name in names or (submissions / (name + OOF_SUFFIX)).exists() or (folder / "runs" / name).exists():
-        raise UserError(f"--name {name!r} is a run's own, whose submissions the ensemble would replace: give another name")
+        raise UserError(f"--name {name!r} is a run, whose submissions the ensemble would replace: give another name")
     competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     members = [read_member(submissions, each, train.ids, test.ids) for each in names]

@@ -48,7 +48,10 @@ def update(results: Path, readme: Path) -> None:
 
 
 def read_between_markers(readme: Path) -> tuple[str, str, str]:
-    """The README's text up to the first marker, between the markers, and from the second one."""
+    """The README's text in three parts: before, between and after the markers.
+
+    The first part includes the first marker, and the third part the second one.
+    """
     try:
         text = readme.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)

@@ -21,7 +21,7 @@ INK = "#010203"  # placeholder for the page's text color
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "popcorn", "font.size": 10, "axes.grid": True, "grid.alpha": 0.25,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.framealpha": 0,
-    # thirty curves can be told apart
+    # thirty different curves
     "axes.prop_cycle": cycler(linestyle=["-", "--", "-."]) * cycler(color=matplotlib.color_sequences["tab10"]),
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK),
 }  # fmt: skip
@@ -95,7 +95,7 @@ def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) ->
 
 
 def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
-    """edges: numbers of words, one more than bins; curves: by name, the accuracy in each bin."""
+    """edges: limits of the bins, in words; curves: by name, the accuracy in each bin."""
 
     def draw(axes: Axes) -> None:
         names = [f"{low}-{high}" for low, high in itertools.pairwise(edges)]

@@ -126,7 +126,7 @@ def _curves(models: list[Model]) -> str:
 
 
 def _calibration(models: list[Model], labels: np.ndarray) -> dict:
-    """Reliability curves and log loss of each model, with and without temperature (Guo et al. 2017)."""
+    """Reliability and log loss of each model, with and without temperature (Guo et al. 2017)."""
     before, after, lines = {}, {}, []
     for model in models:
         before[model.row.name] = _reliability(labels, model.test)

@@ -21,7 +21,7 @@ SWAPPED_BELOW = 0.4  # ROC AUC: a random prediction is closer to one half
 
 
 def score_file(path: Path, test_ids: list[str]) -> Score:
-    """Scores a submission; its rows may be in any order, its ids with or without quotes.
+    """Scores a submission; rows may be in any order, and ids may have quotes.
 
     Raises `UserError` for unknown, doubled or missing ids (with counts and examples), and for values that are not probabilities.
     """

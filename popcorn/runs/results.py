@@ -110,7 +110,10 @@ def not_a_record(path: Path, problem: Exception) -> UserError:
 
 
 def recipe_of(config: RunConfig) -> dict:
-    """The options that the results depend on, as JSON has them (a tuple is a list)."""
+    """The options that the results depend on, as they are in JSON.
+
+    A tuple is a list there.
+    """
     recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
     # folders of one machine mean nothing elsewhere, so a path is reduced to its name
     return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
@@ -147,7 +150,10 @@ def _is_path(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard: means over the seeds, and the standard deviation of the accuracy."""
+    """One row of the leaderboard: means over the seeds, and the accuracy's spread.
+
+    The spread is the standard deviation.
+    """
 
     name: str
     accuracy: float

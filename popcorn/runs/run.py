@@ -111,7 +111,10 @@ def fit_and_save(trainer: Trainer, split: Split, folder: Path) -> FitResult:
 
 
 def save_unsaved(results: dict[str, FitResult], folder: Path) -> None:
-    """Tries once more to save the results that could not be saved before. Raises `UserError` where that fails again."""
+    """Tries again to save the results of splits that could not be saved.
+
+    Raises `UserError` where that fails again.
+    """
     for name, result in results.items():
         if result.complete and not (folder / name / run_dir.PREDICTIONS).is_file():
             run_dir.save_fit_result(folder / name, result)

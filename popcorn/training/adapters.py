@@ -187,7 +187,7 @@ def _no_adapter(folder: Path, problem: Exception) -> UserError:
 
 
 def require_base_model(folder: Path, peft_type: PeftType, config: AdapterConfig, checksum: str) -> None:
-    """Raises `UserError` unless the folder has an adapter of this type for the weights of `--model`."""
+    """Raises `UserError` unless the folder's adapter fits the script and `--model`."""
     try:
         saved_type = PeftConfig.from_pretrained(str(folder)).peft_type.value
         base = json.loads((folder / BASE).read_text(encoding="utf-8"))

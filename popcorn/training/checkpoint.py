@@ -59,9 +59,12 @@ class TrainState:
 
 @contextmanager
 def disk_errors_as_user_error(
-    folder: Path, what: str = "the checkpoint", fix: str = "free some space, and go on from the one before with --resume"
+    folder: Path, what: str = "the checkpoint", fix: str = "free some space, and continue from the previous one with --resume"
 ):
-    """Turns a failure to write a checkpoint (or `what`) into a `UserError` with the advice `fix`."""
+    """Turns a failure to write a checkpoint (or `what`) into a `UserError`.
+
+    `fix` is its advice.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as problem:

@@ -34,7 +34,7 @@ from popcorn.utils import usage
 
 
 class FineTuner(ReviewTrainer):
-    """Trains a classifier of two classes by its own loss, with R-Drop if `rdrop_alpha` is not 0."""
+    """Trains a classifier of two classes by its loss, optionally with R-Drop."""
 
     rdrop_alpha = 0.0
 
@@ -104,7 +104,7 @@ class HFTrainer:
         self.failure: UserError | None = None
 
     def fit(self, split: Split) -> FitResult:
-        """Trains a new model, from a checkpoint where the split's folder has one, and predicts with the best epoch's weights."""
+        """Trains a new model, or resumes a checkpoint; predicts with the best epoch's weights."""
         self._save_last_model()
         split, targets = self.task.with_pseudo_labels(split)
         trainer = retry_on_oom(lambda size: self._train(split, targets, size), self.micro_batch_size)

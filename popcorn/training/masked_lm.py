@@ -44,7 +44,7 @@ MASKED = 0.15
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelClasses:
     """The classes of one model type."""
 
     model: type[PreTrainedModel]
@@ -53,10 +53,12 @@ class Kind:
     """modules of the language model that a checkpoint may lack"""
 
 
-KINDS = {
-    "bert": Kind(BertForMaskedLM, BertModel, ("cls",)),
-    "distilbert": Kind(DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector")),
-    "roberta": Kind(RobertaForMaskedLM, RobertaModel, ("lm_head",)),
+MODEL_CLASSES = {
+    "bert": ModelClasses(BertForMaskedLM, BertModel, ("cls",)),
+    "distilbert": ModelClasses(
+        DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector")
+    ),
+    "roberta": ModelClasses(RobertaForMaskedLM, RobertaModel, ("lm_head",)),
 }
 
 
@@ -67,7 +69,7 @@ class MaskedTrainer(ReviewTrainer):
     """
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The same loss as of the whole head; the logits are (1, masked, vocabulary)."""
+        """The same loss as with all tokens; the logits are (1, masked, vocabulary)."""
         masked = inputs["labels"] != IGNORE_INDEX
 
         def narrow(encoder, arguments, output):
@@ -79,7 +81,7 @@ class MaskedTrainer(ReviewTrainer):
 
 
 class FurtherPretraining:
-    """A further pretrained checkpoint, saved under a name with a checksum of all inputs."""
+    """A further pretrained checkpoint, in a folder named by its inputs' checksum."""
 
     def __init__(self, config: FineTuneConfig, reviews: EncodedReviews, tokenizer: PreTrainedTokenizerBase, content: str):
         """`content`: checksum of the checkpoint and of the reviews.
@@ -87,7 +89,7 @@ class FurtherPretraining:
         The first `--max-train-samples` reviews are used.
         """
         self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate, layer_decay=1.0)
-        self.checkpoint, self.tokenizer, self.kind = config.checkpoint, tokenizer, KINDS[config.MODEL_TYPE]
+        self.checkpoint, self.tokenizer, self.classes = config.checkpoint, tokenizer, MODEL_CLASSES[config.MODEL_TYPE]
         self.dataset = ReviewDataset(reviews, np.arange(len(reviews))[: config.max_train_samples])
         key = key_of(config, content, config.attention_dropout)
         self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key}"
@@ -98,7 +100,7 @@ class FurtherPretraining:
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
-        encoder = load_pretrained(self.kind.encoder, self.checkpoint, new=["pooler"])
+        encoder = load_pretrained(self.classes.encoder, self.checkpoint, new=["pooler"])
         if encoder.random_weights:
             encoder.pooler = None  # a random pooler must not be saved like a pretrained one
         # the language model has no pooler, so the checkpoint's pooler stays
@@ -114,7 +116,7 @@ class FurtherPretraining:
         set_seed(config.seed)  # for a new head, where the checkpoint has no language model's head
         dropout = "attention_dropout" if config.MODEL_TYPE == "distilbert" else "attention_probs_dropout_prob"
         model = load_pretrained(
-            self.kind.model, self.checkpoint, new=self.kind.head, **{dropout: config.attention_dropout}
+            self.classes.model, self.checkpoint, new=self.classes.head, **{dropout: config.attention_dropout}
         )  # fmt: skip
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = layer_decay_groups(model, model.config.num_hidden_layers, config)

@@ -24,7 +24,7 @@ class Pieces:
         self.largest = sys.maxsize
 
     def predict(self, predict: Callable[[np.ndarray], Found], rows: np.ndarray) -> list[tuple[np.ndarray, Found]]:
-        """The results of `predict` for all rows, or for each piece of them, with its rows.
+        """The results of `predict` for all rows, or piece by piece with its rows.
 
         Raises `UserError` where not even one review fits into memory.
         """

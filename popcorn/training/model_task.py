@@ -10,7 +10,7 @@ from popcorn.training.task import Task
 
 
 class ModelTask(Task):
-    """The reviews as token ids, and a PyTorch module that is built anew for every split."""
+    """The reviews as token ids, and a PyTorch module, new for every split."""
 
     train: EncodedReviews
     """reviews of the training file, followed by those that `with_pseudo_labels` may add"""

@@ -11,10 +11,10 @@ from popcorn.errors import UserError
 
 
 def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
-    """AdamW over parameter groups, each with its peak `lr`; linear warm-up, then linear decay to 0.
+    """AdamW, with linear warm-up and then linear decay to 0.
 
-    The schedule has `config.epochs` epochs of `steps` steps. A refit that ends earlier has the same learning rates as in
-    validation.
+    Each parameter group has its peak `lr`. The schedule has `config.epochs` epochs of `steps` steps. A refit that ends earlier
+    has the same learning rates as in validation.
     """
     total = config.epochs * steps + 1
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)

@@ -17,7 +17,7 @@ from popcorn.utils.scripts import load_script
 
 
 class Teacher:
-    """The NB-SVM with its own recipe, trained anew for every split, on its training reviews alone."""
+    """The NB-SVM, trained anew for every split, on its training reviews alone."""
 
     def __init__(self, competition: Competition, max_train_samples: int | None):
         """Takes at most `max_train_samples` unlabeled reviews; raises `UserError` where there are none."""
@@ -25,7 +25,7 @@ class Teacher:
         if not texts:
             raise UserError(
                 f"--pseudo-labels: there are no reviews in {UNLABELED} (or its zip) of {competition.folder}; "
-                "put the competition's own there, or leave the option out"
+                "put the competition's file there, or leave the option out"
             )
         train = competition.read(TRAIN)
         self.labels = train.labels

@@ -226,7 +226,10 @@ class ReviewTrainer(PredictingTrainer):
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Saves only the weights of a checkpoint; the Trainer would add its arguments as a pickle."""
+        """Saves only the weights of a checkpoint.
+
+        The Trainer would add its arguments as a pickle.
+        """
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -308,7 +311,7 @@ def use_one_gpu(arguments: TrainingArguments) -> None:
 
 
 def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "--micro-batch-size") -> Trained:
-    """Trains with the largest micro-batches that fit into memory: N reviews, N / 2, and so on.
+    """Trains with the largest micro-batches that fit into memory, halving their size.
 
     Raises `UserError`, which names the `option`, where not even one review fits. The same where one of several processes runs out
     of memory, since it cannot change the others.

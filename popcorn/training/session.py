@@ -64,7 +64,10 @@ class Session:
         self.state = self.checkpoints.load()
 
     def epochs(self) -> Iterator[int]:
-        """Epochs from 0 (or the resumed one), until early stopping or the end of the time budget."""
+        """Yields the epochs, from 0 or the resumed one.
+
+        Ends with early stopping or the time budget.
+        """
         with tqdm(
             total=self.num_epochs * self.steps_per_epoch, initial=self._steps_done(), unit="batch", desc=self.split.name,
             disable=not self.accelerator.is_main_process,

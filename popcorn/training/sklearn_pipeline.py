@@ -106,9 +106,10 @@ class SklearnTrainer:
 def _fitted_once(
     steps: Pipeline, competition: Competition, labeled: np.ndarray, max_train_samples: int | None
 ) -> tuple[Pipeline, float, int]:
-    """Fits the steps on labeled texts and at most `max_train_samples` others, or loads an earlier fit.
+    """Fits the unsupervised steps, or loads an earlier fit.
 
-    Returns the steps, and the seconds and bytes of memory that fitting took, now or earlier.
+    They are fitted on the labeled texts and at most `max_train_samples` unlabeled ones. Returns the steps, and the seconds and
+    bytes of memory that fitting took, now or earlier.
     """
 
     def make() -> dict[str, np.ndarray]:

@@ -60,7 +60,7 @@ class LanguageModelTask(WordModelTask):
 
 
 class WordLanguageModel:
-    """The encoder of a language model, saved under a name with a checksum of all inputs."""
+    """The encoder of a language model, in a folder named by its inputs' checksum."""
 
     def __init__(self, model_class: LanguageModelClass, task: WordModelTask):
         """Takes the task's training reviews, labeled or not; the first `--max-train-samples` of them."""

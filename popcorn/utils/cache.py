@@ -44,7 +44,7 @@ def _stored(path: Path) -> dict[str, np.ndarray] | None:
 
 @contextmanager
 def file_lock(path: Path, waits: bool = True, refusal: str | None = None):
-    """Lets one process at a time into the block, of all that use the same path.
+    """Lets only one process at a time into the block, for each path.
 
     The others wait, and then find the file made. With `waits=False` they raise `UserError` instead, with the text `refusal`. A
     folder that cannot be written is a `UserError` too. The lock file is next to the path, so the path itself can be renamed. The

@@ -43,7 +43,10 @@ def _so_far() -> dict[str, float]:
 
 
 def _processes(folder: Path) -> dict[str, dict[str, float]]:
-    """Usage by start time; empty where the file is missing or damaged, which ends no run."""
+    """Usage by start time; empty where the file is missing or damaged.
+
+    Neither ends a run.
+    """
     try:
         return json.loads((folder / COST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
