@@ -230,7 +230,7 @@ def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition
     [
         ({"rank": 0}, "--rank is 0"),
         ({"dropout": 1.5}, "--dropout is 1.5"),
-        ({"adapter": Path("x"), "folds": 2}, "trains nothing"),
+        ({"adapter": Path("x"), "folds": 2}, "only predicts, without training"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
         ({"warmup_ratio": 2.0}, "--warmup-ratio is 2.0"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0"),

@@ -82,7 +82,7 @@ class Model:
     def probability(self, texts):
         return np.array([0.9] * len(texts))
 
-    def words(self, text):
+    def explain(self, text):
         return [(word, self.weights.get(word, 0.0)) for word in text.split()]
 
 
@@ -106,7 +106,7 @@ def test_predict_colors_words_where_it_can(capsys):
 
 
 def row(name: str) -> Row:
-    return Row(name, 0.9, None, 0.01, 0.95, 0.9, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
+    return Row(name, 0.9, None, 0.01, 0.95, 0.9, False, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
 
 
 @pytest.mark.parametrize("name", ["a|b", "*a*", "`a`", "[a](b)", "<b>a", "a\\|b", "a\nb", "~~a~~"])

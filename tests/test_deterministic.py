@@ -15,7 +15,7 @@ from popcorn.config import WordVectorConfig
 from popcorn.data import word_vectors
 from popcorn.data.competition import Competition
 from popcorn.data.word_tokenizer import read_corpus
-from popcorn.runs import run_dir as cross_validation
+from popcorn.runs import run_dir
 from popcorn.runs.results import recipe_of
 
 TRAIN = """
@@ -31,8 +31,8 @@ from popcorn.data.word_tokenizer import read_corpus
 competition = Competition(Path(sys.argv[1]), "test")
 found = word_vectors.build_vocabulary(competition, read_corpus(competition), None, None, Path(sys.argv[2]), deterministic=True)
 print(hashlib.sha256(found.vectors.tobytes()).hexdigest(), "of word2vec")
-config = paragraph_vectors.Config(deterministic=True, width=20, epochs=2, min_reviews=2, ngrams=1)
-terms, learner = (step for _, step in paragraph_vectors.model(config).steps[:2])
+config = paragraph_vectors.Config(deterministic=True, vector_size=20, epochs=2, min_df=2, ngrams=1)
+terms, learner = (step for _, step in paragraph_vectors.build_pipeline(config).steps[:2])
 counts = terms.fit_transform(competition.read(TRAIN).texts)
 print(hashlib.sha256(learner.fit(counts).vectors_.tobytes()).hexdigest(), "of paragraphs")
 """
@@ -72,7 +72,7 @@ def test_the_two_kinds_of_vectors_are_kept_apart(competition, tmp_path):
         word_vectors.build_vocabulary(found, read_corpus(found), None, None, tmp_path, deterministic)
     assert len(list(tmp_path.glob("word2vec-*.npz"))) == 2
     paragraphs = import_module("paragraph_vectors")
-    steps = [str(paragraphs.model(paragraphs.Config(deterministic=each))[:2].get_params()) for each in (False, True)]
+    steps = [str(paragraphs.build_pipeline(paragraphs.Config(deterministic=each))[:2].get_params()) for each in (False, True)]
     assert steps[0] != steps[1] and "workers" not in steps[0]  # what earlier runs are cached under stays
 
 
@@ -84,14 +84,14 @@ def test_every_model_over_word_vectors_has_the_option(script):
 
 def test_a_run_from_before_the_option_goes_on(tmp_path):
     config = import_module("lstm").Config(output_dir=tmp_path, name="lstm", resume=True)
-    cross_validation.start_or_resume(config)
-    path = cross_validation.run_folder(config) / cross_validation.SETTINGS
+    run_dir.start_or_resume(config)
+    path = run_dir.folder_of(config) / run_dir.SETTINGS
     begun = json.loads(path.read_text())
     del begun["deterministic"]
     path.write_text(json.dumps(begun))
-    assert cross_validation.differing_settings(config) == []
+    assert run_dir.differing_settings(config) == []
     config.deterministic = True
-    assert cross_validation.differing_settings(config) == ["its deterministic is False where this one's is True"]
+    assert run_dir.differing_settings(config) == ["its deterministic is False where this one's is True"]
     assert "deterministic" not in recipe_of(config)  # other runs of the same recipe stay in its record
 
 

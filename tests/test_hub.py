@@ -124,7 +124,7 @@ def test_a_full_disk_is_not_taken_for_the_network(monkeypatch):
         fetch("some/model", "bert")
 
 
-def test_a_hub_out_of_reach_is_told_in_one_sentence(hub, tmp_path):
+def test_a_hub_out_of_reach_gives_one_sentence(hub, tmp_path):
     hub.failing = 1_000
     started = time.monotonic()
     done = fetched(hub, tmp_path)
@@ -133,7 +133,7 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(hub, tmp_path):
     assert "the hub is out of reach" in line and "Add Input, Models" in line and "pass its folder with --model" in line
 
 
-def test_a_token_that_is_not_taken_is_told(hub, tmp_path):
+def test_a_token_that_is_not_taken_is_reported(hub, tmp_path):
     hub.failing, hub.failure = 1_000, 401
     done = fetched(hub, tmp_path, HF_TOKEN="hf_expired")
     assert done.returncode == 2 and "renew or unset HF_TOKEN" in done.stderr
@@ -230,10 +230,10 @@ def test_every_refusal_says_what_helps_and_is_not_waited_for_in_vain(case, monke
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
     monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_cached)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         fetch("some/model", "bert")
     assert len(asked) == tries
-    assert all(advice in said or advice not in str(told.value) for advice in MISLEADING)
+    assert all(advice in said or advice not in str(raised.value) for advice in MISLEADING)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
     with pytest.raises(UserError, match=said):  # the plan asks for one file alone
         sizes_of("some/model")
@@ -269,7 +269,7 @@ def test_a_file_is_no_folder(bert):
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '"bert"', "null"])
-def test_a_config_that_is_no_object_is_told(content, bert, tmp_path):
+def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
     folder = shutil.copytree(bert, tmp_path / "changed")
     (folder / "config.json").write_text(content)
     for read in (lambda: fetch(str(folder), "bert"), lambda: sizes_of(str(folder))):

@@ -59,7 +59,7 @@ def neural() -> Neural:
     return Neural(
         lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
         lambda texts: EncodedReviews([np.array([2, 3, 4])] * len(texts), 8),
-        lambda text: [(word, 1) for word in word_tokenizer.split()], num_special_tokens=0,
+        lambda text: [(word, 1) for word in text.split()], num_special_tokens=0,
     )  # fmt: skip
 
 
@@ -75,13 +75,13 @@ def test_predict_shows_its_result_without_captum(spoil, capsys):
 @pytest.mark.parametrize(
     ("package", "module"),
     [
-        ("gensim", "popcorn.progress"), ("gensim", "paragraph_vectors"), ("jinja2", "popcorn.report"),
-        ("matplotlib", "popcorn.charts"), ("adjustText", "popcorn.charts"),
+        ("gensim", "popcorn.utils.progress"), ("gensim", "paragraph_vectors"), ("jinja2", "popcorn.reporting.report"),
+        ("matplotlib", "popcorn.reporting.plots"), ("adjustText", "popcorn.reporting.plots"),
     ],
 )  # fmt: skip
 def test_a_module_names_the_package_that_it_lacks(package, module, spoil, monkeypatch):
     said = spoil(package)
-    for name in (module, "popcorn.progress"):
+    for name in (module, "popcorn.utils.progress"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(UserError, match=f"needs {package}, {said} {package}"):
         import_module(module)
@@ -106,6 +106,7 @@ def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
 def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_path):
     from popcorn.models.tokenizer import read_tokenizer
 
+    SIZES.save_pretrained(tmp_path)
     (tmp_path / "spm.model").touch()
     said = spoil({"protobuf": "google"}.get(package, package))
     with pytest.raises(UserError, match=f"needs {package}, {said} {package}"):
@@ -114,18 +115,22 @@ def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_pa
 
 def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, capsys):
     from popcorn.config import TrainingConfig
-    from popcorn.training import hf_trainer, native
-    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset
+    from popcorn.training import loop
+    from popcorn.training.model_task import ModelTask
+    from popcorn.training.pytorch_trainer import PyTorchTrainer
+    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset, training_arguments
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     spoil("tensorboard")
     dataset = ReviewDataset(EncodedReviews([np.array([1, 2])] * 4, 8), np.arange(4))
     batches = LengthGroupedBatchSampler(dataset, 2, 2, 1)
-    made = hf_trainer.arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2)
+    made = training_arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2, epochs=1)
     assert made.report_to == []
-    with native.native(None, TrainingConfig(precision="fp32"), tmp_path, 0.0) as fitting:
-        assert callable(fitting)
+    trainer = PyTorchTrainer(loop.train)
+    trainer.set_up(ModelTask(TrainingConfig(precision="fp32")), tmp_path, 0.0)
+    assert [tracker.name for tracker in trainer.accelerator.trackers] == ["jsonl"]
+    trainer.finish()
     assert capsys.readouterr().out.count("No curves for TensorBoard: TensorBoard needs tensorboard, which") == 2
 
 
@@ -144,8 +149,8 @@ def test_tensorboard_leaves_tensorflow_alone(tmp_path, monkeypatch):
 
 
 def test_the_leaderboard_is_written_without_its_drawing(spoil, monkeypatch, tmp_path, capsys):
-    monkeypatch.delitem(sys.modules, "popcorn.charts", raising=False)
-    row = Row("lstm", 0.9, None, 0.01, 0.95, 0.9, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
+    monkeypatch.delitem(sys.modules, "popcorn.reporting.plots", raising=False)
+    row = Row("lstm", 0.9, None, 0.01, 0.95, 0.9, False, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
     monkeypatch.setattr(leaderboard, "rows", lambda folder: iter([row]))
     readme = tmp_path / "README.md"
     readme.write_text(f"{leaderboard.BEGIN}\n{leaderboard.END}\n")
@@ -186,11 +191,11 @@ def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
 def test_predict_takes_the_bits_that_can_be_had(monkeypatch):
     """Trained with 8 bits on a GPU, asked where bitsandbytes is missing: 16 are what an adapter can do without it."""
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
-    monkeypatch.setattr(load, "need", lambda path: path)
-    monkeypatch.setattr(adapters, "build", lambda build, config, checkpoint: config.bits)
-    monkeypatch.setattr(load, "judge_of_subwords", lambda model, config, checkpoint: model)
+    monkeypatch.setattr(load, "require_file", lambda path: path)
+    monkeypatch.setattr(adapters, "build_adapter", lambda peft_config, config, checkpoint: config.bits)
+    monkeypatch.setattr(load, "load_hf_predictor", lambda model, config, checkpoint: model)
     config = import_module("deberta_lora").Config(bits=8)
-    config.checkpoint = None
+    config.checkpoint = Path("base")
     assert load._adapter(None, config, Path("part")) == 32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
@@ -198,13 +203,16 @@ def test_predict_takes_the_bits_that_can_be_had(monkeypatch):
     assert load._adapter(None, config, Path("part")) == 16
 
 
-def test_a_script_without_its_packages_ends_in_a_sentence(competition, tmp_path):
-    """Its own imports, outside of everything that could catch them."""
-    for package in ("gensim", "joblib"):
-        folder = tmp_path / package
-        folder.mkdir()
-        (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')")
-        done = run("glove-gensim.py" if package == "gensim" else "paragraph_vectors.py", *(
-            ("--glove", "a.txt", "--output", "b.kv") if package == "gensim" else ()
-        ), code=2, PYTHONPATH=str(folder))  # fmt: skip
-        assert f"pip install {package}" in done.stderr and done.stderr.startswith("error: ")
+@pytest.mark.parametrize(
+    ("package", "command", "said"),
+    [
+        ("gensim", ("glove-gensim.py", "--glove", "a.txt", "--output", "b.kv"), "a .kv file needs gensim"),
+        ("gensim", ("paragraph_vectors.py",), "training word vectors needs gensim"),
+        ("platformdirs", ("lstm.py",), "the package platformdirs"),
+    ],
+)
+def test_a_script_without_its_packages_ends_in_a_sentence(package, command, said, tmp_path):
+    """In the imports, outside of everything that could catch them."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')")
+    done = run(*command, code=2, PYTHONPATH=str(tmp_path))
+    assert done.stderr.startswith(f"error: {said}") and f"is not installed: pip install {package}" in done.stderr

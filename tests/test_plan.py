@@ -32,12 +32,12 @@ REVIEWS, TOKENS = 8, 64
 def measured(script, config, recomputed: bool, folder, reviews: int = REVIEWS) -> float:
     """Bytes of the real model, and what the allocator had given out beside it at most, in two steps."""
     if config.bits == 32:
-        about = script.adapter(config)
+        about = script.peft_config(config)
         if hasattr(about, "prompt_tuning_init"):
             about.prompt_tuning_init = "RANDOM"
         model = get_peft_model(DebertaClassifier(SIZES), about)
     else:
-        model = adapters.build(script.adapter, config, folder)
+        model = adapters.build_adapter(script.peft_config, config, folder)
     model.train()
     if recomputed:
         assert recompute_activations(model)
@@ -60,7 +60,7 @@ def measured(script, config, recomputed: bool, folder, reviews: int = REVIEWS) -
 def config_of(name: str, bits: int, folder):
     """The script's config, for a model of the sizes above."""
     config = import_module(name).Config(model=str(folder), max_length=TOKENS, bits=bits, precision="fp32")
-    config.checkpoint = folder  # no tokenizer is asked for
+    config.checkpoint = folder  # no tokenizer is read
     return config
 
 

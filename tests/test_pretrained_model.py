@@ -211,9 +211,9 @@ REFUSED = {
 def test_weights_that_are_not_the_model_s_are_refused(case, script, copy):
     change, said = REFUSED[case]
     folder = rewritten(copy(family_of(script)), change)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         built(script, folder)
-    assert str(folder) in str(told.value)
+    assert str(folder) in str(raised.value)
 
 
 def test_a_bert_without_a_pooler_is_for_the_script_that_needs_none(checkpoints, copy):
@@ -267,7 +267,7 @@ def test_weights_of_every_form_are_the_same(stored, script, checkpoints, copy):
     require_same(built(script, stored(copy(family))), built(script, checkpoints[family]))
 
 
-def test_damaged_files_are_told(checkpoints, copy):
+def test_damaged_files_are_refused(checkpoints, copy):
     def cut(folder):
         path = as_torch(folder) / "pytorch_model.bin"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -465,7 +465,7 @@ def test_sizes_are_the_checkpoint_s(checkpoints):
         {"vocab_size": -1},
     ],
 )
-def test_values_that_are_none_are_told(settings, copy):
+def test_values_that_are_none_are_refused(settings, copy):
     with pytest.raises(UserError, match="changed"):
         built("bert_trainer", configured(copy(), **settings))
 

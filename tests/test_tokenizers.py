@@ -15,6 +15,7 @@ from popcorn.data import competition as competition_data
 from popcorn.data import subword_tokenizer
 from popcorn.data.subword_tokenizer import read_subwords, require_fitting_tokenizer
 from popcorn.errors import UserError
+from popcorn.models.hub import find_checkpoint
 from popcorn.models.tokenizer import load_tokenizer
 
 FETCH = r"fetch or attach all of the model's tokenizer, such as tokenizer\.json and tokenizer_config\.json"
@@ -31,7 +32,9 @@ def folder(checkpoint, tmp_path):
 
 
 def config_of(folder: Path):
-    return bert_trainer.Config(model=str(folder))
+    config = bert_trainer.Config(model=str(folder))
+    find_checkpoint(config)
+    return config
 
 
 def edited(folder: Path, change) -> None:
@@ -89,9 +92,9 @@ def test_a_tokenizer_of_other_texts_is_refused(tokenizer, said, folder, competit
     of_its_own(folder, tokenizer)
     config = config_of(folder)
     for _ in range(2):  # out of the cache too
-        with pytest.raises(UserError, match=said) as told:
+        with pytest.raises(UserError, match=said) as raised:
             read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, load_tokenizer(config), config)
-        assert str(folder) in str(told.value) and "tokenizer.json and tokenizer_config.json" in str(told.value)
+        assert str(folder) in str(raised.value) and "tokenizer.json and tokenizer_config.json" in str(raised.value)
 
 
 def test_a_few_unknown_tokens_are_usual(checkpoint):
@@ -156,9 +159,9 @@ def added(folder: Path) -> None:
 )
 def test_a_tokenizer_of_another_model_is_refused_before_it_reads(change, said, folder):
     change(folder)
-    with pytest.raises(UserError, match=said + ".*: " + FETCH) as told:
+    with pytest.raises(UserError, match=said + ".*: " + FETCH) as raised:
         load_tokenizer(config_of(folder))
-    assert str(folder) in str(told.value)
+    assert str(folder) in str(raised.value)
 
 
 def test_code_beside_a_tokenizer_is_never_run(folder):
@@ -170,8 +173,8 @@ def test_code_beside_a_tokenizer_is_never_run(folder):
     path.write_text(json.dumps(about | {"tokenizer_class": "Tokenizer"}))
     try:
         load_tokenizer(config_of(folder))
-    except UserError as told:
-        assert "cannot be read" in str(told)
+    except UserError as raised:
+        assert "cannot be read" in str(raised)
 
 
 @pytest.mark.parametrize("made_by", ["transformers", "tokenizers", "special_tokens_map.json", "added_tokens.json"])
