@@ -15,7 +15,7 @@ run: .venv/ready
 
 # every script that needs no GPU, on all data: takes hours; the same command again resumes it
 leaderboard: .venv/ready
-	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python -m benchmarks.leaderboard
 
 test: .venv/ready .venv/compatibility/oldest/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

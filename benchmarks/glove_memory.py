@@ -13,15 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
-
 import numpy as np
 
 from popcorn.config import parse
 from popcorn.errors import log
 from popcorn.utils.files import write_json
 from popcorn.utils.machine import cpu_name
+from popcorn.utils.scripts import ROOT
 
 WIDTH = 300
 

@@ -9,13 +9,19 @@ import functools
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from popcorn.config import RunConfig, parse
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import split_checksum, validation_splits
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.reporting import leaderboard, report
+from popcorn.runs.results import is_recorded
+from popcorn.runs.run_dir import PREDICTIONS, differing_settings, folder_of
+from popcorn.utils.console import make_console
+from popcorn.utils.scripts import ROOT, load_script
 
 LINEAR = "tfidf", "nbsvm"
 NEURAL = "paragraph_vectors", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
@@ -37,24 +43,11 @@ class Config:
     """file with the leaderboard's two markers"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from popcorn.data import competition as competition_data
-from popcorn.errors import UserError, exit_on_user_error
-from popcorn.reporting import leaderboard, report
-from popcorn.runs.cross_validation import split_of
-from popcorn.runs.results import is_recorded
-from popcorn.runs.run_dir import PREDICTIONS, differing_settings, run_folder
-from popcorn.utils.console import make_console
-
-
 def is_begun(its: RunConfig, competition: competition_data.Competition) -> bool:
     """Whether the run's folder, where there is one, is of the same options, data and validation split."""
     train = read_train(competition)
-    return not differing_settings(its, data=competition.checksum, split=split_of(its, train.ids, train.labels))
+    held_out = [split.held_out for split in validation_splits(its, train.ids, train.labels)]
+    return not differing_settings(its, data=competition.checksum, split=split_checksum(train.ids, held_out))
 
 
 @functools.cache
@@ -73,7 +66,7 @@ def command_of(its: RunConfig, script: str, config: Config, competition: competi
 
 def is_done(its: RunConfig, competition: competition_data.Competition) -> bool:
     """Whether the run is recorded and its models are here, which a fresh copy of the repository does not have."""
-    return is_recorded(its, competition) and (run_folder(its) / "refit" / PREDICTIONS).is_file() and is_begun(its, competition)
+    return is_recorded(its, competition) and (folder_of(its) / "refit" / PREDICTIONS).is_file() and is_begun(its, competition)
 
 
 def main(config: Config) -> int:
@@ -93,7 +86,7 @@ def main(config: Config) -> int:
         task = progress.add_task("", total=len(jobs))
         for script, seed in jobs:
             progress.update(task, description=f"{script}, seed {seed}")
-            its = import_module(script).Config(
+            its = load_script(script).Config(
                 name=script, seed=seed, output_dir=config.output_dir, no_validation=script not in LINEAR and seed > 1
             )
             if not is_done(its, competition):
@@ -112,5 +105,6 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
+    config = parse(Config)
     with exit_on_user_error():
         sys.exit(1 if main(config) else 0)

@@ -13,9 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
-
 import pandas as pd
 from rich.table import Table
 
@@ -24,6 +21,7 @@ from popcorn.data import competition as competition_data
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
 from popcorn.utils.machine import cpu_name
+from popcorn.utils.scripts import ROOT
 
 
 @dataclass
@@ -37,7 +35,7 @@ class Config:
     output_dir: Path = Path(".")
     """folder with the scripts' runs/"""
     reviews: int = 10_000
-    """the first so many of the test"""
+    """the first N of the test"""
     rounds: int = 3
     """measurements of each model"""
     output: Path = Path("results/benchmarks/predicting.json")
@@ -45,7 +43,7 @@ class Config:
 
 
 def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
-    """Reviews/s as the command says it, and seconds of the whole command."""
+    """Reviews/s as the command prints it, and seconds of the whole command."""
     start = time.monotonic()
     command = [sys.executable, "-m", "popcorn", "predict", "--model", model, "--file", file, "--output-dir", output_dir.resolve()]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -1,19 +1,35 @@
 """What fine-tuning takes at the real models' sizes on a GPU: reviews/s and memory in an epoch of all reviews, 512 tokens long.
 
 The weights are random and the tokenizer is MiniLM's, that of bert-base-uncased: speed and memory need no more, and no score is
-given. RoBERTa's own subwords would be other ones, about as many. The process is held to so much of the GPU's memory as a smaller
-GPU has. What that one would take for three epochs is estimated from the FLOP. Writes results/benchmarks/sizes.json after every
-row; the same command goes on where it was stopped.
+given. RoBERTa's own subwords would be other ones, about as many. The process may use no more of the GPU's memory than a
+smaller GPU has. The time that such a GPU takes for three epochs is estimated from the FLOP. Writes results/benchmarks/sizes.json
+after every row; the same command goes on where it was stopped.
 """
 
+import shutil
 import sys
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose peft.py would be taken for the library
+import numpy as np
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, PretrainedConfig, RobertaConfig
 
+from benchmarks.layouts import minilm
+from benchmarks.recipes import SCRIPTS, load_without_test, recorded
 from popcorn.config import parse
+from popcorn.data.splits import Split
+from popcorn.kaggle.plan import GIB, GPUS
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import FineTuner, HFTrainer
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.scripts import load_script
 
 EPOCHS = 3
 WARM_UP = 640  # reviews: an H100's first steps were seen to take forty seconds, for whatever is loaded in them
@@ -41,30 +57,6 @@ class Config:
     work: Path = Path("runs/sizes")
     """folder for checkpoints"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-import shutil
-import time
-from importlib import import_module
-
-import numpy as np
-import torch
-from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, PretrainedConfig, RobertaConfig
-
-from benchmarks.layouts import minilm
-from benchmarks.recipes import SCRIPTS, recorded
-from popcorn.data.batching import EncodedReviews
-from popcorn.data.splits import Split
-from popcorn.kaggle.plan import GIB, GPUS
-from popcorn.training.finetuning_task import finetuning_task
-from popcorn.training.hf_trainer import FineTuner, hugging_face
-from popcorn.utils import hardware
-from popcorn.utils.console import make_console
-from popcorn.utils.files import write_json
 
 SIZES = {
     "bert": BertConfig(),
@@ -99,17 +91,17 @@ def measure(family: str, precision: str, config: Config) -> dict:
     """One epoch of the script's own recipe, on the reviews that it would train on."""
     work = config.work / family
     shutil.rmtree(work, ignore_errors=True)  # of a row that was stopped nothing is taken up
-    script = import_module(SCRIPTS[family])
+    script = load_script(SCRIPTS[family])
     options = script.Config(
         model=str(with_random_weights(family, work / "base")), data_dir=config.data_dir, output_dir=work, epochs=1,
         max_length=config.max_length, precision=precision, name=family, checkpoint_every=sys.maxsize,
     )  # fmt: skip
-    task = finetuning_task(script.build, options)
-    task = replace(task, test=EncodedReviews(task.test.reviews[:1], options.max_length, task.test.padding))
+    task = FinetuningTask(script.build, options)
+    load_without_test(task)
     rows = np.sort(np.random.default_rng(0).permutation(len(task.labels))[: config.reviews])
     pieces = []
 
-    class Counted(FineTuner):
+    class CountingFineTuner(FineTuner):
         def __init__(self, model, batches, *others, **named):
             pieces.append(batches.accumulation)
             super().__init__(model, batches, *others, **named)
@@ -118,17 +110,19 @@ def measure(family: str, precision: str, config: Config) -> dict:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(config.memory * GIB / torch.cuda.get_device_properties(0).total_memory)
         torch.cuda.reset_peak_memory_stats()
-    with hugging_face(task, options, work, float("inf"), Counted) as fitting:
-        fitting(task.build, task.labels, Split("warm-up", rows[:WARM_UP], rows[:0]), work / "warm-up")
-        start = time.monotonic()
-        outcome = fitting(task.build, task.labels, Split("refit", rows, rows[:0]), work / "refit")
-        seconds = time.monotonic() - start
+    trainer = HFTrainer()
+    trainer.trainer_class = CountingFineTuner
+    trainer.set_up(task, work, float("inf"))
+    trainer.fit(Split("warm-up", rows[:WARM_UP], rows[:0]))
+    start = time.monotonic()
+    result = trainer.fit(Split("refit", rows, rows[:0]))
+    seconds = time.monotonic() - start
     flop = flop_of_training(SIZES[family], task.train.lengths[rows])
     return {
-        "reviews_per_second": outcome.reviews_per_second, "seconds": seconds, "peak_memory": hardware.peak_memory(),
+        "reviews_per_second": result.reviews_per_second, "seconds": seconds, "peak_memory": hardware.peak_memory(),
         "reserved_memory": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None,
         "micro_batch_size": -(-options.batch_size // pieces[-1]), "batch_size": options.batch_size, "flop_per_review": flop,
-        "flop_per_second": flop * outcome.reviews_per_second, "mean_tokens": float(task.train.lengths[rows].mean()),
+        "flop_per_second": flop * result.reviews_per_second, "mean_tokens": float(task.train.lengths[rows].mean()),
         "t4_hours_estimate": flop * EPOCHS * len(task.labels) / T4.rate / 3600,
     }  # fmt: skip
 
@@ -159,4 +153,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(config)
+    main(parse(Config))

@@ -1,6 +1,6 @@
 """Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
 
-The common practice, as the competition's public scripts have it: every review padded or cut to 512 words, batches of 64 in random
+The common practice, as in the competition's public scripts: every review padded or cut to 512 words, batches of 64 in random
 order, fp32, memory handed back to the system after every step, and in the CNN the gradient taken through the maximum over all
 windows. The model, its sizes, the vocabulary, the optimizer and the number of threads are the same. Each of the two works in a
 process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand for an epoch's: they are
@@ -9,17 +9,28 @@ should take for a run is estimated from them. Writes results/benchmarks/throughp
 """
 
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose peft.py would be taken for the library
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, pad
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from popcorn.config import parse
+from popcorn.data import competition as competition_data
+from popcorn.data.batching import EncodedReviews, length_grouped_batches
+from popcorn.data.word_tokenizer import PAD, encode, read_corpus
+from popcorn.data.word_vectors import build_vocabulary
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.scripts import load_script
 
 MODELS = {
     "lstm": "LSTM", "gru": "GRU", "cnn": "CNN", "cnn_lstm": "CNNLSTM", "attention_lstm": "AttentionLSTM",
@@ -44,32 +55,13 @@ class Config:
     """file that receives the figures"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-import numpy as np
-import torch
-from rich.table import Table
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, pad
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-from popcorn.data import competition as competition_data
-from popcorn.data.batching import EncodedReviews, length_grouped_batches
-from popcorn.data.word_tokenizer import PAD, encode, read_corpus
-from popcorn.data.word_vectors import build_vocabulary
-from popcorn.utils import hardware
-from popcorn.utils.console import make_console
-from popcorn.utils.files import write_json
-
-
 class Variant:
     """One model with all that a training step needs."""
 
     def __init__(self, script: str, common: bool, config: Config):
         if not common:
             hardware.tune_allocator()
-        module = import_module(script)
+        module = load_script(script)
         if common and script == "cnn":
             module.max_over_time = through_the_maximum
         recipe = module.Config()
@@ -102,7 +94,7 @@ class Variant:
 
     @property
     def seen(self) -> int:
-        """EncodedReviews of a round."""
+        """Reviews of a round."""
         return sum(map(len, self.batches))
 
     def step(self, rows: np.ndarray) -> None:
@@ -129,7 +121,7 @@ class Variant:
         return counter.get_total_flops() / self.seen
 
     def reviews_of_a_run(self) -> float:
-        """EncodedReviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
+        """Reviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
         return (0.9 + 1) * len(self.reviews) * self.epochs
 
     def shares(self) -> dict[str, float]:
@@ -143,7 +135,7 @@ class Variant:
 
 
 def through_the_maximum(convolution: nn.Conv1d, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What `cnn.strongest` gives, as it is written everywhere."""
+    """What `max_over_time` gives, as it is written everywhere."""
     return convolution(words.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), float("-inf")).amax(-1)
 
 
@@ -218,15 +210,9 @@ def main(config: Config) -> None:
     rate = matmul_rate(precision)
     models = {script: compare(script, config) for script in MODELS}
     table = Table(
-        "model",
-        "common practice, reviews/s",
-        "ours",
-        "times",
-        "MFLOP a review",
-        "GFLOP/s",
-        "share of a matrix product's",
+        "model", "common practice, reviews/s", "ours", "times", "MFLOP a review", "GFLOP/s", "share of a matrix product's",
         "T4, minutes a run (estimate)",
-    )
+    )  # fmt: skip
     for script, figures in models.items():
         figures["share_of_matmul_rate"] = figures["flop_per_second"] / rate
         table.add_row(
@@ -245,4 +231,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(config)
+    main(parse(Config))

@@ -1,25 +1,42 @@
-"""Four adapters of one frozen encoder against the common settings and against a plain classifier of what the encoder says.
+"""Four adapters of one frozen encoder against the common settings and against a plain classifier of the encoder's features.
 
 The common settings, as public notebooks have them: a rate of 1e-4, the pooler frozen as it was made, and virtual tokens that
 stand where the pooler reads; of prefix tuning, which raises an exception there, the first two over our attention. Both learn
-from the same reviews and are measured on the same others, of other films; the test is not touched. The encoders: MiniLM laid out
+from the same reviews and are measured on the same others, of other movies; the test is not touched. The encoders: MiniLM laid out
 as a DeBERTa-v2 without relative attention, and a small DeBERTa-v2 as the large ones are (relative attention, a convolution),
 whose language model is trained here first, from MiniLM's word vectors in fewer dimensions. Writes
 results/benchmarks/peft-<encoder>.json after every row; the same command goes on where it was stopped (remove the file where a
 recipe has changed since).
 """
 
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose file of this name would be taken for the library
+import numpy as np
+import torch
+from rich.table import Table
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import accuracy_score, roc_auc_score
+from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2ForMaskedLM, DebertaV2Model
 
-from popcorn.config import FineTuneConfig, parse
+from benchmarks.layouts import lay_out, minilm
+from benchmarks.recipes import load_without_test, recorded, split_of
+from popcorn.config import AdapterConfig, FineTuneConfig, parse
+from popcorn.data.batching import sorted_batches
+from popcorn.data.competition import TRAIN, find_competition
+from popcorn.data.splits import SPLIT
+from popcorn.models.layers import mask_of
+from popcorn.training.adapters import AdapterTask, AdapterTrainer, build_adapter
+from popcorn.training.finetuning_task import FinetuningTask, PretrainedTask
+from popcorn.training.masked_lm import KINDS, Kind
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.scripts import load_script
 
 METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
 COMMON_RATE = 1e-4
@@ -68,57 +85,43 @@ class SmallConfig(FineTuneConfig):
     MODEL_TYPE = "deberta-v2"
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from functools import partial
-from importlib import import_module
-
-import numpy as np
-import torch
-from rich.table import Table
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import accuracy_score, roc_auc_score
-from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2Model
-
-from benchmarks.layouts import lay_out, minilm
-from benchmarks.recipes import part_of, recorded
-from popcorn.data.batching import EncodedReviews, sorted_batches
-from popcorn.data.competition import TRAIN, find_competition
-from popcorn.data.splits import SPLIT
-from popcorn.models.layers import mask_of
-from popcorn.runs.engine import Task
-from popcorn.training import adapters
-from popcorn.training.finetuning_task import finetuning_task, pretrained_task
-from popcorn.training.hf_trainer import hugging_face
-from popcorn.utils import hardware
-from popcorn.utils.console import make_console
-from popcorn.utils.files import write_json
-
-
 def features(config: Config, its: Conditions, checkpoint: Path, is_mean: bool) -> dict:
-    """Logistic regression on what the frozen encoder says at [CLS], or of all tokens; its strength chosen by cross-validation."""
-    script = import_module(METHODS[0])
+    """Logistic regression on the frozen encoder's states at [CLS], or their mean; its strength chosen by cross-validation."""
+    script = load_script(METHODS[0])
     options = script.Config(model=str(checkpoint), data_dir=config.data_dir, max_length=its.max_length)
-    task = pretrained_task(lambda *_: None, options)
-    part, encoder = part_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
+    task = PretrainedTask(lambda *_: None, options)
+    load_without_test(task)
+    split, encoder = split_of(task, config.reviews), AutoModel.from_pretrained(checkpoint, dtype="float32").eval()
     found = np.zeros((len(task.train), encoder.config.hidden_size))
     with torch.no_grad():
-        for rows in sorted_batches(np.concatenate([part.train, part.validation]), task.train.lengths, 64):
+        for rows in sorted_batches(np.concatenate([split.train, split.validation]), task.train.lengths, 64):
             tokens, lengths = task.train.batch(rows)
             mask = mask_of(lengths, tokens.shape[1]).long()
             states = encoder(tokens, attention_mask=mask).last_hidden_state
             found[rows] = (states.mul(mask[..., None]).sum(1) / mask.sum(1, keepdim=True) if is_mean else states[:, 0]).numpy()
-    judge = LogisticRegressionCV(Cs=8, max_iter=2_000).fit(found[part.train], task.labels[part.train])
-    said, right = judge.predict_proba(found[part.validation])[:, 1], task.labels[part.validation]
-    return {"accuracy": accuracy_score(right, said > 0.5), "auc": roc_auc_score(right, said)}
+    classifier = LogisticRegressionCV(Cs=8, max_iter=2_000).fit(found[split.train], task.labels[split.train])
+    probability, labels = classifier.predict_proba(found[split.validation])[:, 1], task.labels[split.validation]
+    return {"accuracy": accuracy_score(labels, probability > 0.5), "auc": roc_auc_score(labels, probability)}
+
+
+class CommonTask(AdapterTask):
+    """An adapter by the common settings: a frozen pooler, and virtual tokens where the pooler reads."""
+
+    def build_adapter(self, config: AdapterConfig, checkpoint: Path) -> torch.nn.Module:
+        model = build_adapter(self.common_peft_config, config, checkpoint)
+        model.get_base_model().virtual_tokens = 0
+        return model
+
+    def common_peft_config(self, config: AdapterConfig):
+        settings = self.peft_config(config)
+        settings.modules_to_save = ["classifier"]
+        return settings
 
 
 def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_common: bool) -> dict:
     """One adapter, by its script's recipe or by the common settings."""
     hardware.tune_allocator()
-    script = import_module(method)
+    script = load_script(method)
     options = script.Config(
         model=str(checkpoint), data_dir=config.data_dir, max_length=its.max_length, epochs=its.epochs, bits=32,
         patience=its.epochs, name=method,
@@ -128,31 +131,17 @@ def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_c
     )
     options = replace(options, learning_rate=rates[0], head_learning_rate=rates[1])
 
-    def adapter(options):
-        about = script.adapter(options)
-        if is_common:
-            about.modules_to_save = ["classifier"]
-        return about
-
-    def build() -> torch.nn.Module:
-        torch.manual_seed(options.seed)
-        model = adapters.build(adapter, options, checkpoint)
-        if is_common:
-            model.get_base_model().virtual_tokens = 0
-        return model
-
-    task: Task = pretrained_task(lambda *_: build(), options)
-    task = replace(task, test=EncodedReviews(task.test.reviews[:1], options.max_length, task.test.padding))
-    task.groups = partial(adapters.parameter_groups, config=options)
+    task, trainer = (CommonTask if is_common else AdapterTask)(script.peft_config, options), AdapterTrainer()
+    load_without_test(task)
+    task.content()  # which counts the parameters
     folder = config.work / f"{checkpoint.name}-{method}-{'common' if is_common else 'ours'}-{time.time_ns()}"
     folder.mkdir(parents=True)
-    with hugging_face(task, options, folder, float("inf"), tuner=adapters.AdapterTuner) as fitting:
-        outcome = fitting(build, task.labels, part_of(task, config.reviews), folder)
-    last = outcome.history[-1]  # and not the best one: that was chosen on these very reviews
-    learning = sum(weights.numel() for weights in build().parameters() if weights.requires_grad)
+    trainer.set_up(task, folder, float("inf"))
+    result = trainer.fit(split_of(task, config.reviews))
+    last = result.history[-1]  # and not the best one: that was chosen on these very reviews
     return {
-        "accuracy": last["validation_accuracy"], "auc": last["validation_auc"], "trainable_parameters": learning,
-        "reviews_per_second": outcome.reviews_per_second, "peak_memory": hardware.peak_memory(), "history": outcome.history,
+        "accuracy": last["validation_accuracy"], "auc": last["validation_auc"], "trainable_parameters": task.trainable_parameters,
+        "reviews_per_second": result.reviews_per_second, "peak_memory": hardware.peak_memory(), "history": result.history,
         "learning_rate": options.learning_rate, "head_learning_rate": options.head_learning_rate,
     }  # fmt: skip
 
@@ -185,9 +174,12 @@ def small_encoder(config: Config) -> Path:
         batch_size=32, further_pretrain=True, max_train_samples=config.pretrain_reviews, pretrain_epochs=1,
         pretrain_learning_rate=1e-3,
     )  # fmt: skip
-    task = finetuning_task(lambda options, folder: folder, options)  # of the model to build no more than where its weights lie
+    # which no script trains further
+    KINDS["deberta-v2"] = Kind(DebertaV2ForMaskedLM, DebertaV2Model, ("cls",))
+    task = FinetuningTask(lambda *_: None, options)
+    task.load()
     task.pretrain(float("inf"))
-    return task.build()
+    return task.further.folder
 
 
 def alone(function, *arguments):
@@ -231,5 +223,6 @@ def compare(encoder: str, config: Config) -> None:
 
 
 if __name__ == "__main__":
+    config = parse(Config)
     for encoder in config.encoders:
         compare(encoder, config)
