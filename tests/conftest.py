@@ -8,15 +8,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+# the models here are tiny: a second thread only waits for the first; torch reads this as it is imported
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
 from popcorn.data import stanford
 from popcorn.kaggle.kernel import write_kernel
-
-# the models here are tiny: a second thread only waits for the first
-os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
