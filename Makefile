@@ -4,8 +4,8 @@ BIN = .venv/bin
 
 # sets of library versions, and the tests for each of them
 SETS = oldest middle newest
-SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.py tests/test_plan.py tests/test_kernel.py \
-  tests/test_loop.py tests/test_models.py tests/test_split.py tests/test_data.py
+SMALL_TESTS = $(addprefix tests/test_,finetune.py weights.py pretrained_model.py tokenizers.py adapters.py predict.py plan.py \
+  kernel.py loop.py models.py saved.py split.py data.py packages.py)
 
 .PHONY: run test compatibility leaderboard
 
