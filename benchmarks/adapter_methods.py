@@ -32,7 +32,7 @@ from popcorn.data.splits import SPLIT
 from popcorn.models.layers import mask_of
 from popcorn.training.adapters import AdapterTask, AdapterTrainer, build_adapter
 from popcorn.training.finetuning_task import FinetuningTask, PretrainedTask
-from popcorn.training.masked_lm import KINDS, Kind
+from popcorn.training.masked_lm import MODEL_CLASSES, ModelClasses
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json
@@ -174,8 +174,8 @@ def small_encoder(config: Config) -> Path:
         batch_size=32, further_pretrain=True, max_train_samples=config.pretrain_reviews, pretrain_epochs=1,
         pretrain_learning_rate=1e-3,
     )  # fmt: skip
-    # which no script trains further
-    KINDS["deberta-v2"] = Kind(DebertaV2ForMaskedLM, DebertaV2Model, ("cls",))
+    # no script trains this family further
+    MODEL_CLASSES["deberta-v2"] = ModelClasses(DebertaV2ForMaskedLM, DebertaV2Model, ("cls",))
     task = FinetuningTask(lambda *_: None, options)
     task.load()
     task.pretrain(float("inf"))
