@@ -1,11 +1,14 @@
 """A small competition that has what the real one has: quotes, ratings in the ids, movies, line breaks, unlabeled reviews."""
 
+import io
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # the models here are tiny: a second thread only waits for the first; torch reads this as it is imported
@@ -103,6 +106,23 @@ def run(*command: object, code: int = 0, **variables: str) -> subprocess.Complet
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def run_here(script: str, *arguments: object, code: int = 0) -> str:
+    """Runs a script in this process, for what ends before any training; what it printed, and expects an exit code."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as exit:
+            assert (exit.code or 0) == code, printed.getvalue()
+        else:
+            assert code == 0, printed.getvalue()
+    assert "Traceback" not in printed.getvalue()
+    return printed.getvalue()
 
 
 def run_kernel(script: str, options: list, competition: Path, folder: Path) -> list[bytes]:

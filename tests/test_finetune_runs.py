@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pretrained
 import pytest
-from conftest import ROOT, run, run_kernel
+from conftest import ROOT, run, run_here, run_kernel
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_with_more_classes_is_refused(options, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_explains_every_field(script):
-    shown = run(f"{script}.py", "--help").stdout
+    shown = run_here(f"{script}.py", "--help")
     for field in dataclasses.fields(import_module(script).Config):
         assert f"--{field.name.replace('_', '-')}" in shown
 
