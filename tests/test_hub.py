@@ -278,7 +278,7 @@ def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["bert_native", "bert_trainer", "roberta_trainer"])
-def test_a_script_without_network_says_so_before_it_loads_anything(script, tmp_path):
-    started = time.monotonic()
+def test_a_script_without_network_says_so_before_it_reads_anything(script, tmp_path):
     done = run(f"{script}.py", code=2, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
-    assert done.stderr.startswith("error: the hub is out of reach") and time.monotonic() - started < 10
+    assert done.stderr.splitlines()[-1].startswith("error: the hub is out of reach")
+    assert all(line.startswith(("Model: ", "The hub did not answer")) for line in done.stdout.splitlines())

@@ -188,6 +188,18 @@ def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
     assert ("bitsandbytes cannot be imported here" in capsys.readouterr().out) == ("cannot" in said)
 
 
+@pytest.mark.parametrize(
+    ("script", "broken"), [("bert_trainer", ["bitsandbytes"]), ("deberta_lora", ["bitsandbytes", "torchao"])]
+)
+def test_a_script_starts_beside_broken_quantizers(script, broken, tmp_path):
+    """The library's Trainer imports PEFT, which imports them."""
+    for package in broken:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('libfoo.so: wrong version')")
+    done = run(f"{script}.py", "--help", PYTHONPATH=str(tmp_path))
+    assert "--learning-rate" in done.stdout and done.stdout.count("bitsandbytes cannot be imported here") == 1
+
+
 def test_predict_takes_the_bits_that_can_be_had(monkeypatch):
     """Trained with 8 bits on a GPU, asked where bitsandbytes is missing: 16 are what an adapter can do without it."""
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)

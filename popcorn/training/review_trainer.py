@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from popcorn.utils.packages import hide_unusable_quantizers, tensorboard_if_usable
+
+hide_unusable_quantizers()  # the Trainer's module imports PEFT
+
+# isort: split
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -33,7 +38,6 @@ from popcorn.training.checkpoint import disk_errors_as_user_error
 from popcorn.training.memory import Pieces, recompute_activations
 from popcorn.training.session import STEADY
 from popcorn.utils import hardware
-from popcorn.utils.packages import tensorboard_if_usable
 
 IGNORE_INDEX = -100  # label of tokens without a target, in all losses of the library
 RECOMPUTE = 4  # reviews: so small a micro-batch leaves the hardware idle, and recomputing activations pays off
