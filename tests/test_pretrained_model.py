@@ -386,6 +386,15 @@ def test_a_run_s_own_model_is_never_completed(lost, checkpoints, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_nothing_in_a_run_s_own_model_is_to_be_fetched(part, checkpoints, tmp_path):
+    own = a_run(tmp_path, checkpoints["bert"])
+    (own / part).write_bytes((own / part).read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot be read .*: copy the run's whole folder, or run its script again") as refusal:
+        load(tmp_path)
+    assert "fetch" not in str(refusal.value)
+
+
 # settings
 
 LEAKS = {
