@@ -110,8 +110,8 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
     write_submissions(submissions, "bad", its.sample_ids(), test.ids, np.full(len(test.ids), 0.5))
     for names, given, said in (
         (("five", "bad"), (), "bad.oof.csv, row 5: the sentiment is nan"),
-        (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run's own"),
-        (("five", "bad"), ("--name", "four"), "--name 'four' is a run's own"),
+        (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run, whose submissions"),
+        (("five", "bad"), ("--name", "four"), "--name 'four' is a run, whose submissions"),
         (("five",), ("--all",), "five were named too: give one of the two"),
     ):
         command = "-m", "popcorn", "ensemble", *names, *given, "--output-dir", tmp_path, "--data-dir", competition

@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
     assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert [len(file.splitlines()) for file in submissions(tmp_path, "tfidf")] == [101, 101]
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tfidf.csv", "tfidf.proba.csv", "settings.json", "model.json", "seed-1.lock",
+        "tfidf.csv", "tfidf.proba.csv", "settings.json", "model.json", "seed-1.lock", "predictions.npz",
     }  # fmt: skip
 
 
