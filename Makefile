@@ -7,7 +7,7 @@ SETS = oldest middle newest
 SMALL_TESTS = $(addprefix tests/test_,finetune.py weights.py tokenizers.py predict.py plan.py kernel.py saved.py split.py data.py)
 CI_TESTS = $(addprefix tests/test_,weights.py tokenizers.py saved.py split.py)
 
-.PHONY: run test compatibility leaderboard
+.PHONY: run test test-all compatibility leaderboard
 
 # a short LSTM run on the fallback data: a few minutes on 2 cores
 run: .venv/ready
@@ -22,6 +22,10 @@ test: .venv/ready .venv/compatibility/oldest/ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 	@echo "again with the oldest versions that Kaggle's image may have"
 	PYTHONPATH=.venv/compatibility/oldest $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(CI_TESTS)
+
+# what make test checks for some scripts, checked for every script
+test-all: .venv/ready
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m ""
 
 # the small tests of training, resume, predict, plan, kernel and linear models with every set of versions
 compatibility: .venv/ready $(foreach set,$(SETS),.venv/compatibility/$(set)/ready)

@@ -90,6 +90,11 @@ def glove(tmp_path_factory) -> Path:
     return path
 
 
+def some_fast(fast: list[str], scripts) -> list:
+    """Parameters of a long test: the `fast` scripts for `make test`, the others for `make test-all`."""
+    return [script if script in fast else pytest.param(script, marks=pytest.mark.slow) for script in scripts]
+
+
 def zipped(path: Path) -> Path:
     """The file as the only member of `<path>.zip`."""
     archive = path.with_name(path.name + ".zip")

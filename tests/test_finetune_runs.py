@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pretrained
 import pytest
-from conftest import ROOT, run, run_here, run_kernel
+from conftest import ROOT, run, run_here, run_kernel, some_fast
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory, options):
     return folder
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", some_fast(["bert_native", "roberta_trainer"], SCRIPTS))
 def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path, monkeypatch):
     # in this process, which has loaded the libraries already; its kernel does it as a command
     monkeypatch.setattr(

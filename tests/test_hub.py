@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pretrained
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, some_fast
 from huggingface_hub import errors
 
 from popcorn.errors import UserError
@@ -277,7 +277,7 @@ def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
             read()
 
 
-@pytest.mark.parametrize("script", ["bert_native", "bert_trainer", "roberta_trainer"])
+@pytest.mark.parametrize("script", some_fast(["bert_trainer"], ["bert_native", "bert_trainer", "roberta_trainer"]))
 def test_a_script_without_network_says_so_before_it_reads_anything(script, tmp_path):
     done = run(f"{script}.py", code=2, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
     assert done.stderr.splitlines()[-1].startswith("error: the hub is out of reach")
