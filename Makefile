@@ -1,27 +1,31 @@
-# Python 3.11 or later; everything is installed into .venv and nothing else is touched.
+# Python 3.11 or later. Everything is installed into .venv, and nothing outside of it changes.
 PYTHON ?= python3
 BIN = .venv/bin
 
-# sets of library versions, and the tests that are run with each
+# sets of library versions, and the tests for each of them
 SETS = oldest middle newest
-SMALL_TESTS = tests/test_finetune.py tests/test_adapters.py tests/test_predict.py tests/test_plan.py tests/test_kernel.py \
-  tests/test_loop.py tests/test_models.py tests/test_split.py tests/test_data.py
+SMALL_TESTS = $(addprefix tests/test_,finetune.py weights.py tokenizers.py predict.py plan.py kernel.py saved.py split.py data.py)
+CI_TESTS = $(addprefix tests/test_,weights.py tokenizers.py saved.py split.py)
 
-.PHONY: run test compatibility leaderboard
+.PHONY: run test test-all compatibility leaderboard
 
-# a short LSTM run on the embedded default: a few minutes on 2 cores
+# a short LSTM run on the fallback data: a few minutes on 2 cores
 run: .venv/ready
-	$(BIN)/python lstm.py --limit 6000 --epochs 3 --no-refit
+	$(BIN)/python lstm.py --max-train-samples 6000 --epochs 3 --no-refit
 
-# every script that needs no GPU on the whole data, for hours; given again, it goes on where it was
+# every script that needs no GPU, on all data: takes hours; the same command again resumes it
 leaderboard: .venv/ready
-	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python -m benchmarks.leaderboard
 
 test: .venv/ready .venv/compatibility/oldest/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
-	@echo "once more with the oldest versions that Kaggle's image may hold"
-	PYTHONPATH=.venv/compatibility/oldest $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/test_finetune.py
+	@echo "again with the oldest versions that Kaggle's image may have"
+	PYTHONPATH=.venv/compatibility/oldest $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(CI_TESTS)
+
+# what make test checks for some scripts, checked for every script
+test-all: .venv/ready
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m ""
 
 # the small tests of training, resume, predict, plan, kernel and linear models with every set of versions
 compatibility: .venv/ready $(foreach set,$(SETS),.venv/compatibility/$(set)/ready)
@@ -32,7 +36,7 @@ compatibility: .venv/ready $(foreach set,$(SETS),.venv/compatibility/$(set)/read
 
 .venv/ready: requirements.txt requirements-dev.txt requirements-checkpoint.txt
 	$(PYTHON) -m venv .venv
-	@# torch first and by its exact version: where a CPU wheel is at hand, pip takes it instead of gigabytes of CUDA
+	@# torch first and with its exact version: pip then uses a local CPU wheel instead of gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-checkpoint.txt

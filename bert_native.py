@@ -1,45 +1,55 @@
-"""BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1; Sun et al. 2019).
+"""BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1).
 
-The encoder is the library's; the judgement is written here: the pooler's view of [CLS], dropout, one linear layer to the log-odds
-of a positive review. The loop that trains it, step by step, is `Fit` in popcorn/loop.py, the same for every model here that is
-not trained by the Trainer.
+The encoder is the library's BertModel. The classifier is written out here: the pooler's output at [CLS], dropout, and one linear
+layer to the logit of a positive review. The recipe is that of Sun et al. 2019. The training loop is `train` below. A `Session`
+(popcorn/training/session.py) handles checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from popcorn.config import FineTuneConfig, parse
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import BertModel
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.layers import mask_of
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.session import Session
 
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
-    FAMILY = "bert"
+    MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
-    """a BERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    dropout: float = 0.1
-    """share of the pooled numbers that are zeroed in training"""
+    """a BERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    dropout: Probability = 0.1
+    """dropout probability of the pooled output"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)  # the hub, or the folder, has answered before anything large is loaded
-
-from torch import Tensor, nn
-from transformers import BertModel
-
-from popcorn import engine
-from popcorn.layers import mask_of
-from popcorn.native import native
-from popcorn.pretrained_model import load_pretrained
-from popcorn.subwords import fine_tuning
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 3e-5
+    layer_decay: Positive = 0.95
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 class BERT(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, checkpoint: Path):
-        """Takes the encoder and the pooler from the checkpoint's folder; the classifier begins as BERT's own layers did."""
+        """Loads encoder and pooler from the checkpoint; initializes the classifier like BERT's layers."""
         super().__init__()
         self.bert = load_pretrained(BertModel, checkpoint, attention_probs_dropout_prob=config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
@@ -48,10 +58,36 @@ class BERT(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        # no word attends to the padding
-        read = self.bert(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long())
-        return self.classifier(self.dropout(read.pooler_output)).squeeze(-1)  # of (batch, hidden)
+        # the mask excludes the padding from attention
+        outputs = self.bert(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long())
+        return self.classifier(self.dropout(outputs.pooler_output)).squeeze(-1)  # of (batch, hidden)
+
+
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
+    config, model = session.config, session.model
+    for epoch in session.epochs():  # until early stopping or the end of the time budget
+        for batch in session.batches(epoch):  # from where a stopped run was
+            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        if config.rdrop_alpha:  # two passes with different dropout
+                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
+                        logits = model(*inputs)  # (micro-batch,)
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.rdrop_alpha:
+                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())
 
 
 if __name__ == "__main__":
-    engine.run(native, lambda: fine_tuning(BERT, config), config)
+    run(FinetuningTask(BERT, parse(Config)), PyTorchTrainer(train))

@@ -1,46 +1,52 @@
-"""DeBERTa-v2 with prefix tuning (Li & Liang 2021; Liu et al. 2022, P-tuning v2): learned keys and values in every layer.
+"""DeBERTa-v2 with prefix tuning: trainable keys and values in every layer (Li & Liang 2021).
 
-Every word of the review may attend to them, in every layer anew, as if a text stood before it that the model would read in
-just the way that helps. The attention that takes them is in popcorn/deberta.py.
+Every word of the review can attend to them, as if there were text before the review. Liu et al. 2022 (P-tuning v2) use the same
+method for classification. The attention with a prefix is in popcorn/models/deberta.py.
 """
 
 from dataclasses import dataclass
 
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import PrefixTuningConfig
 
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
-    FAMILY = "deberta-v2"
+    MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 5e-3
-    """AdamW's peak for the prefix, reached after the warm-up and followed by a linear decay to zero"""
-    virtual_tokens: int = 20
-    """keys and values of each layer"""
-    hidden: int | None = None
-    """units of a network that makes them in training, as Li & Liang have it; none where they are learned themselves"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    virtual_tokens: Count = 20
+    """number of keys and values in each layer"""
+    hidden: Count | None = None
+    """hidden units of a network that computes keys and values in training (Li & Liang); default: train them directly"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-3
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PrefixTuningConfig
-
-from popcorn.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PrefixTuningConfig:
+def peft_config(config: Config) -> PrefixTuningConfig:
     """A table of keys and values."""
     return PrefixTuningConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         prefix_projection=config.hidden is not None, encoder_hidden_size=config.hidden,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

@@ -1,46 +1,52 @@
-"""DeBERTa-v2 with prompt tuning (Lester et al. 2021): some vectors are learned that stand before the review like words.
+"""DeBERTa-v2 with prompt tuning: trainable vectors before the review (Lester et al. 2021).
 
-They begin as the vectors of a sentence that asks for the task (section 3.2). Only the first layer is told of them, so that
-they need a large model, and a learning rate a hundred times that of weights.
+They start as the word vectors of an instruction (section 3.2). Only the input of the first layer changes. So this method needs a
+large model, and a learning rate a hundred times higher than for weights.
 """
 
 from dataclasses import dataclass
 
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import PromptTuningConfig
 
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
-    FAMILY = "deberta-v2"
+    MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 1e-2
-    """AdamW's peak for the prompt, reached after the warm-up and followed by a linear decay to zero"""
-    virtual_tokens: int = 20
-    """vectors before the review"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    virtual_tokens: Count = 20
+    """number of vectors before the review"""
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"
-    """what they begin as: [CLS], its subwords and [SEP], repeated or cut to their number"""
+    """initial text: [CLS], its subwords and [SEP], repeated or truncated to the number of vectors"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 0.01
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PromptTuningConfig
-
-from popcorn.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PromptTuningConfig:
-    """A table of vectors, and nothing else."""
+def peft_config(config: Config) -> PromptTuningConfig:
+    """A table of vectors."""
     return PromptTuningConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         prompt_tuning_init="TEXT", prompt_tuning_init_text=config.text, tokenizer_name_or_path=str(config.checkpoint),
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

@@ -1,49 +1,55 @@
-"""DeBERTa-v2 with P-tuning (Liu et al. 2021): vectors before the review that a small network makes of learned ones.
+"""DeBERTa-v2 with P-tuning: a small network computes vectors before the review (Liu et al. 2021).
 
-The network ties the vectors to each other, which makes them easier to learn (section 3.2); once trained, only what it makes is
-kept.
+The network's input is trainable too. It makes the vectors depend on each other, which makes training easier (section 3.2). After
+training, only the computed vectors are saved.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from popcorn.config import AdapterConfig, parse
+from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
+from popcorn.runs.run import run
+from popcorn.training.adapters import AdapterTask, adapter_trainer
+
+# isort: split
+# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+from peft import PromptEncoderConfig
 
 
 @dataclass
 class Config(AdapterConfig):
-    """What this method adds to the options of all adapters."""
+    """This method's options, in addition to those of all adapters."""
 
-    FAMILY = "deberta-v2"
+    MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 of the hub, or the folder of one; microsoft/deberta-v3-large is smaller and scores higher"""
-    epochs: int = 2
-    """at most so many passes over the training reviews"""
-    learning_rate: float = 5e-3
-    """AdamW's peak for the network, reached after the warm-up and followed by a linear decay to zero"""
-    virtual_tokens: int = 20
-    """vectors before the review"""
+    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    virtual_tokens: Count = 20
+    """number of vectors before the review"""
     encoder: Literal["MLP", "LSTM"] = "MLP"
-    """the network that makes them: two layers between the vectors one by one, or an LSTM that reads them in a row"""
-    hidden: int = 128
-    """units of its layers"""
+    """the network: an MLP on each vector, or an LSTM over all of them"""
+    hidden: Count = 128
+    """hidden units of the network"""
+
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 256
+    epochs: Count = 2
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-3
+    head_learning_rate: Positive = 1e-3
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from peft import PromptEncoderConfig
-
-from popcorn.adapters import HEAD, run
-
-
-def adapter(config: Config) -> PromptEncoderConfig:
-    """A table of vectors and the network behind it."""
+def peft_config(config: Config) -> PromptEncoderConfig:
+    """A table of vectors, and the network on top of it."""
     return PromptEncoderConfig(
-        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=list(HEAD),
+        task_type="SEQ_CLS", num_virtual_tokens=config.virtual_tokens, modules_to_save=["pooler", "classifier"],
         encoder_reparameterization_type=config.encoder, encoder_hidden_size=config.hidden,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(adapter, config)
+    config = parse(Config)
+    run(AdapterTask(peft_config, config), adapter_trainer(config))

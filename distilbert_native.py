@@ -1,59 +1,91 @@
 """DistilBERT fine-tuned in a plain PyTorch loop (Sanh et al. 2019).
 
-DistilBERT has no pooler and was never taught to sum a text up at [CLS]. The review is therefore the mean of its words' last
-states, which after distillation all carry meaning (Reimers & Gurevych 2019 found the mean better than [CLS] for sentences),
-and a small network judges it. The loop that trains it is `Fit` in popcorn/loop.py.
+DistilBERT has no pooler, and no pretraining task trained its [CLS]. So the review's vector is the mean of the last hidden states
+of all words: Reimers & Gurevych 2019 found the mean better than [CLS] for sentences. A small network classifies it. The training
+loop is `train` below. A `Session` (popcorn/training/session.py) handles checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from popcorn.config import FineTuneConfig, parse
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import DistilBertModel
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.layers import mask_of, masked_mean
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.session import Session
 
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
-    FAMILY = "distilbert"
+    MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
-    """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    learning_rate: float = 5e-5
-    """AdamW's peak for the head, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.9
-    """each layer learns at so many times the rate of the one above it: six layers, so that the lowest has BERT's share"""
-    dropout: float = 0.2
-    """share of the head's numbers that are zeroed in training"""
+    """a DistilBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    dropout: Probability = 0.2
+    """dropout probability of the head's hidden layer"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-from torch import Tensor, nn
-from transformers import DistilBertModel
-
-from popcorn import engine
-from popcorn.layers import mask_of, masked_mean
-from popcorn.native import native
-from popcorn.pretrained_model import load_pretrained
-from popcorn.subwords import fine_tuning
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-5
+    layer_decay: Positive = 0.9
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 class DistilBERT(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, checkpoint: Path):
-        """Takes the encoder from the checkpoint's folder; the head is new."""
+        """Loads the encoder from the checkpoint; the head is new."""
         super().__init__()
         self.encoder = load_pretrained(DistilBertModel, checkpoint, attention_dropout=config.attention_dropout)
         width = self.encoder.config.dim
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        # no word attends to the padding
+        # the mask excludes the padding from attention
         states = self.encoder(tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long()).last_hidden_state
         return self.head(masked_mean(states, lengths)).squeeze(-1)  # mean of (batch, time, hidden)
 
 
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
+    config, model = session.config, session.model
+    for epoch in session.epochs():  # until early stopping or the end of the time budget
+        for batch in session.batches(epoch):  # from where a stopped run was
+            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        if config.rdrop_alpha:  # two passes with different dropout
+                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
+                        logits = model(*inputs)  # (micro-batch,)
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.rdrop_alpha:
+                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())
+
+
 if __name__ == "__main__":
-    engine.run(native, lambda: fine_tuning(DistilBERT, config), config)
+    run(FinetuningTask(DistilBERT, parse(Config)), PyTorchTrainer(train))

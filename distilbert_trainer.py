@@ -1,41 +1,46 @@
-"""DistilBERT fine-tuned with Hugging Face's Trainer and the library's own classifier (Sanh et al. 2019).
+"""DistilBERT fine-tuned with Hugging Face's Trainer and classifier (Sanh et al. 2019).
 
-Half of BERT's layers, taught to say what BERT says. It has no pooler: a new dense layer with a ReLU reads [CLS] before the
-classifier, and both begin at random, which is why they take a higher rate than BERT's ready head.
+DistilBERT has half of BERT's layers, trained to reproduce BERT's outputs. It has no pooler: a new dense layer with ReLU processes
+[CLS] before the classifier. Both start at random, so they need a higher learning rate than BERT's pretrained pooler.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from popcorn.config import FineTuneConfig, parse
+from transformers import DistilBertForSequenceClassification
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
-    FAMILY = "distilbert"
+    MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
-    """a DistilBERT of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    learning_rate: float = 5e-5
-    """AdamW's peak for the head, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.9
-    """each layer learns at so many times the rate of the one above it: six layers, so that the lowest has BERT's share"""
-    dropout: float = 0.2
-    """share of the head's numbers that are zeroed in training (seq_classif_dropout)"""
+    """a DistilBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    dropout: Probability = 0.2
+    """dropout probability before the classifier (seq_classif_dropout)"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-from transformers import DistilBertForSequenceClassification
-
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-5
+    layer_decay: Positive = 0.9
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
     return load_pretrained(
         DistilBertForSequenceClassification, checkpoint, new=["pre_classifier", "classifier"], num_labels=2,
         seq_classif_dropout=config.dropout, attention_dropout=config.attention_dropout,
@@ -43,4 +48,4 @@ def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassificati
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

@@ -1,43 +1,44 @@
-"""RoBERTa fine-tuned with Hugging Face's Trainer and the library's own classifier (Liu et al. 2019, section 5).
+"""RoBERTa fine-tuned with Hugging Face's Trainer and classifier (Liu et al. 2019, section 5).
 
-BERT's architecture, pretrained longer on more text, on words as they stand, capitals included, and without next-sentence
-prediction: nothing has trained a summary at <s>, so that the whole head (dense, tanh, projection) is new.
+RoBERTa has BERT's architecture, with longer pretraining on more text. Its tokens are cased, and there is no next-sentence
+prediction. So nothing trained a summary at <s>, and the whole head (dense, tanh, projection) is new.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from popcorn.config import FineTuneConfig, parse
+from transformers import RobertaForSequenceClassification
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
 
 
 @dataclass
 class Config(FineTuneConfig):
-    """What this model adds to the options of all pretrained models."""
+    """This model's options, in addition to those of all pretrained models."""
 
-    FAMILY = "roberta"
+    MODEL_TYPE = "roberta"
     model: str = "roberta-base"
-    """a RoBERTa of the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    epochs: int = 4
-    """at most so many passes over the training reviews (the paper takes ten, and the best of them)"""
-    learning_rate: float = 2e-5
-    """AdamW's peak for the head, of the three rates in the paper's table 10"""
-    warmup: float = 0.06
-    """share of the steps that the learning rate takes to rise (table 10)"""
-    weight_decay: float = 0.1
-    """AdamW's decoupled decay (table 10)"""
+    """a RoBERTa on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
 
-
-if __name__ == "__main__":
-    config = parse(Config)
-
-from transformers import RobertaForSequenceClassification
-
-from popcorn.finetune import run
-from popcorn.pretrained_model import load_pretrained
+    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 512
+    epochs: Count = 4
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 2e-5
+    layer_decay: Positive = 0.95
+    warmup_ratio: Probability = 0.06
+    weight_decay: NonNegative = 0.1
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
 
 
 def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
-    """tokens and attention mask (batch, time) -> logits (batch, 2); with labels (batch,) their mean cross-entropy too"""
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
     return load_pretrained(
         RobertaForSequenceClassification, checkpoint, new=["classifier"], num_labels=2,
         attention_probs_dropout_prob=config.attention_dropout,
@@ -45,4 +46,4 @@ def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
 
 
 if __name__ == "__main__":
-    run(build, config)
+    run(FinetuningTask(build, parse(Config)), HFTrainer())

@@ -1,77 +1,86 @@
-"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017), norms before the sublayers (Xiong et al. 2020).
+"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017).
 
-Words go through blocks of multi-head self-attention and feed-forward networks; the largest and the mean value of each number
-over the review's words are judged by a linear layer. Where a word stands is told by its distance to the others, which each head
-counts against them in its own measure (ALiBi, Press et al. 2022), so that some heads look at a word's neighbours from the start.
+Blocks of multi-head self-attention and feed-forward networks process the word vectors, with layer norms before the sublayers
+(pre-norm, Xiong et al. 2020). Maximum and mean over the words go to a linear layer. Positions enter as distances: ALiBi (Press et
+al. 2022) subtracts the distance of two words from their attention score. The slope differs from head to head, so some heads focus
+on neighboring words from the start.
 """
 
 from dataclasses import dataclass
-
-from popcorn.config import WordVectorConfig, parse
-from popcorn.errors import UserError
-
-
-@dataclass
-class Config(WordVectorConfig):
-    """What this model adds to the options of all models over word vectors."""
-
-    layers: int = 2
-    """blocks (the paper's N)"""
-    model: int = 128
-    """width of the blocks (d_model)"""
-    heads: int = 4
-    """attention heads (h)"""
-    inner: int = 256
-    """units of the feed-forward networks (d_ff)"""
-    learning_rate: float = 2e-3
-    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    embedding_rate: float = 0.15
-    """the word vectors' learning rate as a share of the others'"""
-    word_dropout: float = 0.2
-    """share of the words that are zeroed in training, whole vectors at once (Iyyer et al. 2015)"""
-    dropout: float = 0.1
-    """share of each sublayer's numbers that are zeroed in training (P_drop)"""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.model % self.heads:
-            raise UserError(f"--model is {self.model}, which {self.heads} --heads do not divide: give a multiple")
-
-
-if __name__ == "__main__":
-    config = parse(Config)
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from popcorn.layers import mask_of, masked_max, masked_mean, word_embedding
-from popcorn.word_model import run
+from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
+from popcorn.errors import UserError
+from popcorn.models.layers import mask_of, masked_max, masked_mean, word_embedding
+from popcorn.runs.run import run
+from popcorn.training.loop import train
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 
-def distances(time: int, heads: int, device: torch.device) -> Tensor:
-    """What is added to the scores (heads, time, time): minus the distance of two words, times 1, 1/4, 1/16, ... by head.
+@dataclass
+class Config(WordVectorConfig):
+    """This model's options, in addition to those of all models over word vectors."""
 
-    Press et al. 2022, section 3, to both sides, and one step steeper than their slopes for four heads, which begin at 1/4: one
-    head sees little but a word's neighbours.
+    num_layers: Count = 2
+    """number of blocks (N in the paper)"""
+    d_model: Count = 128
+    """dimension of the model (d_model)"""
+    num_heads: Count = 4
+    """number of attention heads (h)"""
+    d_ff: Count = 256
+    """hidden units of the feed-forward networks (d_ff)"""
+    word_dropout: Probability = 0.2
+    """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
+    dropout: Probability = 0.1
+    """dropout probability of each sublayer's output (P_drop)"""
+
+    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    max_length: Count = 400
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 128
+    learning_rate: Positive = 2e-3
+    embedding_lr_scale: Positive = 0.15
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.d_model % self.num_heads:
+            raise UserError(f"--d-model is {self.d_model}, which {self.num_heads} --num-heads do not divide: give a multiple")
+
+
+def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
+    """Bias of the attention scores, (heads, time, time): minus the distance times a slope.
+
+    The slopes of the heads are 1, 1/4, 1/16, ... Press et al. 2022 (section 3) start at 1/4 with four heads. Here the first head
+    is one step steeper, and sees little more than a word's neighbors. The distance counts in both directions.
     """
-    place = torch.arange(time, device=device)
+    positions = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
-    return -slopes[:, None, None] * (place[:, None] - place).abs()
+    return -slopes[:, None, None] * (positions[:, None] - positions).abs()
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention (section 3.2.2) of words (batch, time, model) to each other, by a bias (batch, heads, time, time)."""
+    """Multi-head attention (section 3.2.2): words (batch, time, d_model), bias -> (batch, time, d_model)
+
+    bias (batch, heads, time, time) is added to the attention scores.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
-        self.heads = config.heads
-        self.query_key_value = nn.Linear(config.model, 3 * config.model)
-        self.output = nn.Linear(config.model, config.model)
+        self.num_heads = config.num_heads
+        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
+        self.output = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, words: Tensor, bias: Tensor) -> Tensor:
         batch, time, width = words.shape
-        split = self.query_key_value(words).view(batch, time, 3, self.heads, width // self.heads)
+        split = self.query_key_value(words).view(batch, time, 3, self.num_heads, width // self.num_heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width of a head)
         attended = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.output(attended.transpose(1, 2).reshape(batch, time, width))
@@ -82,9 +91,11 @@ class Block(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.model), nn.LayerNorm(config.model)
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.d_model), nn.LayerNorm(config.d_model)
         self.attention = SelfAttention(config)
-        self.feed_forward = nn.Sequential(nn.Linear(config.model, config.inner), nn.GELU(), nn.Linear(config.inner, config.model))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.d_model, config.d_ff), nn.GELU(), nn.Linear(config.d_ff, config.d_model)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, words: Tensor, bias: Tensor) -> Tensor:
@@ -96,21 +107,21 @@ class Transformer(nn.Module):
     """tokens (batch, time), lengths (batch,) -> logit (batch,)"""
 
     def __init__(self, config: Config, vectors: Tensor):
-        """vectors (vocabulary, width): the embedding's first values; it is trained with the rest."""
+        """vectors (vocabulary, width): initial values of the embedding, which is trained too."""
         super().__init__()
-        self.heads = config.heads
+        self.num_heads = config.num_heads
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.projection = nn.Linear(vectors.shape[1], config.model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.model)
+        self.projection = nn.Linear(vectors.shape[1], config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(2 * config.model, 1)
+        self.classifier = nn.Linear(2 * config.d_model, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         words = self.projection(self.word_dropout(self.embedding(tokens)))  # (batch, time, model)
         padding = ~mask_of(lengths, tokens.shape[1])
-        bias = distances(tokens.shape[1], self.heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
+        bias = alibi_bias(tokens.shape[1], self.num_heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
         for block in self.blocks:
             words = block(words, bias)
         words = self.norm(words)
@@ -119,4 +130,4 @@ class Transformer(nn.Module):
 
 
 if __name__ == "__main__":
-    run(Transformer, config)
+    run(WordModelTask(Transformer, parse(Config)), PyTorchTrainer(train))

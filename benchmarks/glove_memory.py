@@ -13,15 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
-
 import numpy as np
 
 from popcorn.config import parse
-from popcorn.errors import say
-from popcorn.figures import processor
-from popcorn.files import write_json
+from popcorn.errors import log
+from popcorn.utils.files import write_json
+from popcorn.utils.machine import cpu_name
+from popcorn.utils.scripts import ROOT
 
 WIDTH = 300
 
@@ -51,16 +49,16 @@ def main(config: Config) -> None:
         glove, output = Path(folder) / "glove.txt", Path(folder) / "glove.kv"
         generate(glove, config.words)
         start = time.monotonic()
-        command = [sys.executable, "glove-gensim.py", "--glove", glove, "--output", output, "--neighbours", "word1"]
+        command = [sys.executable, "glove-gensim.py", "--glove", glove, "--output", output, "--neighbors", "word1"]
         subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
         seconds = time.monotonic() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         rows = np.load(f"{output}.vectors.npy", mmap_mode="r")
         figures = {
-            "machine": processor(), "words": config.words, "width": WIDTH, "text_bytes": glove.stat().st_size,
+            "machine": cpu_name(), "words": config.words, "width": WIDTH, "text_bytes": glove.stat().st_size,
             "rows_written": len(rows), "seconds": round(seconds, 1), "peak_bytes": peak, "measured": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
-    say(json.dumps(figures, indent=1))
+    log(json.dumps(figures, indent=1))
     write_json(config.output, figures)
 
 

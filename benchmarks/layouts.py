@@ -42,7 +42,7 @@ def minilm() -> Path:
 
 
 def lay_out(family: str, folder: Path) -> Path:
-    """Writes MiniLM as a checkpoint of the family (its `model_type`) into the folder, with its tokeniser."""
+    """Writes MiniLM as a checkpoint of the family (its `model_type`) into the folder, with its tokenizer."""
     bert = BertModel.from_pretrained(minilm(), dtype="float32")
     as_family = {"bert": lambda bert: bert, "distilbert": as_distilbert, "roberta": as_roberta, "deberta-v2": as_deberta}[family]
     as_family(bert).save_pretrained(folder)

@@ -9,13 +9,19 @@ import functools
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from popcorn.config import RunConfig, parse
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import split_checksum, validation_splits
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.reporting import leaderboard, report
+from popcorn.runs.results import is_recorded
+from popcorn.runs.run_dir import PREDICTIONS, differing_settings, folder_of
+from popcorn.utils.console import make_console
+from popcorn.utils.scripts import ROOT, load_script
 
 LINEAR = "tfidf", "nbsvm"
 NEURAL = "paragraph_vectors", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
@@ -37,47 +43,36 @@ class Config:
     """file with the leaderboard's two markers"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from popcorn import data, leaderboard, report
-from popcorn.console import make_console
-from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import OUTCOME, differing_settings, folder_of, split_of
-from popcorn.results import is_recorded
-
-
-def is_begun(its: RunConfig, competition: data.Competition) -> bool:
+def is_begun(its: RunConfig, competition: competition_data.Competition) -> bool:
     """Whether the run's folder, where there is one, is of the same options, data and validation split."""
     train = read_train(competition)
-    return not differing_settings(its, data=competition.checksum, split=split_of(its, train.ids, train.labels))
+    held_out = [split.held_out for split in validation_splits(its, train.ids, train.labels)]
+    return not differing_settings(its, data=competition.checksum, split=split_checksum(train.ids, held_out))
 
 
 @functools.cache
-def read_train(competition: data.Competition) -> data.Reviews:
+def read_train(competition: competition_data.Competition) -> competition_data.Reviews:
     """The training file, read once for all runs."""
-    return competition.read(data.TRAIN)
+    return competition.read(competition_data.TRAIN)
 
 
-def command_of(its: RunConfig, script: str, config: Config, competition: data.Competition) -> list[str]:
+def command_of(its: RunConfig, script: str, config: Config, competition: competition_data.Competition) -> list[str]:
     """What a user would type; a folder of other options, as of a quick try, makes room as it does for them."""
-    given = [str(ROOT / f"{script}.py"), "--record", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
+    given = [str(ROOT / f"{script}.py"), "--save-results", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
     given += ["--data-dir", str(config.data_dir)] if config.data_dir else []
-    given += ["--final"] if its.final else []
+    given += ["--no-validation"] if its.no_validation else []
     return given + (["--resume"] if hasattr(its, "resume") and is_begun(its, competition) else [])
 
 
-def is_done(its: RunConfig, competition: data.Competition) -> bool:
+def is_done(its: RunConfig, competition: competition_data.Competition) -> bool:
     """Whether the run is recorded and its models are here, which a fresh copy of the repository does not have."""
-    return is_recorded(its, competition) and (folder_of(its) / "refit" / OUTCOME).is_file() and is_begun(its, competition)
+    return is_recorded(its, competition) and (folder_of(its) / "refit" / PREDICTIONS).is_file() and is_begun(its, competition)
 
 
 def main(config: Config) -> int:
     """Runs what is left; the number of runs that failed. Raises `UserError` where the competition's files are not here."""
-    competition = data.find(config.data_dir)
-    if competition.source == data.EMBEDDED:
+    competition = competition_data.find_competition(config.data_dir)
+    if competition.source == competition_data.FALLBACK:
         raise UserError(
             "the leaderboard is of the competition's data, which is not here: put its files into data/, or --data-dir"
         )
@@ -91,8 +86,8 @@ def main(config: Config) -> int:
         task = progress.add_task("", total=len(jobs))
         for script, seed in jobs:
             progress.update(task, description=f"{script}, seed {seed}")
-            its = import_module(script).Config(
-                name=script, seed=seed, output_dir=config.output_dir, final=script not in LINEAR and seed > 1
+            its = load_script(script).Config(
+                name=script, seed=seed, output_dir=config.output_dir, no_validation=script not in LINEAR and seed > 1
             )
             if not is_done(its, competition):
                 log = logs / f"{script}-{seed}.log"
@@ -110,5 +105,6 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    with one_sentence():
+    config = parse(Config)
+    with exit_on_user_error():
         sys.exit(1 if main(config) else 0)

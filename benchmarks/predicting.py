@@ -13,17 +13,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
-
 import pandas as pd
 from rich.table import Table
 
-from popcorn import data
 from popcorn.config import parse
-from popcorn.console import make_console
-from popcorn.figures import processor
-from popcorn.files import write_json
+from popcorn.data import competition as competition_data
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.machine import cpu_name
+from popcorn.utils.scripts import ROOT
 
 
 @dataclass
@@ -37,7 +35,7 @@ class Config:
     output_dir: Path = Path(".")
     """folder with the scripts' runs/"""
     reviews: int = 10_000
-    """the first so many of the test"""
+    """the first N of the test"""
     rounds: int = 3
     """measurements of each model"""
     output: Path = Path("results/benchmarks/predicting.json")
@@ -45,7 +43,7 @@ class Config:
 
 
 def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
-    """Reviews/s as the command says it, and seconds of the whole command."""
+    """Reviews/s as the command prints it, and seconds of the whole command."""
     start = time.monotonic()
     command = [sys.executable, "-m", "popcorn", "predict", "--model", model, "--file", file, "--output-dir", output_dir.resolve()]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -55,7 +53,7 @@ def measure(model: str, file: Path, output_dir: Path) -> tuple[float, float]:
 
 
 def main(config: Config) -> None:
-    test = data.find(config.data_dir).read(data.TEST)
+    test = competition_data.find_competition(config.data_dir).read(competition_data.TEST)
     table = Table("model", "reviews/s", "seconds of the whole command")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +64,7 @@ def main(config: Config) -> None:
             figures[model] = {"reviews_per_second": speeds, "seconds": seconds}
             table.add_row(model, f"{statistics.median(speeds):,.0f}", f"{statistics.median(seconds):.1f}")
     make_console().print(table)
-    content = {"machine": processor(), "reviews": min(config.reviews, len(test.ids)), "models": figures}
+    content = {"machine": cpu_name(), "reviews": min(config.reviews, len(test.ids)), "models": figures}
     write_json(config.output, content | {"measured": time.strftime("%Y-%m-%d")})
 
 

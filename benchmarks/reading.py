@@ -1,4 +1,4 @@
-"""Time and memory to read, tokenise and index all reviews: with an empty cache, and with a full one.
+"""Time and memory to read, tokenize and index all reviews: with an empty cache, and with a full one.
 
 Each measurement is a process of its own. Writes results/benchmarks/reading.json.
 """
@@ -13,23 +13,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
-
 from popcorn.config import parse
-from popcorn.errors import say
-from popcorn.figures import processor
-from popcorn.files import write_json
+from popcorn.errors import log
+from popcorn.utils.files import write_json
+from popcorn.utils.machine import cpu_name
+from popcorn.utils.scripts import ROOT
 
 READ = """
 import resource, sys, time
 from pathlib import Path
 start = time.monotonic()
-from popcorn import data, text
-corpus = text.read_corpus(data.find(Path(sys.argv[1]) if sys.argv[1] else None))
-index = {word: number for number, word in enumerate(text.word_counts(corpus.training_files), start=2)}
-ids = [text.encode(file, index) for file in (corpus.train, corpus.test, corpus.unlabelled)]
-print(time.monotonic() - start, sum(len(file.ids) for file in (corpus.train, corpus.test, corpus.unlabelled)))
+from popcorn.data import competition as competition_data
+from popcorn.data import word_tokenizer
+corpus = word_tokenizer.read_corpus(competition_data.find_competition(Path(sys.argv[1]) if sys.argv[1] else None))
+index = {word: number for number, word in enumerate(word_tokenizer.word_counts(corpus.training_files), start=2)}
+ids = [word_tokenizer.encode(file, index) for file in (corpus.train, corpus.test, corpus.unlabeled)]
+print(time.monotonic() - start, sum(len(file.ids) for file in (corpus.train, corpus.test, corpus.unlabeled)))
 """
 
 
@@ -62,10 +61,10 @@ def main(config: Config) -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         warm = sorted(measure(config.data_dir, cache)[0] for _ in range(config.rounds))
     figures = {
-        "machine": processor(), "reviews": reviews, "cold_seconds": round(cold, 1), "peak_bytes_largest_process": peak,
+        "machine": cpu_name(), "reviews": reviews, "cold_seconds": round(cold, 1), "peak_bytes_largest_process": peak,
         "warm_seconds": [round(seconds, 2) for seconds in warm], "measured": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    say(json.dumps(figures, indent=1))
+    log(json.dumps(figures, indent=1))
     write_json(config.output, figures)
 
 

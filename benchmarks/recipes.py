@@ -1,10 +1,10 @@
 """Our way of fine-tuning against the common one, from the same small checkpoint, on the same reviews, side by side in one run.
 
-The common practice, as public notebooks have it: every review padded to 512 tokens or cut to its first, a constant rate of
+The common practice, as in public notebooks: every review padded to 512 tokens or cut to its first, a constant rate of
 5e-5, no warm-up, the last epoch, fp32. Ours is the script's own recipe, at a rate for so small a model and without attention
 dropout, for which a CPU has no fast kernel. Each option is tried on top of it for one family: R-Drop and further pretraining
 (one pass over the first training reviews, without their labels) on the BERT, that dropout on the RoBERTa. Training and
-validation reviews are of different films, and the test is not touched. A DistilBERT and a RoBERTa are laid out from the same
+validation reviews are of different movies, and the test is not touched. A DistilBERT and a RoBERTa are laid out from the same
 weights. Writes results/benchmarks/recipes-<family>.json after every row; the same command goes on where it was stopped (remove
 the file where a recipe has changed since).
 """
@@ -17,10 +17,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[0] = str(ROOT)  # in place of this folder, whose peft.py would be taken for the library
+import numpy as np
+import torch
+from rich.table import Table
+from torch.utils.data import Subset
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from popcorn.config import parse
+from benchmarks.layouts import lay_out
+from popcorn.config import FineTuneConfig, parse
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.competition import TRAIN
+from popcorn.data.splits import SPLIT, Split, assign_folds, movie_blocks
+from popcorn.data.subword_tokenizer import read_subwords
+from popcorn.training.finetuning_task import FinetuningTask, PretrainedTask
+from popcorn.training.hf_trainer import HFTrainer, metrics_of, sort_by_length
+from popcorn.training.review_trainer import ReviewDataset
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.scripts import load_script
 
 SCRIPTS = {"bert": "bert_trainer", "distilbert": "distilbert_trainer", "roberta": "roberta_trainer"}
 LENGTH, COMMON_RATE = 512, 5e-5
@@ -46,74 +61,52 @@ class Config:
     """folder for checkpoints"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-from importlib import import_module
-
-import numpy as np
-import torch
-from rich.table import Table
-from torch.utils.data import Subset
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
-
-from benchmarks.layouts import lay_out
-from popcorn import device
-from popcorn.batches import Reviews
-from popcorn.config import FineTuneConfig
-from popcorn.console import make_console
-from popcorn.data import TRAIN
-from popcorn.engine import Task
-from popcorn.experiment import Part
-from popcorn.files import write_json
-from popcorn.finetune import by_length, figures, hugging_face
-from popcorn.split import SPLIT, assign_folds, film_blocks
-from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
-from popcorn.trainer import Rows
+def load_without_test(task: PretrainedTask) -> None:
+    """Loads the task, and of the test one review alone: nothing here is measured on it."""
+    task.load()
+    task.test = EncodedReviews(task.test.reviews[:1], task.config.max_length, task.test.padding)
 
 
-def part_of(task: Task, reviews: int) -> Part:
-    """So many reviews to learn from and so many to be measured on, of different films, half of each positive."""
-    fold = assign_folds(film_blocks(task.train_ids), task.labels, 2)
+def split_of(task: PretrainedTask, reviews: int) -> Split:
+    """N reviews to train on and N to validate on, of different movies, half of each positive."""
+    fold = assign_folds(movie_blocks(task.train_ids), task.labels, 2)
     validation, train = (np.flatnonzero(fold == number) for number in (0, 1))
     generator = np.random.default_rng(0)
-    return Part("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
+    return Split("validated", *(np.sort(generator.choice(rows, reviews, replace=False)) for rows in (train, validation)))
 
 
 def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
-    """The script's own engine and recipe."""
-    task = fine_tuning(import_module(script).build, options)
-    task = replace(task, test=Reviews(task.test.reviews[:1], options.max_tokens, task.test.padding))
+    """The script's own trainer and recipe."""
+    task, trainer = FinetuningTask(load_script(script).build, options), HFTrainer()
+    load_without_test(task)
     start = time.monotonic()
-    if task.pretrain:
-        task.pretrain(float("inf"))
+    task.pretrain(float("inf"))
     pretraining = time.monotonic() - start
     folder.mkdir(parents=True, exist_ok=True)
-
-    def build() -> torch.nn.Module:
-        torch.manual_seed(options.seed)
-        return task.build()
-
-    with hugging_face(task, options, folder, float("inf")) as fitting:
-        outcome = fitting(build, task.labels, part_of(task, reviews), folder)
-    best = outcome.history[-1]  # and not the best one: that was chosen on these very reviews
+    trainer.set_up(task, folder, float("inf"))
+    result = trainer.fit(split_of(task, reviews))
+    last = result.history[-1]  # and not the best one: that was chosen on these very reviews
     return {
-        "accuracy": best["validation_accuracy"], "auc": best["validation_auc"], "loss": best["validation_loss"],
-        "reviews_per_second": outcome.reviews_per_second, "pretraining_seconds": pretraining,
-        "pretraining_reviews": options.limit if options.further_pretrain else 0,
+        "accuracy": last["validation_accuracy"], "auc": last["validation_auc"], "loss": last["validation_loss"],
+        "reviews_per_second": result.reviews_per_second, "pretraining_seconds": pretraining,
+        "pretraining_reviews": options.max_train_samples if options.further_pretrain else 0,
     }  # fmt: skip
 
 
 def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
     """The library's Trainer as notebooks use it."""
-    task, tokeniser = fine_tuning(import_module(script).build, options), load_tokeniser(options)
-    part = part_of(task, reviews)
-    whole = read_subwords(task.competition, TRAIN, tokeniser, replace(options, max_tokens=sys.maxsize)).reviews
+    task = FinetuningTask(load_script(script).build, options)
+    load_without_test(task)
+    tokenizer, split = task.tokenizer, split_of(task, reviews)
+    uncut = replace(options, max_length=sys.maxsize)
+    uncut.checkpoint = options.checkpoint
+    whole = read_subwords(task.competition, TRAIN, tokenizer, uncut).reviews
     cut = [ids if len(ids) <= LENGTH else np.append(ids[: LENGTH - 1], ids[-1]) for ids in whole]
-    subwords = Reviews(cut, LENGTH, tokeniser.pad_token_id)
-    train, validation = (Rows(subwords, rows, task.labels) for rows in (part.train, by_length(subwords, part.validation)))
-    torch.manual_seed(options.seed)
-    model = task.build()
+    subwords = EncodedReviews(cut, LENGTH, tokenizer.pad_token_id)
+    train, validation = (
+        ReviewDataset(subwords, rows, task.labels) for rows in (split.train, sort_by_length(subwords, split.validation))
+    )
+    model = task.new_model()
     model.accepts_loss_kwargs = False
     trainer = Trainer(
         model,
@@ -123,11 +116,11 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
             num_train_epochs=options.epochs, save_strategy="no", report_to=[], remove_unused_columns=False,
             use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
         ),
-        data_collator=DataCollatorWithPadding(tokeniser, padding="max_length", max_length=LENGTH),
-        train_dataset=Subset(train, range(len(train))), compute_metrics=figures,
+        data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=LENGTH),
+        train_dataset=Subset(train, range(len(train))), compute_metrics=metrics_of,
     )  # fmt: skip
     trained = trainer.train()
-    trainer.data_collator = DataCollatorWithPadding(tokeniser)  # what is not timed need not wait for padding
+    trainer.data_collator = DataCollatorWithPadding(tokenizer)  # what is not timed need not wait for padding
     measured = trainer.evaluate(validation)
     return {
         "accuracy": measured["eval_validation_accuracy"], "auc": measured["eval_validation_auc"],
@@ -139,19 +132,20 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
 def conditions(measure: Callable[..., dict], options: FineTuneConfig) -> dict:
     """What a row is measured under, which stands beside its figures."""
     if measure is common_practice:
-        return {"max_tokens": LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
+        return {"max_length": LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
     return {
-        "max_tokens": LENGTH, "learning_rate": options.learning_rate, "attention_dropout": options.attention_dropout,
-        "precision": device.mixed_precision("auto"),
+        "max_length": LENGTH, "learning_rate": options.learning_rate, "attention_dropout": options.attention_dropout,
+        "precision": hardware.mixed_precision("auto"),
     }  # fmt: skip
 
 
-def recorded(path: Path, head: dict, under: dict[str, dict]) -> dict[str, dict]:
-    """The rows that an earlier run has left, those alone that were measured under the same conditions."""
+def recorded(path: Path, head: dict, under: dict[str, dict] | None = None) -> dict[str, dict]:
+    """The rows that an earlier run has left under the same `head`, those alone that have the figures which `under` names."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if {name: before.get(name) for name in head} != head:
         return {}
-    return {name: row for name, row in before["rows"].items() if name in under and under[name].items() <= row.items()}
+    rows = before["rows"].items()
+    return {name: row for name, row in rows if under is None or (name in under and under[name].items() <= row.items())}
 
 
 def compare(family: str, config: Config) -> None:
@@ -159,19 +153,15 @@ def compare(family: str, config: Config) -> None:
     script, work = SCRIPTS[family], config.work / family
     shutil.rmtree(work, ignore_errors=True)  # of a row that was stopped nothing is taken up
     checkpoint = lay_out(family, work / "minilm")
-    options = import_module(script).Config(
-        model=str(checkpoint),
-        data_dir=config.data_dir,
-        output_dir=work,
-        max_tokens=LENGTH,
-        epochs=config.epochs,
-        name=family,
+    options = load_script(script).Config(
+        model=str(checkpoint), data_dir=config.data_dir, output_dir=work, max_length=LENGTH, epochs=config.epochs, name=family
     )
     own = replace(options, learning_rate=config.learning_rate, attention_dropout=0.0)
+    further = replace(own, further_pretrain=True, pretrain_epochs=1, max_train_samples=config.reviews)
     tried = {
         "bert": {
-            "ours, --rdrop 1": (ours, replace(own, rdrop=1.0)),
-            "ours, --further-pretrain": (ours, replace(own, further_pretrain=True, pretrain_epochs=1, limit=config.reviews)),
+            "ours, --rdrop-alpha 1": (ours, replace(own, rdrop_alpha=1.0)),
+            "ours, --further-pretrain": (ours, further),
         },
         "roberta": {"ours, --attention-dropout 0.1": (ours, replace(own, attention_dropout=0.1))},
     }
@@ -179,8 +169,8 @@ def compare(family: str, config: Config) -> None:
     path = config.output / f"recipes-{family}.json"
     head = {
         "checkpoint": f"MiniLM, six layers of 384, laid out as {family}: no score of that family",
-        "machine": device.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
-        "precision": device.mixed_precision("auto"), "split": SPLIT,
+        "machine": hardware.processor(), "torch": torch.__version__, "reviews": config.reviews, "epochs": config.epochs,
+        "precision": hardware.mixed_precision("auto"), "split": SPLIT,
     }  # fmt: skip
     under = {name: conditions(measure, its) for name, (measure, its) in variants.items()}
     found = recorded(path, head, under)
@@ -199,6 +189,7 @@ def compare(family: str, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    device.keep_freed_memory()
+    config = parse(Config)
+    hardware.tune_allocator()
     for family in config.families:
         compare(family, config)

@@ -1,25 +1,36 @@
 """Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
 
-The common practice, as the competition's public scripts have it: every review padded or cut to 512 words, batches of 64 in random
+The common practice, as in the competition's public scripts: every review padded or cut to 512 words, batches of 64 in random
 order, fp32, memory handed back to the system after every step, and in the CNN the gradient taken through the maximum over all
-windows. The model, its sizes, the vocabulary, the optimiser and the number of threads are the same. Each of the two works in a
+windows. The model, its sizes, the vocabulary, the optimizer and the number of threads are the same. Each of the two works in a
 process of its own, they take turns, and the medians of the rounds are compared. A round's batches stand for an epoch's: they are
 taken evenly from the shortest to the longest. FLOP are those of the products that the step computes, padding included; what a T4
 should take for a run is estimated from them. Writes results/benchmarks/throughput.json.
 """
 
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose peft.py would be taken for the library
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, pad
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from popcorn.config import parse
+from popcorn.data import competition as competition_data
+from popcorn.data.batching import EncodedReviews, length_grouped_batches
+from popcorn.data.word_tokenizer import PAD, encode, read_corpus
+from popcorn.data.word_vectors import build_vocabulary
+from popcorn.utils import hardware
+from popcorn.utils.console import make_console
+from popcorn.utils.files import write_json
+from popcorn.utils.scripts import load_script
 
 MODELS = {
     "lstm": "LSTM", "gru": "GRU", "cnn": "CNN", "cnn_lstm": "CNNLSTM", "attention_lstm": "AttentionLSTM",
@@ -44,52 +55,34 @@ class Config:
     """file that receives the figures"""
 
 
-if __name__ == "__main__":
-    config = parse(Config)
-
-import numpy as np
-import torch
-from rich.table import Table
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, pad
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-from popcorn import data, device
-from popcorn.batches import Reviews, shuffled
-from popcorn.console import make_console
-from popcorn.files import write_json
-from popcorn.text import PAD, encode, read_corpus
-from popcorn.vectors import build_vocabulary
-
-
 class Variant:
     """One model with all that a training step needs."""
 
     def __init__(self, script: str, common: bool, config: Config):
         if not common:
-            device.keep_freed_memory()
-        module = import_module(script)
+            hardware.tune_allocator()
+        module = load_script(script)
         if common and script == "cnn":
-            module.strongest = through_the_maximum
+            module.max_over_time = through_the_maximum
         recipe = module.Config()
-        competition = data.find(config.data_dir)
+        competition = competition_data.find_competition(config.data_dir)
         corpus = read_corpus(competition)
         vocabulary = build_vocabulary(competition, corpus, None, None, Path("runs"))
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
-        self.reviews = Reviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_tokens)
+        self.reviews = EncodedReviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_length)
         rows, size = np.arange(len(self.reviews)), COMMON_BATCH if common else recipe.batch_size
         if common:
             batches = np.array_split(np.random.default_rng(0).permutation(rows), len(rows) // size)
         else:
-            batches = shuffled(rows, self.reviews.lengths, size, seed=0)
+            batches = length_grouped_batches(rows, self.reviews.lengths, size, seed=0)
         batches.sort(key=lambda rows: self.reviews.lengths[rows].max())
         middles = (np.arange(config.steps) + 0.5) * len(batches) / config.steps
         self.batches = [batches[int(place)] for place in middles]
         self.where = "cuda" if torch.cuda.is_available() else "cpu"
-        self.precision = "no" if common else device.mixed_precision("auto")
+        self.precision = "no" if common else hardware.mixed_precision("auto")
         torch.manual_seed(1)
         self.model = getattr(module, MODELS[script])(recipe, torch.from_numpy(vocabulary.vectors)).to(self.where).train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
         self.scaler = torch.amp.GradScaler(self.where, enabled=self.precision == "fp16")
 
     def round(self) -> float:
@@ -114,11 +107,11 @@ class Variant:
             logit = self.model(tokens.to(self.where), lengths.to(self.where))
         loss = binary_cross_entropy_with_logits(logit.float(), torch.from_numpy(self.labels[rows]).to(self.where).float())
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.item()
 
     def flop(self) -> float:
@@ -142,7 +135,7 @@ class Variant:
 
 
 def through_the_maximum(convolution: nn.Conv1d, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What `cnn.strongest` gives, as it is written everywhere."""
+    """What `max_over_time` gives, as it is written everywhere."""
     return convolution(words.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), float("-inf")).amax(-1)
 
 
@@ -165,7 +158,7 @@ UNCOUNTED = {
 variant: Variant  # of this process
 
 
-def begin(*arguments) -> None:
+def start_worker(*arguments) -> None:
     """Makes the process's variant."""
     global variant
     variant = Variant(*arguments)
@@ -192,7 +185,7 @@ def matmul_rate(precision: str) -> float:
 def compare(script: str, config: Config) -> dict:
     """The two variants of one model, round by round."""
     pools = {
-        name: ProcessPoolExecutor(1, get_context("spawn"), begin, (script, name == "common practice", config))
+        name: ProcessPoolExecutor(1, get_context("spawn"), start_worker, (script, name == "common practice", config))
         for name in ("common practice", "ours")
     }
     speeds = {name: [] for name in pools}
@@ -213,19 +206,13 @@ def compare(script: str, config: Config) -> dict:
 
 
 def main(config: Config) -> None:
-    precision = device.mixed_precision("auto")
+    precision = hardware.mixed_precision("auto")
     rate = matmul_rate(precision)
     models = {script: compare(script, config) for script in MODELS}
     table = Table(
-        "model",
-        "common practice, reviews/s",
-        "ours",
-        "times",
-        "MFLOP a review",
-        "GFLOP/s",
-        "share of a matrix product's",
+        "model", "common practice, reviews/s", "ours", "times", "MFLOP a review", "GFLOP/s", "share of a matrix product's",
         "T4, minutes a run (estimate)",
-    )
+    )  # fmt: skip
     for script, figures in models.items():
         figures["share_of_matmul_rate"] = figures["flop_per_second"] / rate
         table.add_row(
@@ -237,11 +224,11 @@ def main(config: Config) -> None:
         )  # fmt: skip
     make_console(130).print(table)
     content = {
-        "machine": device.processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": precision,
+        "machine": hardware.processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": precision,
         "matmul_flop_per_second": rate, "models": models,
     }  # fmt: skip
     write_json(config.output, content)
 
 
 if __name__ == "__main__":
-    main(config)
+    main(parse(Config))

@@ -1,1 +1,1 @@
-"""The plumbing behind the scripts: data, text, vectors, batches, training loop, submissions, scores, results."""
+"""The package that the scripts use: data, models, training, runs, inference and reports."""

@@ -1,7 +1,6 @@
-"""`python -m popcorn <command>`: what is done before and after the training of a model."""
+"""`python -m popcorn <command>`: everything before and after the training of a model."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,13 +9,14 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from popcorn.config import expand_home
-from popcorn.errors import UserError, one_sentence
-from popcorn.packages import hide_unusable_quantizers
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.utils.packages import hide_unusable_quantizers
+from popcorn.utils.scripts import load_script
 
 
 @dataclass
 class Command:
-    """What all commands have in common."""
+    """The common part of all commands."""
 
     def __post_init__(self):
         expand_home(self)
@@ -27,15 +27,15 @@ class Prepare(Command):
     """Make the competition's four files from Stanford's archive, without a Kaggle account."""
 
     archive: Positional[Path]
-    """Stanford's aclImdb_v1.tar.gz, or the folder it unpacks to"""
+    """Stanford's aclImdb_v1.tar.gz, or its unpacked folder"""
     output: Path = Path("data")
-    """folder that receives the files"""
+    """folder for the files"""
     download: bool = False
-    """fetch the archive from Stanford first (80 MB); a broken download goes on where it stopped"""
+    """download the archive from Stanford first (80 MB); resumes an interrupted download"""
 
     def run(self) -> None:
-        """Downloads where asked, then writes the files."""
-        from popcorn.prepare import download, prepare
+        """Downloads the archive if needed, then writes the files."""
+        from popcorn.data.stanford import download, prepare
 
         if self.download:
             download(self.archive)
@@ -44,87 +44,90 @@ class Prepare(Command):
 
 @dataclass
 class Score(Command):
-    """Print accuracy, its 95% interval and ROC AUC of submissions, from the ratings in the test ids."""
+    """Print accuracy, its 95% interval and ROC AUC of submissions.
+
+    The labels come from the ratings in the test ids.
+    """
 
     files: Positional[tuple[Path, ...]]
-    """submissions (.csv), with labels or with probabilities"""
+    """submissions (.csv) with labels or probabilities"""
     data_dir: Path | None = None
-    """folder with the competition's files; found as the scripts find it where it is not given"""
+    """folder with the competition's files; default: found as by the scripts"""
 
     def run(self) -> None:
-        """Scores all files, or refuses the first that is wrong."""
-        from popcorn.data import find
-        from popcorn.score import print_scores
+        """Scores all files, or raises an error for the first wrong one."""
+        from popcorn.data.competition import find_competition
+        from popcorn.reporting.score import print_scores
 
         if not self.files:
             raise UserError("no submission was given: name one or more files, such as submissions/lstm.csv")
-        print_scores(list(self.files), find(self.data_dir).sample_ids())
+        print_scores(list(self.files), find_competition(self.data_dir).sample_ids())
 
 
 @dataclass
 class Leaderboard(Command):
-    """Print the recorded results, write them into the README between its markers, and draw them."""
+    """Print the saved results, write them into the README, and draw a chart."""
 
     results: Path = Path("results")
-    """folder of the recorded results, which receives leaderboard.png"""
+    """folder of the saved results, and of leaderboard.png"""
     readme: Path = Path("README.md")
-    """file with the two markers"""
+    """file with the two markers around the table"""
 
     def run(self) -> None:
-        """Prints, writes, draws."""
-        from popcorn.leaderboard import update
+        """Prints, writes and draws."""
+        from popcorn.reporting.leaderboard import update
 
         update(self.results, self.readme)
 
 
 @dataclass
 class Ensemble(Command):
-    """Blend the runs of several scripts by their out-of-fold probabilities, and write the blend's submissions."""
+    """Blend runs by their out-of-fold probabilities, and write the blend's submissions."""
 
     members: Positional[tuple[str, ...]] = ()
     """names of runs with --folds, such as lstm cnn nbsvm"""
     all: bool = False
-    """every run with out-of-fold probabilities"""
+    """blend all runs with out-of-fold probabilities"""
     name: str = "ensemble"
     """name of the submissions and of the results"""
     output_dir: Path = Path(".")
-    """folder with the scripts' submissions/, which receives the ensemble's"""
+    """folder with the scripts' submissions/, also for the ensemble's"""
     data_dir: Path | None = None
-    """folder with the competition's files; found as the scripts find it where it is not given"""
-    record: bool = False
-    """write the figures to results/<name>.json, which the leaderboard is made from"""
+    """folder with the competition's files; default: found as by the scripts"""
+    save_results: bool = False
+    """save the metrics to results/<name>.json, the source of the leaderboard"""
 
     def run(self) -> None:
-        """Blends, prints, writes."""
-        from popcorn.ensemble import ensemble
-        from popcorn.submission import OUT_OF_FOLD
+        """Blends, prints and writes."""
+        from popcorn.data.submission import OOF_SUFFIX
+        from popcorn.reporting.ensemble import ensemble
 
         if self.all and self.members:
-            raise UserError(f"--all takes every run, and {', '.join(self.members)} were named: give one of the two")
-        found = sorted(path.name.removesuffix(OUT_OF_FOLD) for path in self.output_dir.glob(f"submissions/*{OUT_OF_FOLD}"))
-        ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.record)
+            raise UserError(f"--all means every run, but {', '.join(self.members)} were named too: give one of the two")
+        found = sorted(path.name.removesuffix(OOF_SUFFIX) for path in self.output_dir.glob(f"submissions/*{OOF_SUFFIX}"))
+        ensemble(found if self.all else list(self.members), self.output_dir, self.name, self.data_dir, self.save_results)
 
 
 @dataclass
 class Predict(Command):
-    """Judge reviews by a trained model: one with the words that carried the verdict, or a whole file."""
+    """Classify reviews with a trained model: one with its words' contributions, or a whole file."""
 
     texts: Positional[tuple[str, ...]] = ()
-    """reviews, each in quotes; without any they are read from stdin, one a line"""
+    """reviews, each in quotes; default: read from stdin, one per line"""
     model: str = "lstm"
     """name of a finished run, or its folder, such as runs/lstm/seed-1"""
     file: Path | None = None
-    """reviews to judge at once: a table with a column review (.csv, .tsv), JSON, or text with one a line; also zip or gz"""
+    """file of reviews: a table with a column review (.csv, .tsv), JSON, or text with one per line; also zip or gz"""
     output: Path | None = None
-    """file that receives id, probability and label; beside --file where it is not given"""
+    """output file with id, probability and label; default: next to --file"""
     output_dir: Path = Path(".")
     """folder with the scripts' runs/"""
     serve: bool = False
-    """open a page on this machine (127.0.0.1) instead"""
+    """open a web page on this machine (127.0.0.1) instead"""
 
     def run(self) -> None:
-        """Judges, shows or writes."""
-        from popcorn.predict import predict
+        """Classifies, and shows or writes the predictions."""
+        from popcorn.inference.predict import predict
 
         predict(self.model, list(self.texts), self.file, self.output, self.output_dir, self.serve)
 
@@ -134,77 +137,81 @@ class Kernel(Command):
     """Write a script as one file for Kaggle, with kernel-metadata.json, for `kaggle kernels push`."""
 
     script: Positional[str]
-    """its name, such as lstm"""
+    """name of the script, such as lstm"""
     output: Path = Path("kernels")
-    """folder that receives a folder of the script's name"""
+    """folder for the kernel's folder"""
     user: str = os.environ.get("KAGGLE_USERNAME", "INSERT_KAGGLE_USERNAME_HERE")
-    """your name on Kaggle, which the kernel's id begins with; $KAGGLE_USERNAME where it is not given"""
+    """your Kaggle user name, the start of the kernel's id; default: $KAGGLE_USERNAME"""
     options: str = ""
     """the script's options in quotes, such as '--epochs 2 --folds 5'"""
     attach: str | None = None
-    """a model on Kaggle to attach and to begin from: owner/model/framework/variation/version"""
+    """a model on Kaggle to attach and start from: owner/model/framework/variation/version"""
     notebook: bool = False
-    """a notebook in place of a script"""
+    """write a notebook instead of a script"""
 
     def run(self) -> None:
         """Writes the folder."""
-        from popcorn.kernel import write_kernel
+        from popcorn.kaggle.kernel import write_kernel
 
         write_kernel(self.script.removesuffix(".py"), self.output, self.user, self.options, self.attach, self.notebook)
 
 
 @dataclass
 class Report(Command):
-    """Write report/index.html about all recorded models: curves, calibration, lengths, agreement, and what all get wrong."""
+    """Write report/index.html about all saved results.
+
+    It shows learning curves, calibration, accuracy by length, agreement, and common errors.
+    """
 
     output_dir: Path = Path(".")
-    """folder with the scripts' submissions/ and runs/, which receives report/"""
+    """folder with the scripts' submissions/ and runs/, also for report/"""
     results: Path = Path("results")
-    """folder of the recorded results"""
+    """folder of the saved results"""
     data_dir: Path | None = None
-    """folder with the competition's files; found as the scripts find it where it is not given"""
+    """folder with the competition's files; default: found as by the scripts"""
 
     def run(self) -> None:
         """Writes the page."""
-        from popcorn.report import write
+        from popcorn.reporting.report import write
 
         write(self.output_dir, self.results, self.data_dir)
 
 
 @dataclass
 class Plan(Command):
-    """Say what training an adapter would take, and on which GPU it would fit; neither a GPU nor the weights are needed."""
+    """Estimate time and memory of training an adapter, and which GPU it fits on.
+
+    It needs neither a GPU nor the weights.
+    """
 
     script: Positional[Path]
     """deberta_lora.py, or another script that trains an adapter"""
     model: str | None = None
-    """id on the hub, or a folder with a config.json; the script's own where it is not given"""
-    max_tokens: int | None = None
-    """tokens of a review; as many as the script takes where it is not given"""
+    """model id on the hub, or a folder with a config.json; default: the script's"""
+    max_length: int | None = None
+    """maximum number of tokens of a review; default: the script's"""
     batch_size: int | None = None
-    """reviews a step; as many as the script takes where it is not given"""
+    """reviews per optimizer step; default: the script's"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """of a frozen weight; what each machine can do where it is not given"""
+    """bits of a frozen weight; default: the best for each machine"""
 
     def run(self) -> None:
         """Prints a table."""
-        from importlib import import_module
-
-        if not (self.script.is_file() and self.script.suffix == ".py"):
-            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py")
         hide_unusable_quantizers()
-        sys.path.insert(0, str(self.script.resolve().parent))
-        script = import_module(self.script.stem)
-        if not hasattr(script, "adapter"):
-            raise UserError(f"{self.script} trains no adapter: plans are made for deberta_lora.py and its like")
-        from popcorn.plan import show
+        try:
+            script = load_script(self.script.stem)
+        except FileNotFoundError as problem:
+            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py") from problem
+        if not hasattr(script, "peft_config"):
+            raise UserError(f"{self.script} trains no adapter: plan is for scripts such as deberta_lora.py")
+        from popcorn.kaggle.plan import show
 
-        given = {name: getattr(self, name) for name in ("model", "max_tokens", "batch_size", "bits")}
+        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size", "bits")}
         show(script, script.Config(**{name: value for name, value in given.items() if value is not None}))
 
 
 def main() -> None:
-    """Reads the command line and runs the command."""
+    """Parses the command line and runs the command."""
     commands = (
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
@@ -215,7 +222,7 @@ def main() -> None:
         | Annotated[Report, subcommand("report")]
         | Annotated[Plan, subcommand("plan")]
     )
-    with one_sentence():
+    with exit_on_user_error():
         tyro.cli(commands, prog="python -m popcorn", description=__doc__).run()
 
 

@@ -1,41 +1,68 @@
-"""The options that every script has, and how the command line becomes a dataclass of them (tyro).
+"""Options of all scripts, and how the command line becomes a dataclass (tyro).
 
-Nothing here loads torch: `--help` and a mistyped option are answered at once.
+Nothing here imports torch, so a mistyped option fails immediately.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
+import psutil
 import tyro
 
-from popcorn.errors import UserError, one_sentence, uncaught
-from popcorn.packages import hide_unusable_quantizers
+from popcorn.errors import UserError, exit_on_user_error, uncaught
 
-STARTED = time.monotonic()
-"""when this process began, near enough: every script imports this module first"""
+sys.excepthook = uncaught  # a script imports this module before everything else of popcorn
+STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
+"""start time of this process; in a notebook, whose process is older, the time of this module's import"""
 Config = TypeVar("Config")
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
-"""an example of where a run leaves its adapter"""
-COUNTS = (
-    "limit", "folds", "epochs", "batch_size", "micro_batch", "max_tokens", "pretrain_epochs", "hidden", "rank", "alpha",
-    "virtual_tokens", "checkpoint_every", "last_layers", "patience", "ngrams", "min_reviews", "width", "negative", "widths",
-    "filters", "window", "attention", "kinds", "primary", "capsule", "routing", "layers", "model", "heads", "inner",
-)  # fmt: skip
-"""options of which there must be one at least (of the folds two), where a script has them"""
-RATES = "learning_rate", "embedding_rate", "pretrain_rate", "head_rate", "layer_decay", "clip", "c", "alpha"
-"""options that are more than zero"""
+"""an example of a folder with a saved adapter"""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The values that an option may have, and the advice for any other value."""
+
+    allows: Callable[[float], bool]
+    advice: str
+
+
+Count = Annotated[int, Bound(lambda value: value >= 1, "give a whole number of at least 1")]
+FoldCount = Annotated[int, Bound(lambda value: value >= 2, "give a whole number of at least 2")]
+Seed = Annotated[int, Bound(lambda value: 0 <= value < 2**32, f"give a whole number from 0 to {2**32 - 1}")]
+Positive = Annotated[float, Bound(lambda value: 0 < value < inf, "give a number above 0")]
+NonNegative = Annotated[float, Bound(lambda value: 0 <= value < inf, "give 0, or a number above it")]
+Probability = Annotated[float, Bound(lambda value: 0 <= value < 1, "give a number from 0 to less than 1")]
+
+
+def require_bounds(options: object) -> None:
+    """Raises `UserError` for an option whose value the `Bound` of its type does not allow."""
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name, None)
+        for bound in _bounds_of(hint):
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            if value == () or not all(bound.allows(each) for each in values):
+                raise UserError(f"--{name.replace('_', '-')} is {value}: {bound.advice}")
+
+
+def _bounds_of(hint: object) -> Iterator[Bound]:
+    """The bounds of a type and of its parts, such as of `Count | None`."""
+    yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Bound))
+    for part in get_args(hint):
+        if not isinstance(part, Bound):
+            yield from _bounds_of(part)
 
 
 def expand_home(options: object) -> None:
-    """Puts the home folder in the place of `~` in all paths among the options, as a shell does where it sees one.
+    """Expands `~` in all options that are paths, as a shell does.
 
-    A model may be a path too. An unknown user's `~name` stays, so that the folder is not found.
+    A model may be a path too. The `~name` of an unknown user stays as it is, and the folder is then not found.
     """
     for name, value in list(vars(options).items()):
         if isinstance(value, Path):
@@ -51,196 +78,186 @@ class RunConfig:
     """Options of every script."""
 
     data_dir: Path | None = None
-    """folder with the competition's files; else $POPCORN_DATA, Kaggle's input folder, data/, the embedded default"""
+    """folder with the competition's files; default: $POPCORN_DATA, Kaggle's input folder, data/, or the fallback data, the
+    first that exists"""
     output_dir: Path = Path(".")
-    """folder that receives submissions/, runs/ and results/"""
+    """folder for submissions/, runs/ and results/"""
     name: str = ""
-    """name of the submission and of the results; the script's own name where it is empty"""
-    seed: int = 1
-    """seed of the weights, the batches and the dropout; the validation split is the same for all seeds. Models that train word
-    vectors or paragraph vectors with several workers differ all the same from run to run: see their --deterministic"""
-    limit: int | None = None
-    """a quick try: fit on so many training reviews (the test is predicted whole)"""
-    validation: Literal["film", "random"] = "film"
-    """hold out films, by blocks of id numbers, or reviews at random, which reads too high: the test is of other films"""
-    folds: int | None = None
-    """fit so many models, each validated on another part; saves out-of-fold probabilities and averages the test's"""
+    """name of the submission and of the results; default: the script's name"""
+    seed: Seed = 1
+    """random seed of weights, batches and dropout; the validation split is the same for all seeds. Word vectors and paragraph
+    vectors trained with several workers still differ from run to run: see --deterministic"""
+    max_train_samples: Count | None = None
+    """train on at most N training reviews, for a quick try (the whole test set is predicted)"""
+    split_by: Literal["movie", "random"] = "movie"
+    """validate on held-out movies (blocks of id numbers) or on random reviews; random is too optimistic, because the test set
+    has other movies"""
+    folds: FoldCount | None = None
+    """number of cross-validation folds, one model each; saves out-of-fold probabilities and averages the test probabilities"""
     refit: bool = True
-    """once validation has chosen, fit on all training reviews for the submission (not with --folds)"""
-    final: bool = False
-    """fit on all training reviews at once, unvalidated: for more seeds of a recipe that validation has chosen"""
-    record: bool = False
-    """write the figures to results/<name>.json, which the leaderboard is made from"""
+    """after validation, train on all training reviews for the submission (not with --folds)"""
+    no_validation: bool = False
+    """train on all training reviews without validation, for a fixed number of epochs: for more seeds of a validated recipe"""
+    save_results: bool = False
+    """save the metrics to results/<name>.json, the source of the leaderboard"""
 
     def __post_init__(self):
         expand_home(self)
-        for field in COUNTS:
-            least = 2 if field == "folds" else 1
-            value = getattr(self, field, None)
-            counts = value if isinstance(value, tuple) else (value,)
-            # NB-SVM's alpha is none of these, nor is the name of a pretrained model
-            if not counts or any(isinstance(count, int) and count < least for count in counts):
-                raise UserError(f"--{field.replace('_', '-')} is {value}: give a whole number of at least {least}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}: give a whole number from 0 to {2**32 - 1}")
-        for field, value in vars(self).items():
-            option = f"--{field.replace('_', '-')} is {value}"
-            if ("dropout" in field or field in ("warmup", "sample")) and not 0 <= value < 1:
-                raise UserError(f"{option}: give a share from 0 to less than 1")
-            if field in RATES and not 0 < value < inf:
-                raise UserError(f"{option}: give a number above 0")
-            if field in ("weight_decay", "rdrop") and not 0 <= value < inf:
-                raise UserError(f"{option}: give 0, or a number above it")
-        if self.final and (self.folds or not self.refit):
-            raise UserError(f"--final is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
-        if self.record and self.limit is not None:
-            raise UserError("--record with --limit would replace the results of the whole data: leave one of the two out")
+        require_bounds(self)
+        if self.no_validation and (self.folds or not self.refit):
+            raise UserError(f"--no-validation is the refit alone: leave {'--folds' if self.folds else '--no-refit'} out")
+        if self.save_results and self.max_train_samples is not None:
+            raise UserError(
+                "--save-results with --max-train-samples would replace the results of the whole data: leave one of the two out"
+            )
 
     def prepare(self, script: str) -> None:
-        """What can be done and refused before anything large is imported: `script` gives the run its name."""
+        """Names the run and checks options, before the slow imports."""
         self.name = self.name or script
 
 
 @dataclass
 class TrainingConfig(RunConfig):
-    """Options of everything that is trained by gradients, whichever engine trains it."""
+    """Options of all models that are trained by gradient descent."""
 
-    max_tokens: int = 400
-    """longer reviews keep their first quarter and last three quarters of so many tokens: the verdict stands at the end"""
-    epochs: int = 3
-    """at most so many passes over the training reviews"""
-    patience: int = 2
-    """stop after so many epochs without a better ROC AUC in validation"""
-    batch_size: int = 128
-    """reviews a step, over all processes"""
-    learning_rate: float = 3e-3
-    """AdamW's peak, reached after the warm-up and followed by a linear decay to zero"""
-    warmup: float = 0.1
-    """share of the steps that the learning rate takes to rise"""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay (Loshchilov & Hutter 2019)"""
-    clip: float = 1.0
-    """largest norm of the gradient"""
+    max_length: Count = 400
+    """maximum number of tokens; a longer review keeps its first quarter and last three quarters, since the opinion is often at
+    the end"""
+    epochs: Count = 3
+    """maximum number of epochs"""
+    patience: Count = 2
+    """early stopping: maximum number of epochs without a better validation ROC AUC"""
+    batch_size: Count = 128
+    """reviews per optimizer step, over all processes"""
+    learning_rate: Positive = 3e-3
+    """peak learning rate of AdamW (linear warm-up, then linear decay to 0)"""
+    warmup_ratio: Probability = 0.1
+    """fraction of the steps used for warm-up"""
+    weight_decay: NonNegative = 0.01
+    """decoupled weight decay of AdamW (Loshchilov & Hutter 2019)"""
+    max_grad_norm: Positive = 1.0
+    """gradient clipping: maximum norm of the gradient"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 else"""
-    checkpoint_every: int = 200
-    """steps between two checkpoints"""
+    """auto: bf16 with hardware support, fp16 on older GPUs, otherwise fp32"""
+    checkpoint_every: Count = 200
+    """number of steps between two checkpoints"""
     resume: bool = False
-    """go on where a run of the same name, seed and options was stopped or killed"""
+    """resume a stopped or killed run of the same name, seed and options"""
     time_budget: str | None = None
-    """stop in time to write a submission within so long, e.g. 8h30m or 20m; --resume goes on later"""
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
 
 
 @dataclass
 class WordVectorConfig(TrainingConfig):
-    """Options of every model over word vectors, and the recipe they share; a script overrides what its model needs."""
+    """Options of all models over word vectors, and their common recipe.
 
-    vectors: Path | None = None
-    """GloVe text, its zip, or a .kv file of glove-gensim.py; else word2vec trained on the competition's training reviews"""
-    vector_width: int | None = None
-    """refuse vectors of another width; any width where it is not given"""
-    embedding_rate: float = 0.1
-    """the word vectors' learning rate as a share of the others'"""
-    unlabelled: bool = False
-    """learn from the unlabelled reviews too, by the soft labels of an NB-SVM that learnt from the labelled ones"""
+    A script overrides what its model needs.
+    """
+
+    word_vectors: Path | None = None
+    """GloVe text file, its zip, or a .kv file of glove-gensim.py; default: word2vec trained on the competition's training
+    reviews"""
+    vector_size: Count | None = None
+    """required dimension of the word vectors; default: any"""
+    embedding_lr_scale: Positive = 0.1
+    """learning rate of the word vectors, relative to that of the other parameters"""
+    pseudo_labels: bool = False
+    """train on the unlabeled reviews too, with soft labels from an NB-SVM that is trained on the labeled ones"""
     deterministic: bool = False
-    """train word2vec with one worker: 1.4 times slower on two processors, and more on many. The same command then gives the same
-    submission in every folder, on the same machine without a GPU (with one, torch adds up in an order of its own)"""
+    """train word2vec with one worker: 1.4 times slower on two CPU cores. The same command then gives the same submission in
+    every folder, on the same machine without a GPU (a GPU's sums have no fixed order)"""
 
     def prepare(self, script: str) -> None:
-        """A run that learns from more has a name of its own."""
-        super().prepare(script + ("-unlabelled" if self.unlabelled else ""))
+        """A run with pseudo-labels has a different name."""
+        super().prepare(script + ("-pseudo-labels" if self.pseudo_labels else ""))
 
 
 @dataclass
 class PretrainedConfig(TrainingConfig):
-    """Options of every pretrained model; a script names its own model and overrides what that needs."""
+    """Options of all pretrained models; a script sets its own checkpoint and recipe."""
 
-    FAMILY: ClassVar[str] = ""
-    """the `model_type` that a checkpoint's config.json must name"""
+    MODEL_TYPE: ClassVar[str] = ""
+    """the required `model_type` in the checkpoint's config.json"""
+    checkpoint: ClassVar[Path | None] = None
+    """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
     model: str = ""
-    """a model's id on the Hugging Face hub, or the folder of one (on Kaggle: Add Input, Models)"""
-    max_tokens: int = 512
-    """longer reviews keep their first quarter and last three quarters of so many tokens (section 5.3.1, head+tail)"""
-    batch_size: int = 32
-    """reviews a step, over all processes"""
-    micro_batch: int | None = None
-    """so many of them at a time, for the same gradient; else as many as memory holds (on several GPUs all: give it there)"""
+    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    max_length: Count = 512
+    """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019,
+    section 5.3.1)"""
+    batch_size: Count = 32
+    """reviews per optimizer step, over all processes"""
+    micro_batch_size: Count | None = None
+    """gradient accumulation: reviews per forward pass, same gradient; default: as many as fit into memory (with several GPUs
+    set it)"""
 
     def prepare(self, script: str) -> None:
-        """A checkpoint that is not the script's own gives the run another name; it is fetched, or refused, at once."""
+        """A checkpoint other than the default gives the run another name."""
         last = Path(self.model).parts[-1:]
         if last and last[0].isdigit():  # Kaggle's folders end in framework, variation and version
             last = Path(self.model).parts[-4:]
         super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
-        _ = self.checkpoint
-        hide_unusable_quantizers()
-
-    @cached_property
-    def checkpoint(self) -> Path:
-        """The local folder of `model`."""
-        from popcorn.hub import fetch
-
-        return fetch(self.model, self.FAMILY)
 
 
 @dataclass
 class FineTuneConfig(PretrainedConfig):
-    """Options of the models that are trained as a whole, and the recipe of Sun et al. 2019 that they share."""
+    """Options of fully fine-tuned models, and their common recipe (Sun et al. 2019)."""
 
-    learning_rate: float = 3e-5
-    """AdamW's peak for the topmost layers, reached after the warm-up and followed by a linear decay to zero"""
-    layer_decay: float = 0.95
-    """each layer learns at so many times the rate of the one above it (section 5.3.4)"""
-    attention_dropout: float = 0.1
-    """share of the attention's weights that are zeroed in training; at 0 torch's fused kernel for a CPU serves, twice as fast"""
-    rdrop: float = 0.0
-    """weight of the divergence between two passes with different dropout (R-Drop, Wu et al. 2021: alpha); 0 for one pass"""
+    learning_rate: Positive = 3e-5
+    """peak learning rate of the top layer (linear warm-up, then linear decay to 0)"""
+    layer_decay: Positive = 0.95
+    """layer-wise learning rate decay: the factor from each layer to the one below (Sun et al. 2019, section 5.3.4)"""
+    attention_dropout: Probability = 0.1
+    """dropout probability of the attention weights; with 0, torch uses its fused CPU kernel, which is twice as fast"""
+    rdrop_alpha: NonNegative = 0.0
+    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Wu et al. 2021); 0 turns it off"""
     further_pretrain: bool = False
-    """first train the language model on all training reviews, labelled or not (section 5.4); kept and used again"""
-    pretrain_epochs: int = 3
-    """passes over those reviews"""
-    pretrain_rate: float = 5e-5
-    """peak of the learning rate in them"""
+    """first continue masked-language-model pretraining on all training reviews, labeled or not (Sun et al. 2019, section 5.4);
+    the result is saved and reused"""
+    pretrain_epochs: Count = 3
+    """number of epochs of this pretraining"""
+    pretrain_learning_rate: Positive = 5e-5
+    """peak learning rate of this pretraining"""
 
     def prepare(self, script: str) -> None:
-        """A run that learns from more has a name of its own."""
+        """A run with further pretraining has a different name."""
         super().prepare(script + ("-further-pretrained" if self.further_pretrain else ""))
 
 
 @dataclass
 class AdapterConfig(PretrainedConfig):
-    """Options of the models whose weights stay as they are, but for the pooler and the head, and a small adapter that learns."""
+    """Options of frozen models with a small trainable adapter, pooler and head."""
 
-    max_tokens: int = 256
-    """longer reviews keep their first quarter and last three quarters of so many tokens (Sun et al. 2019, head+tail)"""
+    max_length: Count = 256
+    """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019)"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """of a frozen weight; else 8 on GPUs from compute capability 7.5 on (a T4), 4 on older ones (a P100), 32 on a CPU"""
-    head_rate: float = 1e-3
-    """peak of the learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not have"""
+    """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones (P100), 32 on
+    a CPU"""
+    head_learning_rate: Positive = 1e-3
+    """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
     adapter: Path | None = None
-    """folder of an adapter that an earlier run has left: predict with it and train nothing"""
+    """folder of a saved adapter: predict with it, without training"""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.adapter and (self.folds or self.record or not self.refit):
-            raise UserError("--adapter trains nothing and predicts: leave --folds, --record and --no-refit out")
-        self.final |= self.adapter is not None
+        if self.adapter and (self.folds or self.save_results or not self.refit):
+            raise UserError("--adapter only predicts, without training: leave --folds, --save-results and --no-refit out")
+        self.no_validation |= self.adapter is not None
 
     def prepare(self, script: str) -> None:
-        """What an adapter predicts has a name of its own: the run that made it stays."""
+        """Predictions of a saved adapter get a name of their own, so its run stays."""
         if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(f"--adapter {self.adapter} is no folder with an adapter: give one such as {ADAPTER}")
         super().prepare(script + ("-predicted" if self.adapter else ""))
 
 
 def parse(config: type[Config]) -> Config:
-    """The command line as `config`; leaves with exit code 2 and one sentence where it is wrong."""
-    script = Path(sys.argv[0])
-    sys.excepthook = uncaught
-    with one_sentence():
-        options = tyro.cli(config, prog=f"python {script.name}", description=sys.modules["__main__"].__doc__)
+    """The command line as `config`; exits with code 2 and one sentence for a mistake."""
+    script, main = Path(sys.argv[0]), sys.modules["__main__"]
+    command = f"-m {main.__spec__.name}" if getattr(main, "__spec__", None) else script.name
+    with exit_on_user_error():
+        options = tyro.cli(config, prog=f"python {command}", description=main.__doc__)
         expand_home(options)
         if isinstance(options, RunConfig):
             options.prepare(script.stem)

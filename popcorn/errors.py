@@ -1,4 +1,4 @@
-"""Mistakes a user can mend, told in one sentence instead of a traceback."""
+"""Mistakes that a user can fix, shown as one sentence instead of a traceback."""
 
 import errno
 import os
@@ -12,29 +12,35 @@ OUT_OF_MEMORY = re.compile(
     r"|cudnn_status_not_supported",
     re.IGNORECASE,
 )
-"""what the allocators of torch, CUDA, HIP, XPU, MPS, NCCL and the C library say; accelerate takes the last one for memory too"""
+"""error messages of the allocators of torch, CUDA, HIP, XPU, MPS, NCCL and the C library; Accelerate counts the last one too"""
 UNPRINTABLE = OSError, ValueError, AttributeError
-"""of a pipe that nobody reads or a full disk; of a stream that is closed; and of none, as where there is no console"""
+"""errors of a closed pipe or a full disk, of a closed stream, and of a missing console"""
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "google": "protobuf"}
+"""pip's name of a package, where it differs from the import name"""
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class UserError(Exception):
-    """A mistake in the input or the surroundings; its text names the file, the row and the mend."""
+    """A mistake in the input or the environment; the text names file, row and fix."""
 
     exit_code = 2
 
 
-class Diverged(UserError):
-    """Training reached a loss that is not a number; the input was fine, so the exit code is not 2."""
+class TrainingDivergedError(UserError):
+    """The training loss is not finite; the exit code is not 2.
+
+    The input was valid.
+    """
 
     exit_code = 1
 
 
 @contextmanager
-def one_sentence():
-    """Ends the program with a `UserError`'s text and exit code; every other exception keeps its traceback.
+def exit_on_user_error():
+    """Ends the program with the text and exit code of a `UserError`.
 
-    Memory that runs out and a full disk are among the user's errors, wherever they are met. Inside, no printing fails.
+    Every other exception keeps its traceback. An out-of-memory error or a full disk counts as a `UserError` too. Inside the
+    block, no failure to print ends the run.
     """
     with lasting_output():
         try:
@@ -49,7 +55,10 @@ def one_sentence():
 
 @contextmanager
 def _surroundings():
-    """Turns the end of memory or of the disk, where nothing nearer has an advice, into a `UserError`."""
+    """Turns an out-of-memory error or a full disk into a `UserError`.
+
+    A `UserError` from closer to the cause passes through unchanged.
+    """
     try:
         yield
     except OSError as problem:
@@ -66,9 +75,7 @@ def _surroundings():
 
 
 def leave(problem: BaseException) -> None:
-    """Ends the program with one sentence where the user can mend the problem; else returns."""
-    from popcorn.packages import distribution_of
-
+    """Ends the program with one sentence where the user can fix the problem; else returns."""
     if isinstance(problem, UserError):
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
@@ -77,14 +84,28 @@ def leave(problem: BaseException) -> None:
         sys.exit(UserError.exit_code)
 
 
+def distribution_of(problem: Exception) -> str | None:
+    """The package to install after a failed import.
+
+    None for other problems, for the standard library, and for modules of this package.
+    """
+    name = (getattr(problem, "name", None) or "").partition(".")[0]
+    if not isinstance(problem, ModuleNotFoundError) or not name or name == "popcorn" or name in sys.stdlib_module_names:
+        return None
+    return DISTRIBUTIONS.get(name, name)
+
+
 def uncaught(kind: type[BaseException], problem: BaseException, traceback) -> None:
-    """A `sys.excepthook`, for what stands outside of `one_sentence`: a script's own imports."""
+    """A `sys.excepthook` for code outside of `exit_on_user_error`, such as a script's imports."""
     leave(problem)
     sys.__excepthook__(kind, problem, traceback)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, of the processor or of a GPU; torch need not be loaded."""
+    """Whether the error means that the memory of the CPU or a GPU ran out.
+
+    Works without importing torch.
+    """
     if any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__):
         return True
     if isinstance(error, OSError):
@@ -93,14 +114,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(problem: BaseException) -> str:
-    """What a library says, without the lines of detail below."""
+    """The first line of an error message, without the details below it."""
     return (str(problem).strip() or repr(problem)).splitlines()[0]
 
 
 class LastingStream:
-    """A stream to print to, of which no failure ends a run.
+    """An output stream whose failures never end a run.
 
-    What its encoding lacks is escaped. Where nobody reads any more, or its disk is full, the text is dropped.
+    Characters that its encoding lacks are escaped. Where the reader is gone or the disk is full, the text is dropped.
     """
 
     def __init__(self, stream):
@@ -110,7 +131,7 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes what can be written."""
+        """Writes the text as far as possible."""
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
@@ -121,23 +142,23 @@ class LastingStream:
             return len(text)
 
     def flush(self) -> None:
-        """Passes on what can be passed on."""
+        """Flushes the stream as far as possible."""
         try:
             self._stream.flush()
         except UNPRINTABLE:
             self._drop()
 
     def _drop(self) -> None:
-        """From now on into nothing: the interpreter, which flushes at its end, would fail too."""
+        """Redirects the stream to the null device, since the interpreter flushes it at exit."""
         with suppress(*UNPRINTABLE):
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self._stream.fileno())
-            os.close(nothing)
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, self._stream.fileno())
+            os.close(null_device)
 
 
 @contextmanager
 def lasting_output():
-    """Has stdout and stderr print as a `LastingStream` does, for all that prints: rich and tqdm look them up too."""
+    """Replaces stdout and stderr with `LastingStream`s, for rich and tqdm too."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream if isinstance(stream, LastingStream) else LastingStream(stream) for stream in before)
     try:
@@ -148,8 +169,11 @@ def lasting_output():
         sys.stdout, sys.stderr = before
 
 
-def say(text: str) -> None:
-    """Prints a line at once, also into a pipe (a notebook shows it while the run goes on), by one of several processes."""
+def log(text: str) -> None:
+    """Prints a line immediately, from the main process only.
+
+    Notebooks and pipes show it during the run.
+    """
     if os.environ.get("RANK", "0") == "0":
         with lasting_output():
             print(text, flush=True)

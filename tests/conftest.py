@@ -1,22 +1,25 @@
-"""A small competition that has what the real one has: quotes, ratings in the ids, films, line breaks, unlabelled reviews."""
+"""A small competition that has what the real one has: quotes, ratings in the ids, movies, line breaks, unlabeled reviews."""
 
+import io
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+# the models here are tiny: a second thread only waits for the first; torch reads this as it is imported
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from popcorn import prepare
-from popcorn.kernel import write_kernel
-
-# the models here are tiny: a second thread only waits for the first
-os.environ["OMP_NUM_THREADS"] = "1"
+from popcorn.data import stanford
+from popcorn.kaggle.kernel import write_kernel
 
 ROOT = Path(__file__).parent.parent
 PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
@@ -51,7 +54,7 @@ def own_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
+def reviews(count: int, seed: int, labeled: bool = True) -> list[stanford.Row]:
     """`count` reviews, half of them positive, in which words of praise or of blame are five to one."""
     generator = np.random.default_rng(seed)
     rows = []
@@ -62,17 +65,17 @@ def reviews(count: int, seed: int, labelled: bool = True) -> list[prepare.Row]:
             words += [*generator.choice(mine, 5), *generator.choice(other, 1)]
             generator.shuffle(words)
             words[0] = f'"{words[0]}"'
-            rating = (9 if label else 2) if labelled else label
-            # ids spread over the range that Stanford's have, so that there are many blocks of films
+            rating = (9 if label else 2) if labeled else label
+            # ids spread over the range that Stanford's have, so that there are many blocks of movies
             rows.append((f"{number * 12_500 // (count // 2)}_{rating}", label, " ".join(words) + ".<br />"))
     return rows
 
 
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
-    """A folder with the four files: 400 training, 100 test and 60 unlabelled reviews."""
+    """A folder with the four files: 400 training, 100 test and 60 unlabeled reviews."""
     folder = tmp_path_factory.mktemp("competition")
-    prepare.write_competition(folder, reviews(400, 1), reviews(100, 2), reviews(60, 3, labelled=False))
+    stanford.write_competition(folder, reviews(400, 1), reviews(100, 2), reviews(60, 3, labeled=False))
     return folder
 
 
@@ -85,6 +88,11 @@ def glove(tmp_path_factory) -> Path:
         for word in [*FILLER, *PRAISE, *BLAME, ". . .", ".", '"', "``", "''", "at name@domain.com", "unseen"]:
             file.write(word + "".join(f" {number:.5f}" for number in generator.normal(size=16)) + "\n")
     return path
+
+
+def some_fast(fast: list[str], scripts) -> list:
+    """Parameters of a long test: the `fast` scripts for `make test`, the others for `make test-all`."""
+    return [script if script in fast else pytest.param(script, marks=pytest.mark.slow) for script in scripts]
 
 
 def zipped(path: Path) -> Path:
@@ -103,6 +111,23 @@ def run(*command: object, code: int = 0, **variables: str) -> subprocess.Complet
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def run_here(script: str, *arguments: object, code: int = 0) -> str:
+    """Runs a script in this process, for what ends before any training; what it printed, and expects an exit code."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as exit:
+            assert (exit.code or 0) == code, printed.getvalue()
+        else:
+            assert code == 0, printed.getvalue()
+    assert "Traceback" not in printed.getvalue()
+    return printed.getvalue()
 
 
 def run_kernel(script: str, options: list, competition: Path, folder: Path) -> list[bytes]:
@@ -124,7 +149,7 @@ def run_kernel(script: str, options: list, competition: Path, folder: Path) -> l
 
 
 SMALL = (
-    "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-rate", "1",
+    "--hidden", "16", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.03", "--embedding-lr-scale", "1",
     "--dropout", "0.1", "--word-dropout", "0.1", "--checkpoint-every", "3",
 )  # fmt: skip
 """options that make a run of lstm.py take seconds"""

@@ -17,7 +17,7 @@ from transformers import (
 from benchmarks import layouts
 
 MINILM = layouts.minilm()
-"""six layers, 384 wide, with the tokeniser that all checkpoints here share; the package's code is never run"""
+"""six layers, 384 wide, with the tokenizer that all checkpoints here share; the package's code is never run"""
 WORDS = 30_522
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": WORDS}
 FAMILIES = {

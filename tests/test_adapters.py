@@ -10,13 +10,16 @@ import pytest
 import sentencepiece
 import torch
 from accelerate.utils import set_seed
-from conftest import run, run_kernel
+from conftest import run, run_here, run_kernel, some_fast
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from popcorn import adapters, deberta
-from popcorn.adapters import AdapterTuner, affordable_bits
 from popcorn.errors import UserError
+from popcorn.models import deberta
+from popcorn.models.hub import find_checkpoint
+from popcorn.runs.run import run as run_task
+from popcorn.training import adapters
+from popcorn.training.adapters import AdapterTask, AdapterTuner, adapter_trainer, resolve_bits
 
 WIDER = {"hidden_size": 32, "pooler_hidden_size": 32, "intermediate_size": 64}
 METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
@@ -40,16 +43,27 @@ def options(script: str, checkpoint: Path, competition: Path, folder: Path, **ch
     return import_module(script).Config(
         **dict(
             model=str(checkpoint), data_dir=competition, output_dir=folder, name=script, epochs=4, batch_size=16,
-            learning_rate=0.01, head_rate=0.01, max_tokens=64, checkpoint_every=5, final=True, precision="fp32",
+            learning_rate=0.01, head_learning_rate=0.01, max_length=64, checkpoint_every=5, no_validation=True, precision="fp32",
         )
         | changes
     )  # fmt: skip
 
 
+def start(config, script: str) -> None:
+    """What the script does with its options."""
+    run_task(AdapterTask(import_module(script).peft_config, config), adapter_trainer(config))
+
+
+def build(config, script: str):
+    """The script's model, as the config has it."""
+    find_checkpoint(config)
+    return adapters.build_adapter(import_module(script).peft_config, config, config.checkpoint)
+
+
 def trained(script: str, *arguments, **changes) -> pd.Series:
     """The probabilities that a run submits."""
     config = options(script, *arguments, **changes)
-    adapters.run(import_module(script).adapter, config)
+    start(config, script)
     return pd.read_csv(config.output_dir / "submissions" / f"{config.name}.proba.csv", quoting=3, index_col="id")["sentiment"]
 
 
@@ -60,7 +74,7 @@ def moved(kept: Path, script: str, *arguments) -> float:
         return max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name)
     config = options(script, *arguments, bits=32)
     set_seed(config.seed)
-    before = adapters.build(import_module(script).adapter, config, arguments[0]).get_prompt_embedding_to_save("default")
+    before = build(config, script).get_prompt_embedding_to_save("default")
     return float((weights["prompt_embeddings"] - before).abs().max())
 
 
@@ -91,12 +105,12 @@ def test_every_method_learns_and_its_adapter_comes_back(script, bits, checkpoint
 @pytest.mark.parametrize("script", METHODS)
 def test_the_frozen_weights_stay_and_pooler_and_head_learn(script, checkpoint, competition, tmp_path):
     config = options(script, checkpoint, competition, tmp_path, bits=32)
-    model = adapters.build(import_module(script).adapter, config, checkpoint)
+    model = build(config, script)
     learning = {name for name, weights in model.named_parameters() if weights.requires_grad}
     head = {name for name in learning if "modules_to_save" in name}
     assert {"pooler", "classifier"} == {name.split(".modules_to_save")[0].split(".")[-1] for name in head}
     assert all("lora_" in name or "prompt_encoder" in name for name in learning - head) and learning - head
-    rest, heads = adapters.parameter_groups(model, config)
+    rest, heads = AdapterTask(import_module(script).peft_config, config).parameter_groups(model)
     assert len(heads["params"]) == len(head) and len(rest["params"]) == len(learning - head)
     assert all(weights.dtype == torch.float32 for weights in rest["params"] + heads["params"])
 
@@ -123,8 +137,8 @@ def test_virtual_tokens_that_may_not_be_read_change_nothing(from_the_beginning, 
 
 @pytest.mark.parametrize(("script", "bits"), [("deberta_ptuning", 32), ("deberta_lora", 8), ("deberta_lora", 4)])
 def test_a_killed_run_goes_on_to_the_same_submission(script, bits, checkpoint, competition, tmp_path, monkeypatch):
-    """Of P-tuning too, whose network PEFT's own checkpoints leave out; and validated, over a quantised base."""
-    changes = {"bits": bits, "final": False, "epochs": 2, "refit": False}
+    """Of P-tuning too, whose network PEFT's own checkpoints leave out; and validated, over a quantized base."""
+    changes = {"bits": bits, "no_validation": False, "epochs": 2, "refit": False}
     step, taken = AdapterTuner.training_step, []
 
     def counted(self, *arguments, **options):
@@ -147,10 +161,24 @@ def test_a_killed_run_goes_on_to_the_same_submission(script, bits, checkpoint, c
     pd.testing.assert_series_equal(resumed, undisturbed, atol=1e-4 if bits == 8 else 2e-6, rtol=0)
 
 
-def test_two_processes_have_a_quantised_base_each(checkpoint, competition, tmp_path):
+def test_two_processes_have_a_quantized_base_each(checkpoint, competition, tmp_path):
     """As on two GPUs: half of every batch each, in pieces of two, which are few enough to recompute activations."""
     launch = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "deberta_lora.py", "--model", checkpoint
-    given = "--bits", 8, "--batch-size", 8, "--micro-batch", 2, "--epochs", 1, "--limit", 48, "--max-tokens", 64, "--final"
+    given = (
+        "--bits",
+        8,
+        "--batch-size",
+        8,
+        "--micro-batch-size",
+        2,
+        "--epochs",
+        1,
+        "--max-train-samples",
+        48,
+        "--max-length",
+        64,
+        "--no-validation",
+    )
     where = "--data-dir", competition, "--output-dir", tmp_path, "--name", "two"
     done = run(*launch, *given, *where, OMP_NUM_THREADS="1")
     assert done.stdout.count("Test: accuracy") == 1 and "activations are recomputed" in done.stdout
@@ -159,9 +187,8 @@ def test_two_processes_have_a_quantised_base_each(checkpoint, competition, tmp_p
 
 
 def test_a_prompt_begins_as_its_text(checkpoint, competition, tmp_path):
-    script = import_module("deberta_prompt")
     config = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32)
-    model = adapters.build(script.adapter, config, checkpoint)
+    model = build(config, "deberta_prompt")
     ids = AutoTokenizer.from_pretrained(checkpoint)(config.text)["input_ids"]
     wanted = (ids * 2)[: config.virtual_tokens]  # of a shorter text the beginning again
     words = model.get_base_model().get_input_embeddings()(torch.tensor(wanted))
@@ -170,10 +197,10 @@ def test_a_prompt_begins_as_its_text(checkpoint, competition, tmp_path):
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, competition, tmp_path):
-    """As on a GPU: a quantised matrix answers in float32 behind a layer norm, beside scores of half precision."""
+    """As on a GPU: a quantized matrix answers in float32 behind a layer norm, beside scores of half precision."""
     for script in METHODS:
         config = options(script, checkpoint, competition, tmp_path, bits=bits)
-        model = adapters.build(import_module(script).adapter, config, checkpoint)
+        model = build(config, script)
         kinds = {weights.dtype for weights in model.parameters() if weights.requires_grad}
         assert kinds == {torch.float32}
         tokens, mask = torch.randint(5, 1000, (2, 9)), torch.ones(2, 9)
@@ -186,14 +213,15 @@ def test_half_precision_beside_frozen_weights_of_any_kind(bits, checkpoint, comp
 
 def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition, tmp_path):
     """And not the options that it is used with."""
-    script = import_module("deberta_prompt")
-    config = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20, virtual_tokens=7)
-    adapters.run(script.adapter, config)
+    config = options(
+        "deberta_prompt", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20, virtual_tokens=7
+    )
+    start(config, "deberta_prompt")
     kept = tmp_path / "runs" / "deberta_prompt" / "seed-1" / "refit" / "model"
     later = options("deberta_prompt", checkpoint, competition, tmp_path, bits=32, adapter=kept)
-    assert adapters.build(script.adapter, later, checkpoint).get_base_model().virtual_tokens == 7
+    assert build(later, "deberta_prompt").get_base_model().virtual_tokens == 7
     with pytest.raises(SystemExit):  # of the same name, it would move the run away whose adapter it needs
-        adapters.run(script.adapter, later)
+        start(later, "deberta_prompt")
     assert kept.is_dir()
 
 
@@ -202,12 +230,12 @@ def test_an_adapter_knows_how_many_virtual_tokens_it_has(checkpoint, competition
     [
         ({"rank": 0}, "--rank is 0"),
         ({"dropout": 1.5}, "--dropout is 1.5"),
-        ({"adapter": Path("x"), "folds": 2}, "trains nothing"),
+        ({"adapter": Path("x"), "folds": 2}, "only predicts, without training"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
-        ({"warmup": 2.0}, "--warmup is 2.0"),
+        ({"warmup_ratio": 2.0}, "--warmup-ratio is 2.0"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0"),
         ({"learning_rate": -1e-4}, "--learning-rate is -0.0001: give a number above 0"),
-        ({"head_rate": float("nan")}, "--head-rate is nan"),
+        ({"head_learning_rate": float("nan")}, "--head-learning-rate is nan"),
     ],
 )
 def test_options_are_checked(given, said):
@@ -215,47 +243,45 @@ def test_options_are_checked(given, said):
         import_module("deberta_lora").Config(**given)
 
 
-@pytest.mark.parametrize("script", METHODS)
+@pytest.mark.parametrize("script", some_fast(["deberta_lora"], METHODS))
 def test_its_kernel_gives_the_same_bytes(script, checkpoint, competition, tmp_path):
     trained(script, checkpoint, competition, tmp_path, bits=32, epochs=1)
     given = ["--model", checkpoint, "--name", script, "--epochs", 1, "--batch-size", 16, "--learning-rate", 0.01]
-    given += ["--head-rate", 0.01, "--max-tokens", 64, "--bits", 32, "--final", "--precision", "fp32"]
+    given += ["--head-learning-rate", 0.01, "--max-length", 64, "--bits", 32, "--no-validation", "--precision", "fp32"]
     mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
     assert run_kernel(script, given, competition, tmp_path) == mine
 
 
 def test_bits_are_refused_where_they_cannot_be_had(monkeypatch):
-    assert affordable_bits(None) == 32
+    assert resolve_bits(None) == 32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, by_itself in (((6, 0), 4), ((7, 5), 8), ((9, 0), 8)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
-        assert affordable_bits(None) == by_itself
+        assert resolve_bits(None) == by_itself
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
     with pytest.raises(UserError, match=r"--bits 8 needs a GPU of compute capability 7\.5.* 6\.0.*--bits 4"):
-        affordable_bits(8)
+        resolve_bits(8)
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match="bitsandbytes, which is not installed"):
-        affordable_bits(4)
+        resolve_bits(4)
 
 
 @pytest.mark.parametrize("script", METHODS)
 def test_a_model_of_another_family_is_refused(script, tmp_path):
-    done = run(f"{script}.py", "--model", pretrained.write(tmp_path, "bert"), code=2)
-    assert "'bert'" in done.stderr and "'deberta-v2'" in done.stderr
+    printed = run_here(f"{script}.py", "--model", pretrained.write(tmp_path, "bert"), "--output-dir", tmp_path, code=2)
+    assert "'bert'" in printed and "'deberta-v2'" in printed
 
 
 def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, tmp_path):
-    lora = import_module("deberta_lora").adapter
-    config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, limit=20)
-    adapters.run(lora, config)
+    config = options("deberta_lora", checkpoint, competition, tmp_path, bits=32, epochs=1, max_train_samples=20)
+    start(config, "deberta_lora")
     kept = tmp_path / "runs" / "deberta_lora" / "seed-1" / "refit" / "model"
     torch.manual_seed(1)
     other = pretrained.write(tmp_path / "other", "deberta-v2", **WIDER)
     with pytest.raises(UserError, match=r"was trained on tiny, and --model .*other has other weights"):
-        adapters.build(lora, options("deberta_lora", other, competition, tmp_path, bits=32, adapter=kept), other)
-    prefix = import_module("deberta_prefix").adapter
-    with pytest.raises(UserError, match="is of the kind LORA, and this script's are PREFIX_TUNING"):
-        adapters.build(prefix, options("deberta_prefix", checkpoint, competition, tmp_path, bits=32, adapter=kept), checkpoint)
+        build(options("deberta_lora", other, competition, tmp_path, bits=32, adapter=kept), "deberta_lora")
+    with pytest.raises(UserError, match="is of type LORA, and this script's are PREFIX_TUNING"):
+        build(options("deberta_prefix", checkpoint, competition, tmp_path, bits=32, adapter=kept), "deberta_prefix")
     with pytest.raises(UserError, match=r"tiny is no folder with an adapter: give one such as"):
         options("deberta_lora", checkpoint, competition, tmp_path, adapter=checkpoint).prepare("deberta_lora")
     for name, content in (
@@ -266,8 +292,8 @@ def test_an_adapter_of_another_base_or_kind_is_refused(checkpoint, competition, 
     ):
         damaged = shutil.copytree(kept, tmp_path / "damaged", dirs_exist_ok=True)
         (damaged / name).write_bytes(content)
-        with pytest.raises(UserError, match="is not an adapter that a run has left"):
-            adapters.build(lora, options("deberta_lora", checkpoint, competition, tmp_path, bits=32, adapter=damaged), checkpoint)
+        with pytest.raises(UserError, match="is not an adapter of a finished run"):
+            build(options("deberta_lora", checkpoint, competition, tmp_path, bits=32, adapter=damaged), "deberta_lora")
 
 
 def test_a_sentencepiece_model_is_read_as_deberta_v3_has_it(checkpoint, competition, tmp_path):
@@ -283,7 +309,7 @@ def test_a_sentencepiece_model_is_read_as_deberta_v3_has_it(checkpoint, competit
     (folder / "spm.vocab").unlink()
     AutoConfig.from_pretrained(checkpoint).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
-    tokeniser = AutoTokenizer.from_pretrained(folder)
-    ids = tokeniser("a superb film")["input_ids"]
-    assert (ids[0], ids[-1]) == (1, 2) and tokeniser.decode(ids[1:-1]).strip() == "a superb film"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("a superb film")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2) and tokenizer.decode(ids[1:-1]).strip() == "a superb film"
     assert trained("deberta_lora", folder, competition, tmp_path, bits=32, epochs=1).between(0, 1).all()

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from popcorn.batches import Reviews, by_length, shuffled
-from popcorn.layers import masked_max, masked_mean, reverse_within_length
-from popcorn.text import PAD, UNKNOWN
+from popcorn.data.batching import EncodedReviews, length_grouped_batches, sorted_batches
+from popcorn.data.word_tokenizer import PAD, UNKNOWN
+from popcorn.models.layers import masked_max, masked_mean, reverse_within_length
 
 LENGTHS = torch.tensor([7, 1, 4])
 
@@ -29,19 +29,19 @@ def test_batches_hold_every_review_once_and_alike_in_length():
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 400, 1_003)
     rows = np.arange(3, 1_003)
-    batches = shuffled(rows, lengths, 32, seed=1)
+    batches = length_grouped_batches(rows, lengths, 32, seed=1)
     assert np.array_equal(np.sort(np.concatenate(batches)), rows)
     assert {len(batch) for batch in batches} <= {31, 32}
     padded = sum(len(batch) * lengths[batch].max() for batch in batches)
     assert padded < 1.2 * lengths[rows].sum()
-    again, other = shuffled(rows, lengths, 32, seed=1), shuffled(rows, lengths, 32, seed=2)
+    again, other = length_grouped_batches(rows, lengths, 32, seed=1), length_grouped_batches(rows, lengths, 32, seed=2)
     assert all(np.array_equal(one, two) for one, two in zip(batches, again, strict=True))
     assert not all(np.array_equal(one, two) for one, two in zip(batches, other, strict=True))
-    assert np.array_equal(np.sort(np.concatenate(by_length(rows, lengths, 64))), rows)
+    assert np.array_equal(np.sort(np.concatenate(sorted_batches(rows, lengths, 64))), rows)
 
 
 def test_long_reviews_keep_head_and_tail_and_empty_ones_are_unknown():
-    reviews = Reviews(np.split(np.arange(2, 14, dtype=np.int32), [10, 10]), max_tokens=8)
+    reviews = EncodedReviews(np.split(np.arange(2, 14, dtype=np.int32), [10, 10]), max_length=8)
     batch, lengths = reviews.batch(np.array([0, 1, 2]))
     assert batch.tolist() == [[2, 3, 6, 7, 8, 9, 10, 11], [UNKNOWN] + [PAD] * 7, [12, 13] + [PAD] * 6]
     assert lengths.tolist() == [8, 1, 2]

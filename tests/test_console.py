@@ -11,8 +11,9 @@ from gensim.models import KeyedVectors
 from matplotlib import pyplot
 from rich.console import Console
 
-from popcorn import charts, ensemble, leaderboard, predict, score
-from popcorn.results import Row
+from popcorn.inference import predict
+from popcorn.reporting import ensemble, leaderboard, plots, score
+from popcorn.runs.results import Row
 
 SPEC = importlib.util.spec_from_file_location("glove_gensim", ROOT / "glove-gensim.py")
 glove_gensim = importlib.util.module_from_spec(SPEC)
@@ -63,11 +64,11 @@ def test_ensemble_shows_its_members(name, capsys):
 
 def test_neighbors_are_shown_as_they_are(tmp_path, capsys):
     keys = KeyedVectors(4)
-    words = ["film", *NAMES]
+    words = ["movie", *NAMES]
     keys.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), 4)).astype(np.float32))
     output = tmp_path / "[dim]v.kv"
     keys.save(str(output))
-    glove_gensim.show_neighbours(output, ("film", "[/b]"))
+    glove_gensim.show_neighbors(output, ("movie", "[/b]"))
     shown = "".join(re.sub(r"\s*│\s*│\s*|\n", " ", capsys.readouterr().out).split())
     assert all(name.replace(" ", "") in shown for name in NAMES) and "[dim]v.kv" in shown
 
@@ -81,7 +82,7 @@ class Model:
     def probability(self, texts):
         return np.array([0.9] * len(texts))
 
-    def words(self, text):
+    def explain(self, text):
         return [(word, self.weights.get(word, 0.0)) for word in text.split()]
 
 
@@ -105,7 +106,7 @@ def test_predict_colors_words_where_it_can(capsys):
 
 
 def row(name: str) -> Row:
-    return Row(name, 0.9, None, 0.01, 0.95, 0.9, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
+    return Row(name, 0.9, None, 0.01, 0.95, 0.9, False, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
 
 
 @pytest.mark.parametrize("name", ["a|b", "*a*", "`a`", "[a](b)", "<b>a", "a\\|b", "a\nb", "~~a~~"])
@@ -117,11 +118,11 @@ def test_markdown_cells_are_literal(name):
 
 
 def test_markdown_of_ordinary_names_is_unchanged():
-    assert leaderboard.markdown([row("lm_lstm-unlabelled")]).splitlines()[4].startswith("| lm_lstm-unlabelled | 0.9000 |")
+    assert leaderboard.markdown([row("lm_lstm-unlabeled")]).splitlines()[4].startswith("| lm_lstm-unlabeled | 0.9000 |")
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "$x_", "_hidden", r"$\frac{$"])
 def test_charts_write_names_as_they_are(name):
-    drawn = charts.learning_curves({name: [0.1, 0.2]}) + charts.accuracy_against_time([(name, 60.0, 0.9, 0.01)] * 2)
+    drawn = plots.learning_curves({name: [0.1, 0.2]}) + plots.accuracy_against_time([(name, 60.0, 0.9, 0.01)] * 2)
     assert len(re.findall(rf">\s*{re.escape(name)}\s*<", drawn)) == 3
     pyplot.close("all")

@@ -3,13 +3,13 @@ import zipfile
 import pytest
 from conftest import zipped
 
-from popcorn import data
+from popcorn.data import competition as competition_data
 from popcorn.errors import UserError
 
 ROWS = 'id\tsentiment\treview\n"1_9"\t1\t"It\'s ""\\"good\\"""<br />"\n"2_2"\t0\t""\n"3_1"\t0\tunquoted\\ text\x85\n"4_8"\t1\n'
 
 
-def written(folder, text, name=data.TRAIN):
+def written(folder, text, name=competition_data.TRAIN):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -17,7 +17,7 @@ def written(folder, text, name=data.TRAIN):
 
 def test_quoting_is_undone_and_ids_are_kept(tmp_path):
     path = written(tmp_path, ROWS)
-    found = data.read_reviews(path, data.COLUMNS[data.TRAIN])
+    found = competition_data.read_reviews(path, competition_data.COLUMNS[competition_data.TRAIN])
     assert found.ids == ['"1_9"', '"2_2"', '"3_1"', '"4_8"']
     assert found.labels.tolist() == [1, 0, 0, 1]
     assert found.texts == ['It\'s """good""" <br />'.replace(" <", "<"), "", "unquoted\\ text\x85", ""]
@@ -26,7 +26,9 @@ def test_quoting_is_undone_and_ids_are_kept(tmp_path):
 def test_zip_and_plain_file_are_the_same(tmp_path):
     path = written(tmp_path, ROWS)
     archive = zipped(path)
-    plain, packed = (data.read_reviews(each, data.COLUMNS[data.TRAIN]) for each in (path, archive))
+    plain, packed = (
+        competition_data.read_reviews(each, competition_data.COLUMNS[competition_data.TRAIN]) for each in (path, archive)
+    )
     assert (plain.ids, plain.texts) == (packed.ids, packed.texts)
 
 
@@ -49,7 +51,7 @@ HEAD = "id\tsentiment\treview\n"
 def test_bad_files_are_refused_by_row(tmp_path, text, said):
     path = written(tmp_path, text)
     with pytest.raises(UserError) as refusal:
-        data.read_reviews(path, data.COLUMNS[data.TRAIN])
+        competition_data.read_reviews(path, competition_data.COLUMNS[competition_data.TRAIN])
     assert said in str(refusal.value) and str(path) in str(refusal.value)
 
 
@@ -58,7 +60,7 @@ def test_truncated_zip_is_refused(tmp_path):
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="damaged or truncated"):
-        data.read_reviews(archive, data.COLUMNS[data.TRAIN])
+        competition_data.read_reviews(archive, competition_data.COLUMNS[competition_data.TRAIN])
 
 
 def test_damaged_zip_is_refused(tmp_path):
@@ -69,15 +71,15 @@ def test_damaged_zip_is_refused(tmp_path):
     content[start : start + 20] = bytes(20)
     archive.write_bytes(content)
     with pytest.raises(UserError, match="damaged or truncated"):
-        data.read_reviews(archive, data.COLUMNS[data.TRAIN])
+        competition_data.read_reviews(archive, competition_data.COLUMNS[competition_data.TRAIN])
 
 
 def test_order_of_the_places(tmp_path, monkeypatch, competition):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path / "kaggle")
-    monkeypatch.setattr(data.default, "folder", lambda: competition)
+    monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path / "kaggle")
+    monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
     places = {
-        "embedded default": None,
+        competition_data.FALLBACK: None,
         "data/": tmp_path / "data",
         "Kaggle input": tmp_path / "kaggle" / "competitions" / "word2vec-nlp-tutorial",
         "POPCORN_DATA": tmp_path / "variable",
@@ -89,16 +91,16 @@ def test_order_of_the_places(tmp_path, monkeypatch, competition):
             written(folder, ROWS)
         if source == "POPCORN_DATA":
             monkeypatch.setenv("POPCORN_DATA", str(folder))
-        found = data.find(folder if source == "--data-dir" else None)
+        found = competition_data.find_competition(folder if source == "--data-dir" else None)
         assert found.source == source
         assert found.folder.resolve() == (folder or competition).resolve()
 
 
-def test_the_default_is_announced(tmp_path, monkeypatch, competition, capsys):
+def test_the_fallback_is_announced(tmp_path, monkeypatch, competition, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path)
-    monkeypatch.setattr(data.default, "folder", lambda: competition)
-    data.find(None)
+    monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
+    competition_data.find_competition(None)
     assert "NOT comparable with Kaggle's score" in capsys.readouterr().out
 
 
@@ -108,12 +110,12 @@ def test_a_folder_asked_for_is_used_or_refused(tmp_path, made):
     if made:
         folder.mkdir()
     with pytest.raises(UserError, match=str(folder)):
-        data.find(folder)
+        competition_data.find_competition(folder)
 
 
-def test_embedded_default_holds_out_other_reviews():
-    competition = data.Competition(data.default.folder(), "embedded default")
-    train, test = competition.read(data.TRAIN), competition.read(data.TEST)
+def test_fallback_data_hold_out_other_reviews():
+    competition = competition_data.Competition(competition_data.fallback.folder(), competition_data.FALLBACK)
+    train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
     assert len(test.texts) == 5_000 and len(train.texts) > 19_000
     assert abs(train.labels.mean() - 0.5) < 0.01
     assert not set(train.texts) & set(test.texts)

@@ -9,19 +9,20 @@ import pandas as pd
 import pytest
 from conftest import run
 
-from popcorn import data, ensemble
-from popcorn.files import write_json
-from popcorn.score import score_test
-from popcorn.split import split_checksum
-from popcorn.submission import write_out_of_fold, write_submissions
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import split_checksum
+from popcorn.data.submission import write_out_of_fold, write_submissions
+from popcorn.metrics import score_test
+from popcorn.reporting import ensemble
+from popcorn.utils.files import write_json
 
 
 @pytest.fixture(scope="module")
 def folder(competition, tmp_path_factory):
     """Two members that see different halves of the evidence, one that repeats the first, one that sees nothing."""
     folder, generator = tmp_path_factory.mktemp("members"), np.random.default_rng(0)
-    its = data.find(competition)
-    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    its = competition_data.find_competition(competition)
+    train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     fold = np.arange(len(train.ids)) % 5 + 1
     labels = {"train": train.labels, "test": np.array([int(id.strip('"').split("_")[1]) > 5 for id in test.ids])}
     first: dict[str, np.ndarray] = {}
@@ -46,9 +47,8 @@ def figures_of(folder, name: str) -> dict:
 
 
 def test_two_views_are_better_than_each(folder, competition):
-    done = run(
-        "-m", "popcorn", "ensemble", "words", "order", "nothing", "--output-dir", folder, "--data-dir", competition, "--record"
-    )
+    where = "--output-dir", folder, "--data-dir", competition
+    done = run("-m", "popcorn", "ensemble", "words", "order", "nothing", *where, "--save-results")
     entry = figures_of(folder, "ensemble")
     assert entry["members"] == ["words", "order", "nothing"] and entry["accuracy"] > 0.85
     assert abs(entry["weights"][2]) < 0.3 < min(entry["weights"][:2])  # the stacker finds out who says nothing
@@ -66,8 +66,8 @@ def test_two_views_are_better_than_each(folder, competition):
 
 def test_ranks_know_no_scale(folder, competition):
     """A member with the first one's order in other numbers, of each fold others, changes nothing in the mean of the ranks."""
-    its = data.find(competition)
-    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    its = competition_data.find_competition(competition)
+    train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     first, again = (ensemble.read_member(folder / "submissions", name, train.ids, test.ids) for name in ("words", "again"))
     alone, _, _ = ensemble.blend([first], train.labels, ensemble.mean_rank)
     again = replace(again, train=again.train / again.fold)
@@ -77,8 +77,8 @@ def test_ranks_know_no_scale(folder, competition):
 
 def test_no_review_is_blended_by_its_own_label(folder, competition):
     """With labels that are chance, the out-of-fold figure stays at chance however many members there are to fit."""
-    its = data.find(competition)
-    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    its = competition_data.find_competition(competition)
+    train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     member = ensemble.read_member(folder / "submissions", "words", train.ids, test.ids)
     generator = np.random.default_rng(1)
     chance = [
@@ -90,8 +90,8 @@ def test_no_review_is_blended_by_its_own_label(folder, competition):
 
 
 def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
-    its = data.find(competition)
-    train, test = its.read(data.TRAIN), its.read(data.TEST)
+    its = competition_data.find_competition(competition)
+    train, test = its.read(competition_data.TRAIN), its.read(competition_data.TEST)
     submissions = tmp_path / "submissions"
     half = np.full(len(train.ids), 0.5)
     for name, fold in (("five", np.arange(400) % 5 + 1), ("four", np.arange(400) % 4 + 1), ("part", np.arange(400) % 2)):
@@ -101,7 +101,7 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
         (("five", "four"), "folds of four and five differ for"),
         (("five", "part"), "part.oof.csv has 200 rows where these data have 400"),
         (("five", "missing"), "missing.oof.csv: run the script of missing with --folds"),
-        (("five",), "at least two members"),
+        (("five",), "at least two different members"),
     ):
         done = run("-m", "popcorn", "ensemble", *names, "--output-dir", tmp_path, "--data-dir", competition, code=2)
         assert said in " ".join(done.stderr.split())
@@ -110,9 +110,9 @@ def test_what_cannot_be_blended_is_refused(folder, competition, tmp_path):
     write_submissions(submissions, "bad", its.sample_ids(), test.ids, np.full(len(test.ids), 0.5))
     for names, given, said in (
         (("five", "bad"), (), "bad.oof.csv, row 5: the sentiment is nan"),
-        (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run's own"),
-        (("five", "bad"), ("--name", "four"), "--name 'four' is a run's own"),
-        (("five",), ("--all",), "five were named: give one of the two"),
+        (("five", "bad"), ("--name", "bad"), "--name 'bad' is a run, whose submissions"),
+        (("five", "bad"), ("--name", "four"), "--name 'four' is a run, whose submissions"),
+        (("five",), ("--all",), "five were named too: give one of the two"),
     ):
         command = "-m", "popcorn", "ensemble", *names, *given, "--output-dir", tmp_path, "--data-dir", competition
         assert said in " ".join(run(*command, code=2).stderr.split())
@@ -126,7 +126,7 @@ def test_what_is_not_on_record_is_not_recorded(folder, competition):
     content = path.read_text()
     path.write_text(content.replace('"accuracy": 0', '"accuracy": 1'))
     try:
-        assert "does not record the run that is blended" in " ".join(run(*command, "--record", code=2).stderr.split())
+        assert "does not record the run that is blended" in " ".join(run(*command, "--save-results", code=2).stderr.split())
         assert not (folder / "submissions" / "two.csv").exists()
         run(*command)
     finally:

@@ -1,4 +1,4 @@
-"""Fine-tuning in this process: what a pretrained model reads, how it is trained, and that both engines train it alike."""
+"""Fine-tuning in this process: what a pretrained model reads, how it is trained, and that both trainers train it alike."""
 
 import json
 import re
@@ -11,7 +11,6 @@ import numpy as np
 import pretrained
 import pytest
 import torch
-from accelerate.utils import set_seed
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
@@ -25,17 +24,20 @@ import distilbert_native
 import distilbert_trainer
 import roberta_trainer
 from benchmarks import layouts
-from popcorn import data
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import Split
+from popcorn.data.subword_tokenizer import read_subwords
 from popcorn.errors import UserError
-from popcorn.experiment import Part
-from popcorn.finetune import FineTuner, hugging_face
-from popcorn.language_model import MaskedTrainer
-from popcorn.layers import mask_of
-from popcorn.native import native
-from popcorn.pretrained import parameter_groups
-from popcorn.rdrop import divergence, twice
-from popcorn.subwords import fine_tuning, load_tokeniser, read_subwords
-from popcorn.trainer import IGNORED, MicroBatches, Rows
+from popcorn.models.hub import find_checkpoint
+from popcorn.models.layers import mask_of
+from popcorn.models.tokenizer import load_tokenizer
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import FineTuner, HFTrainer
+from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.masked_lm import MaskedTrainer
+from popcorn.training.optim import layer_decay_groups
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.review_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
 
 SCRIPTS = {
     "bert_native": (bert_native.BERT, bert_native.Config),
@@ -45,13 +47,18 @@ SCRIPTS = {
     "distilbert_trainer": (distilbert_trainer.build, distilbert_trainer.Config),
     "roberta_trainer": (roberta_trainer.build, roberta_trainer.Config),
 }
+TRAIN = {"bert_native": bert_native.train, "distilbert_native": distilbert_native.train}
+"""the scripts' own loops"""
 # no dropout, and weights so large that a few steps tell one review from another
-STEADY = {"bert": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "initializer_range": 0.4}}
+STEADY = {
+    "bert": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "initializer_range": 0.4},
+    "distilbert": {"dropout": 0.0, "initializer_range": 0.4},
+}
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A tiny checkpoint of each family, the BERT without dropout."""
+    """A tiny checkpoint of each family, BERT and DistilBERT without dropout."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     return {family: pretrained.write(folder / family, family, **STEADY.get(family, {})) for family in pretrained.FAMILIES}
@@ -62,11 +69,13 @@ def config_of(checkpoints, competition):
     def make(script: str = "bert_trainer", **options):
         config = SCRIPTS[script][1]
         recipe = {
-            "model": str(checkpoints[config.FAMILY]), "data_dir": competition, "epochs": 2, "batch_size": 16,
+            "model": str(checkpoints[config.MODEL_TYPE]), "data_dir": competition, "epochs": 2, "batch_size": 16,
             "learning_rate": 2e-3, "precision": "fp32", "dropout": 0.0, "attention_dropout": 0.0, "checkpoint_every": 4,
             "name": "test",
         }  # fmt: skip
-        return config(**{name: value for name, value in (recipe | options).items() if hasattr(config, name)})
+        made = config(**{name: value for name, value in (recipe | options).items() if hasattr(config, name)})
+        find_checkpoint(made)
+        return made
 
     return make
 
@@ -83,57 +92,66 @@ class TwoLogits(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
 
-PART = Part("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
-BEST_BEFORE_THE_LAST = replace(PART, train=np.arange(300))
+SPLIT = Split("validated", np.arange(96), np.arange(300, 360))  # six batches of sixteen
+BEST_BEFORE_THE_LAST = replace(SPLIT, train=np.arange(300))
 
 
-def fitted(engine, build, config, folder, part=PART, deadline=float("inf"), change=lambda model: model, fits=1):
-    """The outcome of one fit, in its own folder, or of the last of several."""
-    task = fine_tuning(build, config)
-    folders = [folder / ("own" if number == 0 else f"own-{number}") for number in range(fits)]
-    for own in folders:
-        own.mkdir(parents=True, exist_ok=True)
+def trainer_of(script):
+    """The trainer of the script."""
+    return PyTorchTrainer(TRAIN[script]) if script in TRAIN else HFTrainer()
 
-    def make():
-        set_seed(config.seed)
-        return change(task.build())
 
-    with engine(task, config, folder, deadline) as fitting:
-        return [fitting(make, task.labels, part, own) for own in folders][-1]
+def loaded(build, config):
+    """The task, with its reviews."""
+    task = FinetuningTask(build, config)
+    task.load()
+    return task
+
+
+def fit(trainer, build, config, run_dir, *splits, deadline=float("inf"), change=lambda model: model):
+    """The result of the fit to the last of the splits."""
+    splits = splits or (SPLIT,)
+    for split in splits:
+        (run_dir / split.name).mkdir(parents=True, exist_ok=True)
+    task = loaded(lambda config, checkpoint: change(build(config, checkpoint)), config)
+    trainer.set_up(task, run_dir, deadline)
+    results = [trainer.fit(split) for split in splits]
+    trainer.finish()
+    return results[-1]
 
 
 # what the model reads
 
 
 def test_subwords_are_framed_and_keep_head_and_tail(config_of, competition):
-    config = config_of(max_tokens=20)
-    tokeniser = load_tokeniser(config)
-    texts = data.Competition(competition, "").read(data.TRAIN).texts
-    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, tokeniser, config)
+    config = config_of(max_length=20)
+    tokenizer = load_tokenizer(config)
+    texts = competition_data.Competition(competition, "").read(competition_data.TRAIN).texts
+    reviews = read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, tokenizer, config)
     for text, ids in zip(texts, reviews.reviews, strict=True):
-        whole = tokeniser(re.sub("<br />", " ", text), add_special_tokens=False)["input_ids"]
+        whole = tokenizer(re.sub("<br />", " ", text), add_special_tokens=False)["input_ids"]
         inside = whole if len(whole) <= 18 else whole[:4] + whole[-14:]
-        assert ids.tolist() == [tokeniser.cls_token_id, *inside, tokeniser.sep_token_id]
+        assert ids.tolist() == [tokenizer.cls_token_id, *inside, tokenizer.sep_token_id]
     tokens, lengths = reviews.batch(np.array([0, 1]))
-    assert (tokens[mask_of(lengths, tokens.shape[1]).logical_not()] == tokeniser.pad_token_id).all()
+    assert (tokens[mask_of(lengths, tokens.shape[1]).logical_not()] == tokenizer.pad_token_id).all()
 
 
 def test_more_tokens_than_positions_are_refused(config_of):
-    with pytest.raises(UserError, match=r"--max-tokens is 513: .* reads at most 512"):
-        load_tokeniser(config_of(max_tokens=513))
+    with pytest.raises(UserError, match=r"--max-length is 513: .* allows at most 512"):
+        load_tokenizer(config_of(max_length=513))
 
 
 def test_a_roberta_has_no_places_for_its_padding(config_of):
-    """Its tokenisers do not always say how much it reads."""
+    """Its tokenizers do not always say how much it reads."""
     config = config_of("roberta_trainer")
     folder = shutil.copytree(config.checkpoint, config.checkpoint.with_name("unsaid"))
     about = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(about | {"model_max_length": 10**30}))
-    with pytest.raises(UserError, match=r"--max-tokens is 514: .* reads at most 513"):  # of 514, and the padding's id is 0
-        load_tokeniser(config_of("roberta_trainer", model=str(folder), max_tokens=514))
+    with pytest.raises(UserError, match=r"--max-length is 514: .* allows at most 513"):  # of 514, and the padding's id is 0
+        load_tokenizer(config_of("roberta_trainer", model=str(folder), max_length=514))
 
 
-def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
+def test_weights_that_cannot_be_read_are_reported(config_of, tmp_path):
     """Half of a file, a pointer in its place, and a list of files that are not there."""
     whole = config_of().checkpoint
     for number, (name, content) in enumerate((
@@ -145,9 +163,10 @@ def test_weights_that_cannot_be_read_are_told(config_of, tmp_path):
         (folder / "model.safetensors").unlink()
         (folder / name).write_bytes(content)
         for further in (False, True):
-            task = fine_tuning(bert_trainer.build, config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path))
+            config = config_of(model=str(folder), further_pretrain=further, output_dir=tmp_path)
             with pytest.raises(UserError, match=r"the weights in .* cannot be read .*fetch or attach the whole model again"):
-                task.pretrain(float("inf")) if further else task.build()
+                task = loaded(bert_trainer.build, config)
+                task.pretrain(float("inf")) if further else task.new_model()
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
@@ -156,13 +175,13 @@ def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints):
     model = AutoModelForMaskedLM.from_pretrained(checkpoints[family]).eval()
     torch.manual_seed(0)
     tokens, mask = torch.randint(5, 2_000, (3, 9)), mask_of(torch.tensor([9, 4, 7]), 9)
-    labels = tokens.masked_fill((torch.rand(3, 9) < 0.6) | ~mask, IGNORED)
+    labels = tokens.masked_fill((torch.rand(3, 9) < 0.6) | ~mask, IGNORE_INDEX)
     inputs = {"input_ids": tokens.masked_fill(~mask, 0), "attention_mask": mask.long(), "labels": labels}
     trainer = object.__new__(MaskedTrainer)
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
     loss, outputs = trainer.mean_loss(model, inputs)
     theirs = model(**inputs)
-    assert outputs.logits.shape[:2] == (1, (labels != IGNORED).sum())
+    assert outputs.logits.shape[:2] == (1, (labels != IGNORE_INDEX).sum())
     assert theirs.logits.shape[:2] == (3, 9)  # nothing is left in the model
     torch.testing.assert_close(loss, theirs.loss)
     weights = list(model.parameters())
@@ -172,29 +191,31 @@ def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints):
 
 
 def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path):
-    """Of one review, and that of two words: its mean loss would be no number, and so the batch's."""
-    config = config_of(further_pretrain=True, pretrain_epochs=1, micro_batch=1, max_tokens=4, limit=32, output_dir=tmp_path)
-    task = fine_tuning(bert_trainer.build, config)
+    """A piece of one review, and that of two words: its mean loss would be no number, and so the batch's."""
+    config = config_of(
+        further_pretrain=True, pretrain_epochs=1, micro_batch_size=1, max_length=4, max_train_samples=32, output_dir=tmp_path
+    )
+    task = loaded(bert_trainer.build, config)
     task.pretrain(float("inf"))
-    assert all(weights.isfinite().all() for weights in task.build().parameters())
+    assert all(weights.isfinite().all() for weights in task.new_model().parameters())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_attention_dropout_is_the_option_s(script, config_of, tmp_path):
     """Whatever the checkpoint's was, in fine-tuning and in the training of the language model before it."""
     names = {"distilbert": ("dropout", "attention_dropout")}
-    family = SCRIPTS[script][1].FAMILY
+    family = SCRIPTS[script][1].MODEL_TYPE
     others, attention = names.get(family, ("hidden_dropout_prob", "attention_probs_dropout_prob"))
     checkpoint = pretrained.write(tmp_path / "checkpoint", family, **{others: 0.0, attention: 0.9})
     changes, further = [], []
     for share in (0.0, 0.5):
         config = config_of(script, model=str(checkpoint), attention_dropout=share, further_pretrain=True, pretrain_epochs=1)
-        config.limit, config.max_tokens, config.output_dir = 16, 8, tmp_path
-        task = fine_tuning(SCRIPTS[script][0], config)
+        config.max_train_samples, config.max_length, config.output_dir = 16, 8, tmp_path
+        task = loaded(SCRIPTS[script][0], config)
         task.pretrain(float("inf"))
         (new,) = set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
         further.append(new)
-        model = task.build().train()
+        model = task.new_model().train()
         tokens = torch.arange(1_000, 1_008).repeat(2, 1)
         inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens, torch.ones_like(tokens))
         first, second = (getattr(answer, "logits", answer) for answer in (model(*inputs), model(*inputs)))
@@ -255,7 +276,7 @@ def test_the_classifier_of_our_own_is_what_it_says(config_of):
 def test_lower_layers_learn_more_slowly_and_biases_do_not_decay(script, config_of):
     build, config = SCRIPTS[script][0], config_of(script, layer_decay=0.5, learning_rate=1.0, weight_decay=0.1)
     model = build(config, config.checkpoint)
-    groups = parameter_groups(model, 2, config)
+    groups = layer_decay_groups(model, 2, config)
     group_of = {id(weights): group for group in groups for weights in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(group_of) == len(list(model.parameters()))
     for name, weights in model.named_parameters():
@@ -265,11 +286,24 @@ def test_lower_layers_learn_more_slowly_and_biases_do_not_decay(script, config_o
         assert group["weight_decay"] == (0.0 if "bias" in name or "norm" in name.lower() else 0.1), name
 
 
-def test_both_engines_train_alike(config_of, tmp_path):
+def test_layer_decay_refuses_layers_that_it_does_not_find(config_of):
+    """They would all train at the head's learning rate."""
+    config = config_of(layer_decay=0.5)
+    model = bert_trainer.build(config, config.checkpoint)
+    model.bert.encoder.layer, model.bert.encoder.blocks = nn.ModuleList(), model.bert.encoder.layer
+    with pytest.raises(UserError, match=r"--layer-decay is 0.5, and .* of 2 of the model's 2 layers .*give --layer-decay 1,"):
+        layer_decay_groups(model, 2, config)
+    assert {group["lr"] for group in layer_decay_groups(model, 2, replace(config, layer_decay=1.0))} == {config.learning_rate}
+    model.bert.encoder.layer = model.bert.encoder.blocks[:1]
+    with pytest.raises(UserError, match="the parameters of 1 of the model's 2 layers"):
+        layer_decay_groups(model, 2, config)
+
+
+def test_both_trainers_train_alike(config_of, tmp_path):
     """The same seed, data and recipe: the same batches, losses and predictions."""
     config = config_of()
-    of_loop = fitted(native, TwoLogits, config, tmp_path / "native")
-    of_trainer = fitted(hugging_face, bert_trainer.build, config, tmp_path / "trainer")
+    of_loop = fit(PyTorchTrainer(bert_native.train), TwoLogits, config, tmp_path / "native")
+    of_trainer = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "trainer")
     assert of_loop.epoch == of_trainer.epoch
     for ours, theirs in zip(of_loop.history, of_trainer.history, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)  # version 4 logs four decimals
@@ -298,17 +332,16 @@ def without_memory(model: BertForSequenceClassification) -> BertForSequenceClass
 
 def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, tmp_path, capsys):
     """Batches of fifteen and sixteen: fails where the pieces' means are added up, or averaged as if they were of one size."""
-    config, part = config_of(epochs=1), replace(PART, train=np.arange(95))
-    plenty = fitted(hugging_face, bert_trainer.build, config, tmp_path / "plenty", part)
-    scarce = fitted(hugging_face, bert_trainer.build, config, tmp_path / "scarce", part, change=without_memory, fits=2)
+    config, split = config_of(epochs=1), replace(SPLIT, train=np.arange(95))
+    second, small = replace(split, name="second"), replace(config, micro_batch_size=4)
+    plenty = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "plenty", split)
+    scarce = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "scarce", split, second, change=without_memory)
     said = capsys.readouterr().out
     assert said.count("micro-batches of 8") == said.count("micro-batches of 4") == 1  # and in the second fit at once
     assert said.count("activations are recomputed") == 2
-    given = fitted(
-        hugging_face, bert_trainer.build, replace(config, micro_batch=4), tmp_path / "given", part, change=without_memory
-    )
-    in_loop = fitted(
-        native, TwoLogits, replace(config, micro_batch=4), tmp_path / "loop", part,
+    given = fit(HFTrainer(), bert_trainer.build, small, tmp_path / "given", split, change=without_memory)
+    in_loop = fit(
+        PyTorchTrainer(bert_native.train), TwoLogits, small, tmp_path / "loop", split,
         change=lambda model: without_memory(model.inner) and model,
     )  # fmt: skip
     assert "Out of memory" not in capsys.readouterr().out
@@ -317,11 +350,11 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, t
     assert given.history[0]["loss"] == pytest.approx(plenty.history[0]["loss"], abs=1e-5)
 
 
-def test_pieces_are_the_batches_of_the_native_loop(config_of, competition):
+def test_micro_batches_are_the_batches_of_the_native_loop(config_of, competition):
     config = config_of()
-    reviews = read_subwords(data.Competition(competition, ""), data.TRAIN, load_tokeniser(config), config)
+    reviews = read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, load_tokenizer(config), config)
     rows = np.arange(7, 107)  # seven batches, of fourteen or fifteen
-    whole, pieces = (MicroBatches(Rows(reviews, rows), 16, size, 1) for size in (16, 4))
+    whole, pieces = (LengthGroupedBatchSampler(ReviewDataset(reviews, rows), 16, size, 1) for size in (16, 4))
     assert len(whole) == 7 and pieces.accumulation == 4 and len(pieces) == 28
     together = list(pieces)
     for number, batch in enumerate(whole):
@@ -335,69 +368,67 @@ def test_pieces_are_the_batches_of_the_native_loop(config_of, competition):
 @pytest.mark.parametrize("script", ["bert_native", "bert_trainer"])
 def test_time_runs_out_and_the_fit_goes_on_later(script, config_of, tmp_path):
     """Stopped in the middle of the second epoch, with dropout, so that the random states count."""
-    build, engine = SCRIPTS[script][0], native if script == "bert_native" else hugging_face
-    config = config_of(script, dropout=0.5)
-    whole = fitted(engine, build, config, tmp_path / "whole")
+    build, config = SCRIPTS[script][0], config_of(script, dropout=0.5)
+    whole = fit(trainer_of(script), build, config, tmp_path / "whole")
 
     class Late:
-        """A deadline that passes after so many looks at it."""
+        """A deadline that passes at the ninth comparison with it."""
 
-        looks = 0
+        comparisons = 0
 
         def __le__(self, _):
-            Late.looks += 1
-            return Late.looks == 9
+            Late.comparisons += 1
+            return Late.comparisons == 9
 
-    first = fitted(engine, build, config, tmp_path / "parts", deadline=Late())
+    first = fit(trainer_of(script), build, config, tmp_path / "parts", deadline=Late())
     assert not first.complete and len(first.history) == 1 and len(first.test) == 100
-    again = fitted(engine, build, config, tmp_path / "parts")
+    again = fit(trainer_of(script), build, config, tmp_path / "parts")
     assert again.complete and np.array_equal(again.test, whole.test) and np.array_equal(again.validation, whole.validation)
     assert [each["loss"] for each in again.history] == pytest.approx([each["loss"] for each in whole.history], abs=1e-4)
 
 
-def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path, checkpoints):
+def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path):
     config = config_of(epochs=4, patience=4, learning_rate=5e-3)
-    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
-    labels = fine_tuning(bert_trainer.build, config).labels[PART.validation]
-    areas = [epoch["validation_auc"] for epoch in outcome.history]
-    assert outcome.epoch == int(np.argmax(areas)) + 1 < 4
-    assert roc_auc_score(labels, outcome.validation) == pytest.approx(max(areas))
-    assert log_loss(labels, outcome.validation) == pytest.approx(outcome.history[outcome.epoch - 1]["validation_loss"], abs=1e-5)
-    kept = tmp_path / "own" / "model"
-    model, tokeniser = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
-    text = data.Competition(config.data_dir, "").read(data.TEST).texts[0]
+    result = fit(HFTrainer(), bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
+    labels = competition_data.Competition(config.data_dir, "").read(competition_data.TRAIN).labels[SPLIT.validation]
+    areas = [epoch["validation_auc"] for epoch in result.history]
+    assert result.epoch == int(np.argmax(areas)) + 1 < 4
+    assert roc_auc_score(labels, result.validation) == pytest.approx(max(areas))
+    assert log_loss(labels, result.validation) == pytest.approx(result.history[result.epoch - 1]["validation_loss"], abs=1e-5)
+    kept = tmp_path / "validated" / "model"
+    model, tokenizer = BertForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
+    text = competition_data.Competition(config.data_dir, "").read(competition_data.TEST).texts[0]
     with torch.no_grad():
-        logits = model(**tokeniser(text.replace("<br />", " "), return_tensors="pt")).logits[0]
-    assert logits.softmax(0)[1].item() == pytest.approx(outcome.test[0], abs=1e-5)
+        logits = model(**tokenizer(text.replace("<br />", " "), return_tensors="pt")).logits[0]
+    assert logits.softmax(0)[1].item() == pytest.approx(result.test[0], abs=1e-5)
     assert not {path.suffix for path in kept.iterdir()} - {".json", ".safetensors", ".txt"}  # nothing that could run code
     # killed as it predicted, and gone on with in another place: the folder's paths are of the old one
     shutil.rmtree(kept)
-    (tmp_path / "own").rename(tmp_path / "there")
     (tmp_path / "moved").mkdir()
-    (tmp_path / "there").rename(tmp_path / "moved" / "own")
-    again = fitted(hugging_face, bert_trainer.build, config, tmp_path / "moved", BEST_BEFORE_THE_LAST)
-    assert again.epoch == outcome.epoch and np.array_equal(again.test, outcome.test)
+    (tmp_path / "validated").rename(tmp_path / "moved" / "validated")
+    again = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "moved", BEST_BEFORE_THE_LAST)
+    assert again.epoch == result.epoch and np.array_equal(again.test, result.test)
 
 
 def test_patience_ends_it_early_and_for_good(config_of, tmp_path):
     config = config_of(epochs=9, patience=1, learning_rate=1e-9)
-    for _ in range(2):  # killed before its outcome was kept, it is not taken up again
-        assert len(fitted(hugging_face, bert_trainer.build, config, tmp_path).history) == 2
+    for _ in range(2):  # killed before its result was saved, it is not trained further
+        assert len(fit(HFTrainer(), bert_trainer.build, config, tmp_path).history) == 2
 
 
 def test_few_reviews_make_a_schedule_too(config_of, tmp_path):
     """Three steps an epoch and three epochs: the rise takes less than a step."""
-    part = Part("refit", np.arange(48), np.arange(0))
-    assert fitted(native, TwoLogits, config_of(epochs=3), tmp_path, part).epoch == 3
+    split = Split("refit", np.arange(48), np.arange(0))
+    assert fit(PyTorchTrainer(bert_native.train), TwoLogits, config_of(epochs=3), tmp_path, split).epoch == 3
 
 
 def test_a_refit_follows_the_schedule_of_all_epochs(config_of, tmp_path):
     config = config_of(epochs=3)
-    part = Part("refit", np.arange(100), np.arange(0), epochs=2)
-    outcome = fitted(hugging_face, bert_trainer.build, config, tmp_path / "part", part)
-    whole = fitted(hugging_face, bert_trainer.build, config, tmp_path / "whole", replace(part, epochs=None))
-    assert outcome.epoch == 2 and len(outcome.validation) == 0
-    assert [each["loss"] for each in outcome.history] == [each["loss"] for each in whole.history[:2]]
+    split = Split("refit", np.arange(100), np.arange(0), epochs=2)
+    result = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "part", split)
+    whole = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "whole", replace(split, epochs=None))
+    assert result.epoch == 2 and len(result.validation) == 0
+    assert [each["loss"] for each in result.history] == [each["loss"] for each in whole.history[:2]]
 
 
 # R-Drop
@@ -407,17 +438,17 @@ def test_divergence_is_the_papers():
     log_odds = torch.randn(10, dtype=torch.float64) * 3
     first, second = (Bernoulli(logits=half) for half in log_odds.chunk(2))
     both = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
-    assert torch.allclose(divergence(log_odds), both) and (both > 0.01).any()
-    assert not divergence(log_odds[:5].repeat(2)).any()
+    assert torch.allclose(symmetric_kl(log_odds), both) and (both > 0.01).any()
+    assert not symmetric_kl(log_odds[:5].repeat(2)).any()
 
 
 def test_twice_goes_together():
-    tokens, lengths = twice(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    tokens, lengths = duplicate_batch(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
     assert tokens.tolist() == [[1, 2], [3, 0], [1, 2], [3, 0]] and lengths.tolist() == [2, 1, 2, 1]
 
 
 def test_rdrop_is_half_of_the_papers_loss():
-    """Equation 4, from two passes whose answers are given."""
+    """Equation 4, from two passes whose logits are given."""
     first, second, labels = torch.randn(3, 2), torch.randn(3, 2), torch.tensor([0, 1, 1])
 
     def model(input_ids, labels):
@@ -425,22 +456,21 @@ def test_rdrop_is_half_of_the_papers_loss():
         return SequenceClassifierOutput(loss=nn.functional.cross_entropy(logits, labels), logits=logits)
 
     model.training = True
-    found, _ = FineTuner.mean_loss(SimpleNamespace(rdrop=3.0), model, {"input_ids": torch.zeros(3, 5), "labels": labels})
+    found, _ = FineTuner.mean_loss(SimpleNamespace(rdrop_alpha=3.0), model, {"input_ids": torch.zeros(3, 5), "labels": labels})
     p, q = first.softmax(1), second.softmax(1)
     both = ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)) / 2
     papers = -p[[0, 1, 2], labels].log() - q[[0, 1, 2], labels].log() + 3 * both
     assert torch.allclose(found, papers.mean() / 2)
 
 
-@pytest.mark.parametrize("script", ["bert_native", "bert_trainer"])
+@pytest.mark.parametrize("script", ["bert_native", "distilbert_native", "bert_trainer"])
 def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, config_of, tmp_path):
-    build, engine = SCRIPTS[script][0], native if script == "bert_native" else hugging_face
     losses = {}
     for dropout in (0.0, 0.5):
         for alpha in (0.0, 20.0):
-            config = config_of(script, dropout=dropout, rdrop=alpha, epochs=3, patience=3)
-            outcome = fitted(engine, build, config, tmp_path / f"{dropout}-{alpha}")
-            losses[dropout, alpha] = outcome.history[-1]["validation_loss"]
+            config = config_of(script, dropout=dropout, rdrop_alpha=alpha, epochs=3, patience=3)
+            result = fit(trainer_of(script), SCRIPTS[script][0], config, tmp_path / f"{dropout}-{alpha}")
+            losses[dropout, alpha] = result.history[-1]["validation_loss"]
     assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 20.0], abs=1e-4)
     assert abs(losses[0.5, 0.0] - losses[0.5, 20.0]) > 1e-3
 

@@ -8,27 +8,27 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pretrained
 import pytest
-from conftest import ROOT, run, run_kernel
+from conftest import ROOT, run, run_here, run_kernel, some_fast
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from popcorn import engine
-from popcorn.experiment import Outcome
-from popcorn.subwords import fine_tuning
+from popcorn.runs import run as run_flow
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.fit_result import FitResult
+from popcorn.training.processes import start_processes
 
 SCRIPTS = {
     "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
     "distilbert_trainer": "distilbert", "roberta_trainer": "roberta",
 }  # fmt: skip
 RECIPE = "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.005", "--checkpoint-every", "5"
-FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--final"
+FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--no-validation"
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,21 @@ def options(competition, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(*options("bert_trainer"), "--output-dir", folder, "--record")
+    run(*options("bert_trainer"), "--output-dir", folder, "--save-results")
     return folder
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", some_fast(["bert_native", "roberta_trainer"], SCRIPTS))
 def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path, monkeypatch):
     # in this process, which has loaded the libraries already; its kernel does it as a command
-    monkeypatch.setattr(sys, "argv", [*map(str, options(script)), "--output-dir", str(tmp_path), "--record", "--final"])
+    monkeypatch.setattr(
+        sys, "argv", [*map(str, options(script)), "--output-dir", str(tmp_path), "--save-results", "--no-validation"]
+    )
     runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["auc"] > 0.9 and entry["weights"] == SCRIPTS[script] and len(entry["weights_sha256"]) == 64
     given = [option for option in options(script)[1:] if option not in ("--data-dir", competition)]
-    assert run_kernel(script, [*given, "--final"], competition, tmp_path) == submissions(tmp_path, script)
+    assert run_kernel(script, [*given, "--no-validation"], competition, tmp_path) == submissions(tmp_path, script)
 
 
 def test_a_run_leaves_all_that_it_promises(undisturbed):
@@ -84,17 +86,17 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
     (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
     (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
-    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume", "--record")
+    done = run(*options("bert_trainer"), "--output-dir", tmp_path, "--resume", "--save-results")
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     assert first == killed and entry["seconds"] == first["seconds"] + second["seconds"]
-    assert "Going on with the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
+    assert "Resuming the run" in done.stdout and "it/s" in done.stderr  # the Trainer shows how far it is
     assert submissions(tmp_path, "bert_trainer") == submissions(undisturbed, "bert_trainer")
 
 
 def test_two_processes_train_alike(undisturbed, options, tmp_path):
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--record", OMP_NUM_THREADS="1")
+    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--save-results", OMP_NUM_THREADS="1")
     assert done.stdout.count("Test: accuracy") == 1
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     (alone,) = json.loads((undisturbed / "results" / "bert_trainer.json").read_text())["runs"]
@@ -113,7 +115,7 @@ def pretrained_further(options, tmp_path_factory):
 
 def test_the_language_model_is_trained_once_and_used_again(pretrained_further, options):
     output, first = pretrained_further
-    assert "A language model is trained on 460 reviews" in first.stdout  # 400 labelled, 60 unlabelled
+    assert "Training a language model on 460 reviews" in first.stdout  # 400 labeled, 60 unlabeled
     (folder,) = (output / "runs" / "further-pretrained").glob("*/")
     from safetensors.torch import load_file
 
@@ -122,10 +124,10 @@ def test_the_language_model_is_trained_once_and_used_again(pretrained_further, o
     changed = {name for name in before if not before[name].equal(after[name])}
     assert "embeddings.word_embeddings.weight" in changed and not any(name.startswith("pooler") for name in changed)
     again = run(*options("bert_scratch"), *FURTHER, "--output-dir", output)
-    assert "is used again" in again.stdout and "A language model is trained" not in again.stdout
+    assert "Reusing the language model" in again.stdout and "Training a language model" not in again.stdout
 
 
-def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_further, options, tmp_path):
+def test_a_time_budget_that_ends_in_the_pretraining_is_reported_and_nothing_is_lost(pretrained_further, options, tmp_path):
     further = (*options("bert_native"), *FURTHER, "--output-dir", tmp_path)
     done = run(*further, "--time-budget", "1s", code=2)
     assert "the time budget ended in the training of the language model, after 1 of 29 steps" in done.stderr
@@ -134,19 +136,22 @@ def test_time_that_ends_in_the_pretraining_is_told_and_not_lost(pretrained_furth
 
 
 def test_a_kill_in_the_refit_leaves_the_validated_models_submission(options, competition, tmp_path):
-    @contextmanager
-    def killed(task, config, folder, deadline):
-        def fit(build, targets, part, own):
-            if part.name == "refit":
-                raise KeyboardInterrupt
-            return Outcome(np.zeros(len(part.validation)), np.linspace(0, 1, len(task.test)), epoch=1, history=[{"epoch": 1}])
+    class KilledTrainer:
+        start = staticmethod(start_processes)
 
-        yield fit
+        def set_up(self, task, run_dir, deadline):
+            self.task = task
+
+        def fit(self, split):
+            if split.name == "refit":
+                raise KeyboardInterrupt
+            test = np.linspace(0, 1, len(self.task.test))
+            return FitResult(np.zeros(len(split.validation)), test, epoch=1, history=[{"epoch": 1}])
 
     script = import_module("bert_native")
     config = script.Config(model=str(options("bert_native")[2]), data_dir=competition, output_dir=tmp_path, name="killed")
     with pytest.raises(SystemExit):
-        engine.run(killed, lambda: fine_tuning(script.BERT, config), config)
+        run_flow.run(FinetuningTask(script.BERT, config), KilledTrainer())
     assert pd.read_csv(tmp_path / "submissions" / "killed.proba.csv")["sentiment"].nunique() == 100
 
 
@@ -174,14 +179,14 @@ def test_a_checkpoint_with_more_classes_is_refused(options, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_explains_every_field(script):
-    shown = run(f"{script}.py", "--help").stdout
+    shown = run_here(f"{script}.py", "--help")
     for field in dataclasses.fields(import_module(script).Config):
         assert f"--{field.name.replace('_', '-')}" in shown
 
 
-def test_mistakes_are_told_in_one_sentence(options, tmp_path):
+def test_mistakes_are_reported_in_one_sentence(options, tmp_path):
     for script, extra, said in (
-        ("bert_trainer", ("--max-tokens", "900"), "reads at most 512"),
+        ("bert_trainer", ("--max-length", "900"), "allows at most 512"),
         ("bert_scratch", ("--last-layers", "0"), "--last-layers is 0: "),
     ):
         done = run(*options(script), "--output-dir", tmp_path, *extra, code=2)

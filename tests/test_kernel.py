@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SMALL, run
 from nbclient import NotebookClient
 
-from popcorn import kernel
+from popcorn.kaggle import kernel
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "parse(Config)" in path.read_text() and path.stem != "glove-gensim")
 
@@ -19,24 +19,30 @@ def test_a_kernel_has_what_its_script_imports_and_no_other_model(script):
     made = "\n".join(kernel.parts(script, []))
     names = [node.slice.value for node in ast.walk(ast.parse(made)) if isinstance(node, ast.Subscript) and isinstance(
         node.value, ast.Name) and node.value.id == "FILES"]  # fmt: skip
-    assert "popcorn/data.py" in names and all(name.startswith("popcorn/") for name in names)
-    assert (ROOT / f"{script}.py").read_text() in made and (ROOT / "popcorn" / "data.py").read_text() in made
+    reader = "popcorn/data/competition.py"
+    assert reader in names and all(name.startswith("popcorn/") for name in names)
+    assert (ROOT / f"{script}.py").read_text() in made and (ROOT / reader).read_text() in made
     others = [other for other in SCRIPTS if other != script and f"\nimport {other}" in made.split("# MODEL")[1]]
     assert not others
 
 
 def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
     files = {
-        name: [ROOT / f"{name}.py", *kernel.needed(ROOT / f"{name}.py", False)] for name in ("nbsvm", "lstm", "deberta_lora")
+        name: [ROOT / f"{name}.py", *kernel.local_imports(ROOT / f"{name}.py", False)]
+        for name in ("nbsvm", "lstm", "deberta_lora")
     }
     packages = {name: {re.match(r"\w+", line)[0] for line in kernel.packages(files[name])} for name in files}
     assert packages["lstm"] == packages["nbsvm"] | {"gensim"} and packages["deberta_lora"] >= {"peft", "bitsandbytes", "tyro"}
-    assert not {path.stem for path in files["lstm"]} & {"trainer", "finetune", "adapters", "deberta", "linear", "loading"}
-    assert not {path.stem for path in files["nbsvm"]} & {"engine", "loop", "vectors"}
+    used = {name: {path.stem for path in paths} for name, paths in files.items()}
+    of_hf_trainer = {"hf_trainer", "review_trainer", "finetuning_task", "adapters", "deberta"}
+    of_word_models = {"pytorch_trainer", "session", "loop", "word_model", "word_vectors"}
+    assert of_hf_trainer <= used["deberta_lora"] and of_word_models <= used["lstm"] and "sklearn_pipeline" in used["nbsvm"]
+    assert not used["lstm"] & {*of_hf_trainer, "sklearn_pipeline", "load"}
+    assert not used["nbsvm"] & {*of_hf_trainer, *of_word_models, "load"}
 
 
 def test_the_teacher_comes_along_where_it_is_needed():
-    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--unlabelled"]))
+    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--pseudo-labels"]))
 
 
 def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):
@@ -79,7 +85,7 @@ def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):
 
 
 def test_a_notebook_runs_from_top_to_bottom(competition, glove, tmp_path, monkeypatch):
-    options = " ".join(map(str, ["--data-dir", competition, "--vectors", glove, *SMALL, "--final"]))
+    options = " ".join(map(str, ["--data-dir", competition, "--word-vectors", glove, *SMALL, "--no-validation"]))
     kernel.write_kernel("lstm", tmp_path, "somebody", options, None, as_notebook=True)
     made = nbformat.read(tmp_path / "lstm" / "lstm.ipynb", as_version=4)
     nbformat.validate(made)

@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 
 import lm_lstm
 from lm_lstm import LMLSTM, Config, Encoder, LanguageModel
-from popcorn.batches import Reviews
-from popcorn.data import Competition
-from popcorn.engine import Task
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.competition import Competition
+from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
-from popcorn.text import PAD
-from popcorn.trainer import IGNORED, ReviewTrainer
-from popcorn.word_language_model import WEIGHTS, WordLanguageModel, collate
+from popcorn.training.review_trainer import IGNORE_INDEX, ReviewTrainer
+from popcorn.training.word_lm import WEIGHTS, LanguageModelTask, WordLanguageModel, collate
 
 WORDS, WIDTH = 12, 6
 TOKENS = torch.tensor([[3, 5, 7, 2, 9], [4, 6, 8, PAD, PAD], [5, PAD, PAD, PAD, PAD]])
@@ -27,7 +26,7 @@ LENGTHS = torch.tensor([5, 3, 1])
 @pytest.fixture(autouse=True)
 def clusters(monkeypatch):
     """Three of them, as with a whole vocabulary, and none of a word alone."""
-    monkeypatch.setattr(lm_lstm, "COMMON", (4, 8))
+    monkeypatch.setattr(lm_lstm, "CUTOFFS", (4, 8))
 
 
 @pytest.fixture
@@ -37,8 +36,8 @@ def language_model():
     return LanguageModel(Config(hidden=4), torch.randn(WORDS, WIDTH), counts).eval()
 
 
-def test_every_word_is_asked_for_but_those_without_a_neighbour(language_model):
-    """4 + 2 + 0 words have one before them, as many one behind; padding and what stands there are not asked for."""
+def test_every_word_is_predicted_but_those_without_a_neighbor(language_model):
+    """4 + 2 + 0 words have one before them, as many one behind; padding and what stands there are no targets."""
     with torch.no_grad():
         found = language_model(TOKENS, LENGTHS)
         noise = language_model(torch.where(TOKENS == PAD, 10, TOKENS), LENGTHS)
@@ -47,10 +46,10 @@ def test_every_word_is_asked_for_but_those_without_a_neighbour(language_model):
     assert torch.allclose(found[[4, 5, 10, 11]], alone, atol=1e-6)
     batch = collate([{"input_ids": row[:length].tolist()} for row, length in zip(TOKENS, LENGTHS, strict=True)])
     assert torch.equal(batch["tokens"], TOKENS) and torch.equal(batch["lengths"], LENGTHS)
-    assert (batch["labels"] != IGNORED).sum() == 6
+    assert (batch["labels"] != IGNORE_INDEX).sum() == 6
 
 
-def test_no_direction_sees_what_it_foretells(language_model):
+def test_no_direction_sees_what_it_predicts(language_model):
     """Another word in the middle of five: forwards its own answer and those behind it change, backwards those before it."""
     changed = TOKENS[:1].clone()
     changed[0, 2] = 8
@@ -68,36 +67,36 @@ def test_the_probabilities_of_all_words_are_one(language_model):
         behind = [language_model(torch.tensor([[3, word]]), two)[0].exp().item() for word in range(WORDS)]
         before = [language_model(torch.tensor([[word, 3]]), two)[1].exp().item() for word in range(WORDS)]
     assert sum(behind) == pytest.approx(1, abs=1e-5) and sum(before) == pytest.approx(1, abs=1e-5)
-    assert language_model.place[[10, 11, 2, 0]].tolist() == [0, 1, 2, 11]
+    assert language_model.frequency_rank[[10, 11, 2, 0]].tolist() == [0, 1, 2, 11]
     equal = LanguageModel(Config(hidden=4), torch.randn(50_000, 2), torch.ones(50_000))
-    assert torch.equal(equal.place, torch.arange(50_000))
+    assert torch.equal(equal.frequency_rank, torch.arange(50_000))
 
 
 VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def task(**origin) -> Task:
-    """Reviews that count from their first word, so that every other word is known from its neighbour; the test is of one word."""
+def task(config: Config, **provenance) -> LanguageModelTask:
+    """Reviews that count from their first word, so that every other word is known from its neighbor; the test is of one word."""
     starts = np.random.default_rng(0).integers(2, WORDS, 96)
     texts = [(np.arange(start, start + 8) - 2) % (WORDS - 2) + 2 for start in starts]
-    reviews, nothing = Reviews([text.astype(np.int32) for text in texts], 50), np.zeros(0, np.int64)
-    return Task(
-        Competition(Path("nowhere"), "test"), [], [], nothing, train=reviews,
-        test=Reviews([np.full(8, WORDS - 1, np.int32)] * 96, 50),
-        build=lambda: LMLSTM(config_of(Path("unused")), VECTORS), groups=lambda model: [], origin=origin,
-    )  # fmt: skip
+    made = LanguageModelTask(LMLSTM, LanguageModel, config)
+    made.competition, made.vectors, made.provenance = Competition(Path("nowhere"), "test"), VECTORS, provenance
+    made.train = EncodedReviews([text.astype(np.int32) for text in texts], 50)
+    made.test = EncodedReviews([np.full(8, WORDS - 1, np.int32)] * 96, 50)
+    made.language_model = WordLanguageModel(LanguageModel, made)
+    return made
 
 
 def config_of(folder: Path, **options) -> Config:
     options = {
-        "pretrain_epochs": 6, "pretrain_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
+        "pretrain_epochs": 6, "pretrain_learning_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
         "word_dropout": 0.0, "dropout": 0.0,
     } | options  # fmt: skip
     return Config(batch_size=16, output_dir=folder, **options)
 
 
-def first_of(folder: Path, its: Task | None = None, **options) -> WordLanguageModel:
-    return WordLanguageModel(LanguageModel, config_of(folder, **options), its or task(), VECTORS)
+def first_of(folder: Path, **options) -> WordLanguageModel:
+    return task(config_of(folder, **options)).language_model
 
 
 def test_it_learns_what_follows_and_what_goes_before(tmp_path):
@@ -108,27 +107,35 @@ def test_it_learns_what_follows_and_what_goes_before(tmp_path):
 
 
 def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path, capsys):
-    its = task()
-    first = first_of(tmp_path, its)
-    first.train(float("inf"))
+    its = task(config_of(tmp_path))
+    first = its.language_model
+    its.pretrain(float("inf"))
     kept = load_file(first.folder / WEIGHTS)
     assert kept.keys() == Encoder(config_of(tmp_path), torch.zeros(WORDS, WIDTH)).state_dict().keys()
-    model, bare = first.before(its.build)(), its.build()
+    model, bare = its.build_model(), LMLSTM(its.config, VECTORS)
     assert all(torch.equal(kept[name], weights) for name, weights in model.encoder.state_dict().items())
-    assert not torch.equal(bare.encoder.forwards.weight_hh_l0, model.encoder.forwards.weight_hh_l0)
-    assert "A language model is trained on 96 reviews" in capsys.readouterr().out
-    first_of(tmp_path, its).train(0.0)  # there is no time for a second one
-    assert "is used again" in capsys.readouterr().out
-    differing = {"seed": 2, "max_tokens": 6, "hidden": 8, "dropout": 0.1, "word_dropout": 0.1, "pretrain_rate": 0.1, "limit": 50}
+    assert not torch.equal(bare.encoder.lstm.forward_rnn.weight_hh_l0, model.encoder.lstm.forward_rnn.weight_hh_l0)
+    assert "Training a language model on 96 reviews" in capsys.readouterr().out
+    task(config_of(tmp_path)).pretrain(0.0)  # there is no time for a second one
+    assert "Reusing the language model" in capsys.readouterr().out
+    differing = {
+        "seed": 2,
+        "max_length": 6,
+        "hidden": 8,
+        "dropout": 0.1,
+        "word_dropout": 0.1,
+        "pretrain_learning_rate": 0.1,
+        "max_train_samples": 50,
+    }
     others = {first_of(tmp_path, **{name: value}).folder for name, value in differing.items()}
-    others |= {first_of(tmp_path, task(vectors="other ones")).folder, first.folder}
+    others |= {task(config_of(tmp_path), vectors="other ones").language_model.folder, first.folder}
     assert len(others) == 9
     losses = [entry["loss"] for entry in json.loads((first.folder / "log.json").read_text())["log"] if "loss" in entry]
     assert len(losses) >= 6
     assert first.dataset.reviews is its.train
     (first.folder / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(UserError, match=r"is damaged.*remove the folder"):
-        first.before(its.build)()
+        its.build_model()
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

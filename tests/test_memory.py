@@ -6,32 +6,30 @@ import numpy as np
 import pretrained
 import pytest
 import torch
-from test_loop import fit_of, reviews  # noqa: F401
+from test_loop import reviews, session_of, train  # noqa: F401
 from torch import nn
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 import deberta_lora
 from popcorn import errors
-from popcorn.adapters import predicting
-from popcorn.batches import Reviews
-from popcorn.data import Competition
-from popcorn.engine import Task
-from popcorn.errors import UserError, one_sentence
-from popcorn.experiment import Part
-from popcorn.finetune import probability
-from popcorn.predictors import Neural
-from popcorn.subwords import load_tokeniser
-from popcorn.trainer import PredictingTrainer, within_memory
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.splits import Split
+from popcorn.errors import UserError, exit_on_user_error
+from popcorn.inference.predictors import Neural
+from popcorn.models.tokenizer import load_tokenizer
+from popcorn.training.adapters import AdapterTask, PredictOnlyTrainer
+from popcorn.training.hf_trainer import predict_probability
+from popcorn.training.review_trainer import PredictingTrainer, retry_on_oom
 
 
 @pytest.fixture(autouse=True)
 def uncollected(monkeypatch):
     """To collect garbage takes most of a second with all libraries loaded."""
-    for module in ("loop", "memory", "trainer"):
-        monkeypatch.setattr(f"popcorn.{module}.clear_device_cache", lambda **_: None)
+    for module in ("session", "memory", "review_trainer"):
+        monkeypatch.setattr(f"popcorn.training.{module}.clear_device_cache", lambda **_: None)
 
 
-ENDS_OF_MEMORY = [
+OUT_OF_MEMORY = [
     RuntimeError("CUDA out of memory. Tried to allocate 1 GiB"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     torch.OutOfMemoryError("Allocation on device 0 would exceed the limit"),
@@ -59,11 +57,11 @@ OTHERS = [
     OSError(errno.ENOSPC, "No space left on device"),
     UserError("memory does not suffice: out of memory"),
 ]
-SOME = ENDS_OF_MEMORY[1], ENDS_OF_MEMORY[5], MemoryError()
+SOME = OUT_OF_MEMORY[1], OUT_OF_MEMORY[5], MemoryError()
 
 
-@pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=lambda error: str(error)[:30])
-def test_ends_of_memory_are_recognized_and_training_takes_smaller_pieces(error):
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:30])
+def test_out_of_memory_errors_are_recognized_and_training_takes_smaller_micro_batches(error):
     tried = []
 
     def train(size: int) -> int:
@@ -72,19 +70,19 @@ def test_ends_of_memory_are_recognized_and_training_takes_smaller_pieces(error):
             raise error
         return size
 
-    assert within_memory(train, 12) == 1 and tried == [12, 6, 3, 1]
+    assert retry_on_oom(train, 12) == 1 and tried == [12, 6, 3, 1]
     assert errors.is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[:30])
-def test_other_errors_are_not_taken_for_it(error):
+def test_other_errors_are_not_taken_for_out_of_memory(error):
     def train(size: int) -> None:
         tried.append(size)
         raise error
 
     tried = []
     with pytest.raises(type(error)):
-        within_memory(train, 12)
+        retry_on_oom(train, 12)
     assert tried == [12] and not errors.is_out_of_memory(error)
 
 
@@ -93,9 +91,9 @@ def test_where_one_review_is_too_much_there_is_a_sentence(error, capsys):
     def train(size: int) -> None:
         raise error
 
-    with pytest.raises(UserError, match="give a smaller --micro-batch"):
-        within_memory(train, 2)
-    with pytest.raises(SystemExit), one_sentence():  # wherever else it is met
+    with pytest.raises(UserError, match="give a smaller --micro-batch-size"):
+        retry_on_oom(train, 2)
+    with pytest.raises(SystemExit), exit_on_user_error():  # wherever else it occurs
         raise error
     assert "error: memory does not suffice" in capsys.readouterr().err
 
@@ -124,10 +122,10 @@ def scarce(model, **given):
 
 @pytest.mark.parametrize("in_training", [True, False])
 @pytest.mark.parametrize("error", SOME, ids=lambda error: str(error)[:30])
-def test_the_native_loop_goes_on(error, in_training, fit_of, capsys):  # noqa: F811
+def test_the_native_loop_goes_on(error, in_training, session_of, capsys):  # noqa: F811
     steady = {"dropout": 0.0, "word_dropout": 0.0, "epochs": 1}
-    plenty = fit_of(folder="plenty", **steady).run()
-    found = fit_of(lambda model: scarce(model, error=error, in_training=in_training), folder="scarce", **steady).run()
+    plenty = train(session_of(folder="plenty", **steady))
+    found = train(session_of(lambda model: scarce(model, error=error, in_training=in_training), folder="scarce", **steady))
     assert "Out of memory" in capsys.readouterr().out
     assert np.allclose(plenty.test, found.test, atol=1e-4) and plenty.test.std() > 1e-3
     assert np.allclose(plenty.validation, found.validation, atol=1e-4)
@@ -142,10 +140,10 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def texts():
     generator = np.random.default_rng(0)
-    return Reviews([generator.integers(1_000, 2_000, generator.integers(3, 20)).astype(np.int32) for _ in range(21)], 50)
+    return EncodedReviews([generator.integers(1_000, 2_000, generator.integers(3, 20)).astype(np.int32) for _ in range(21)], 50)
 
 
-def of_the_library(checkpoint, error=None):
+def library_model(checkpoint, error=None):
     torch.manual_seed(1)
     model = BertForSequenceClassification.from_pretrained(checkpoint, num_labels=2).eval()
     if error:
@@ -155,25 +153,24 @@ def of_the_library(checkpoint, error=None):
 
 @pytest.mark.parametrize("error", SOME, ids=lambda error: str(error)[:30])
 def test_the_trainers_prediction_goes_on(error, checkpoint, texts, tmp_path, capsys):
-    """That of its training too, whose evaluation has labels; and of an adapter that is given."""
+    """That of its training too, whose evaluation has labels; and that of `--adapter`."""
     options = TrainingArguments(output_dir=str(tmp_path), per_device_eval_batch_size=8, report_to=[], use_cpu=True)
     config = deberta_lora.Config(model=str(checkpoint), output_dir=tmp_path, batch_size=8, precision="fp32")
     config.checkpoint = checkpoint
-    collate = DataCollatorWithPadding(load_tokeniser(config))
+    tokenizer = load_tokenizer(config)
+    collate = DataCollatorWithPadding(tokenizer)
     rows = np.arange(len(texts))
-    plenty, few = (PredictingTrainer(of_the_library(checkpoint, each), options, collate) for each in (None, error))
-    wanted = probability(plenty, texts, rows)
-    assert np.allclose(probability(few, texts, rows), wanted, atol=1e-6) and wanted.std() > 1e-3
+    plenty, few = (PredictingTrainer(library_model(checkpoint, each), options, collate) for each in (None, error))
+    wanted = predict_probability(plenty, texts, rows)
+    assert np.allclose(predict_probability(few, texts, rows), wanted, atol=1e-6) and wanted.std() > 1e-3
     assert few.pieces.largest == 4 and capsys.readouterr().out.count("Out of memory") == 1
     inputs = {"input_ids": texts.batch(rows)[0], "labels": torch.from_numpy(rows % 2)}
     for ours, theirs in zip(*(each.prediction_step(each.model, dict(inputs), False) for each in (few, plenty)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
-    task = Task(
-        Competition(tmp_path, "test"), [], [], np.zeros(0), train=texts, test=texts, groups=lambda model: [], origin={},
-        build=lambda: of_the_library(checkpoint, error),
-    )  # fmt: skip
-    with predicting(task, config, tmp_path, float("inf")) as fitting:
-        found = fitting(task.build, np.zeros(0), Part("refit", rows, rows[:0]), tmp_path)
+    task, trainer = AdapterTask(deberta_lora.peft_config, config), PredictOnlyTrainer()
+    task.test, task.tokenizer, task.build = texts, tokenizer, lambda config, checkpoint: library_model(checkpoint, error)
+    trainer.set_up(task, tmp_path, float("inf"))
+    found = trainer.fit(Split("refit", rows, rows[:0]))
     assert np.allclose(found.test, wanted, atol=1e-6)
 
 
@@ -184,7 +181,7 @@ def test_a_saved_models_prediction_goes_on(error, texts):
             raise error
         return tokens.sum(1) / 10_000 - lengths
 
-    model = Neural(answer, nn.Embedding(2, 2), lambda given: texts, lambda text: [], frame=0)
+    model = Neural(answer, nn.Embedding(2, 2), lambda given: texts, lambda text: [], num_special_tokens=0)
     room = 100
     wanted = model.probability(["any"])
     room = 2

@@ -14,20 +14,20 @@ import gru
 import lm_lstm
 import lstm
 import transformer
-from popcorn import device
+from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
-from popcorn.text import PAD
+from popcorn.utils import hardware
 
 LENGTHS = torch.tensor([7, 1, 4])
 MODELS = {
     "lstm": (lstm.LSTM, lstm.Config(hidden=6)),
     "gru": (gru.GRU, gru.Config(hidden=6)),
-    "cnn": (cnn.CNN, cnn.Config(filters=6)),
-    "cnn_lstm": (cnn_lstm.CNNLSTM, cnn_lstm.Config(filters=6, hidden=6)),
-    "attention_lstm": (attention_lstm.AttentionLSTM, attention_lstm.Config(hidden=6, attention=4)),
-    "capsule_lstm": (capsule_lstm.CapsuleLSTM, capsule_lstm.Config(hidden=6, kinds=2, primary=8, capsule=4)),
+    "cnn": (cnn.CNN, cnn.Config(num_filters=6)),
+    "cnn_lstm": (cnn_lstm.CNNLSTM, cnn_lstm.Config(num_filters=6, hidden=6)),
+    "attention_lstm": (attention_lstm.AttentionLSTM, attention_lstm.Config(hidden=6, attention_size=4)),
+    "capsule_lstm": (capsule_lstm.CapsuleLSTM, capsule_lstm.Config(hidden=6, num_primary=2, primary_dim=8, class_dim=4)),
     "lm_lstm": (lm_lstm.LMLSTM, lm_lstm.Config(hidden=6)),
-    "transformer": (transformer.Transformer, transformer.Config(model=8, heads=2, inner=12)),
+    "transformer": (transformer.Transformer, transformer.Config(d_model=8, num_heads=2, d_ff=12)),
 }
 
 
@@ -48,7 +48,7 @@ def made(name: str) -> nn.Module:
 
 
 # oneDNN has an LSTM in bf16 only where the processor has instructions for it, and no run takes it elsewhere
-PRECISIONS = [(torch.float32, 1e-5)] + ([(torch.bfloat16, 2e-2)] if device.mixed_precision("auto") == "bf16" else [])
+PRECISIONS = [(torch.float32, 1e-5)] + ([(torch.bfloat16, 2e-2)] if hardware.mixed_precision("auto") == "bf16" else [])
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), PRECISIONS)
@@ -80,9 +80,9 @@ def test_lstm_states_are_those_of_torchs_packed_bidirectional_lstm():
     """The reference never sees padding: it is given packed sequences."""
     model, reference = made("lstm"), nn.LSTM(5, 6, batch_first=True, bidirectional=True)
     with torch.no_grad():
-        for name, weights in model.forwards.named_parameters():
+        for name, weights in model.lstm.forward_rnn.named_parameters():
             getattr(reference, name).copy_(weights)
-        for name, weights in model.backwards.named_parameters():
+        for name, weights in model.lstm.backward_rnn.named_parameters():
             getattr(reference, f"{name}_reverse").copy_(weights)
         packed = pack_padded_sequence(model.embedding(tokens()), LENGTHS, batch_first=True, enforce_sorted=False)
         states = model.projection(pad_packed_sequence(reference(packed)[0], batch_first=True)[0])
@@ -128,17 +128,18 @@ def test_gru_is_the_recurrence_written_out():
     """Cho et al. 2014, equations 5 to 8, with the reset gate behind the product as in torch.nn.GRU."""
     model = made("gru").double()
     for row, length in enumerate(LENGTHS.tolist()):
-        summary = []
-        for reader, order in zip(model.readers, (range(length), reversed(range(length))), strict=True):
+        pooled = []
+        rnns = model.gru.forward_rnn, model.gru.backward_rnn
+        for rnn, order in zip(rnns, (range(length), reversed(range(length))), strict=True):
             state, states = torch.zeros(6).double(), []
             for t in order:
-                x = reader.weight_ih_l0 @ model.embedding(tokens()[row, t]) + reader.bias_ih_l0
-                h = reader.weight_hh_l0 @ state + reader.bias_hh_l0
+                x = rnn.weight_ih_l0 @ model.embedding(tokens()[row, t]) + rnn.bias_ih_l0
+                h = rnn.weight_hh_l0 @ state + rnn.bias_hh_l0
                 reset, update = torch.sigmoid(x[:6] + h[:6]), torch.sigmoid(x[6:12] + h[6:12])
                 state = update * state + (1 - update) * torch.tanh(x[12:] + reset * h[12:])
                 states.append(state)
-            summary += [state, torch.stack(states).max(0).values]
-        assert torch.allclose(model(tokens(), LENGTHS)[row], model.classifier(torch.cat(summary)).squeeze())
+            pooled += [state, torch.stack(states).max(0).values]
+        assert torch.allclose(model(tokens(), LENGTHS)[row], model.classifier(torch.cat(pooled)).squeeze())
 
 
 def test_attention_weights_are_a_distribution_over_the_words():
@@ -192,7 +193,7 @@ def test_a_transformer_block_is_torchs():
         reference.linear2.weight: block.feed_forward[2].weight, reference.linear2.bias: block.feed_forward[2].bias,
     }  # fmt: skip
     words, mask = torch.randn(3, 7, 8), torch.arange(7) < LENGTHS.unsqueeze(1)
-    bias = transformer.distances(7, 2, words.device).masked_fill(~mask[:, None, None], float("-inf"))
+    bias = transformer.alibi_bias(7, 2, words.device).masked_fill(~mask[:, None, None], float("-inf"))
     with torch.no_grad():
         for theirs, ours in pairs.items():
             theirs.copy_(ours)
@@ -201,7 +202,7 @@ def test_a_transformer_block_is_torchs():
 
 
 def test_distances_count_against_far_words_in_each_heads_measure():
-    table = transformer.distances(5, 3, torch.device("cpu"))
+    table = transformer.alibi_bias(5, 3, torch.device("cpu"))
     for head in range(3):
         for here in range(5):
             for there in range(5):
@@ -230,7 +231,7 @@ def test_routing_is_the_papers_procedure():
 
 
 def test_agreement_wins_the_routing():
-    """All capsules foretell the same of the second class and contradict each other of the first."""
+    """All capsules predict the same for the second class and contradict each other for the first."""
     predictions = torch.zeros(1, 6, 2, 4)
     predictions[..., 1, 0] = 1.0
     predictions[0, ::2, 0, 0], predictions[0, 1::2, 0, 0] = 1.0, -1.0
@@ -241,13 +242,13 @@ def test_agreement_wins_the_routing():
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
-        (capsule_lstm, {"routing": 0}, "--routing is 0: give a whole number of at least 1"),
-        (attention_lstm, {"attention": 0}, "--attention is 0"),
-        (cnn, {"filters": 0}, "--filters is 0"),
-        (cnn, {"widths": (3, 0)}, r"--widths is \(3, 0\)"),
-        (cnn, {"widths": ()}, r"--widths is \(\)"),
-        (transformer, {"layers": 0}, "--layers is 0"),
-        (transformer, {"model": 10, "heads": 4}, "--model is 10, which 4 --heads do not divide"),
+        (capsule_lstm, {"routing_iterations": 0}, "--routing-iterations is 0: give a whole number of at least 1"),
+        (attention_lstm, {"attention_size": 0}, "--attention-size is 0"),
+        (cnn, {"num_filters": 0}, "--num-filters is 0"),
+        (cnn, {"kernel_sizes": (3, 0)}, r"--kernel-sizes is \(3, 0\)"),
+        (cnn, {"kernel_sizes": ()}, r"--kernel-sizes is \(\)"),
+        (transformer, {"num_layers": 0}, "--num-layers is 0"),
+        (transformer, {"d_model": 10, "num_heads": 4}, "--d-model is 10, which 4 --num-heads do not divide"),
         (lstm, {"seed": -1}, "--seed is -1: give a whole number from 0"),
     ],
 )

@@ -18,12 +18,16 @@ from transformers import BertForSequenceClassification
 import bert_trainer
 import nbsvm
 import tfidf
-from popcorn import engine, linear, prepare
-from popcorn.errors import Diverged, UserError, one_sentence, say
-from popcorn.figures import validation_figures
-from popcorn.finetune import hugging_face
-from popcorn.subwords import fine_tuning
-from popcorn.trainer import ReviewTrainer
+from popcorn.data import stanford
+from popcorn.errors import TrainingDivergedError, UserError, exit_on_user_error, log
+from popcorn.metrics import compute_metrics
+from popcorn.runs import run_dir
+from popcorn.runs.run import run
+from popcorn.training import sklearn_pipeline
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.review_trainer import ReviewTrainer
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 
 class Failing(io.StringIO):
@@ -56,18 +60,21 @@ STREAMS = {
 }
 
 
+def run_linear(script, **options):
+    run(TextTask(script.build_pipeline, script.Config(**options)), SklearnTrainer())
+
+
 def run_tfidf(competition, folder, **more):
-    config = tfidf.Config(data_dir=competition, output_dir=folder, name="tfidf", **more)
-    linear.run(tfidf.model, config)
+    run_linear(tfidf, data_dir=competition, output_dir=folder, name="tfidf", **more)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_results_are_recorded_whatever_becomes_of_what_is_printed(stream, competition, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", STREAMS[stream]())
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
-    run_tfidf(competition, tmp_path, record=True)
-    with one_sentence():
-        say("± \udcff ☺")
+    run_tfidf(competition, tmp_path, save_results=True)
+    with exit_on_user_error():
+        log("± \udcff ☺")
         Console().print("± ☺")
         Console(stderr=True).print("± ☺")
         for _ in tqdm(range(2), desc="± ☺"):
@@ -82,7 +89,7 @@ def test_results_are_recorded_whatever_becomes_of_what_is_printed(stream, compet
 
 
 def test_the_record_is_there_before_the_score_is_said(competition, tmp_path, capsys):
-    run_tfidf(competition, tmp_path, record=True)
+    run_tfidf(competition, tmp_path, save_results=True)
     said = capsys.readouterr().out
     assert said.index("recorded, 1 run(s)") < said.index("Test: accuracy")
     assert "validated: 3" in said and " reviews in " in said and "validation accuracy " in said and "epoch" not in said
@@ -90,8 +97,8 @@ def test_the_record_is_there_before_the_score_is_said(competition, tmp_path, cap
 
 def test_a_command_whose_reader_is_gone_ends_well():
     """The interpreter flushes at its end too."""
-    lines = "from popcorn.errors import one_sentence, say", "with one_sentence():", "    say('a line')", "    print('one more')"
-    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = "from popcorn.errors import exit_on_user_error, log\nwith exit_on_user_error(): log('a line'), print('one more')"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 0
 
@@ -99,22 +106,23 @@ def test_a_command_whose_reader_is_gone_ends_well():
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("what", ["keep_learned", "keep_outcome"])
+@pytest.mark.parametrize(("module", "what"), [(sklearn_pipeline, "save_state"), (run_dir, "save_fit_result")])
 @pytest.mark.parametrize("script", [tfidf, nbsvm])
-def test_a_linear_models_submission_comes_before_what_is_optional(script, what, competition, tmp_path, monkeypatch, capsys):
+def test_a_linear_models_submission_comes_first(script, module, what, competition, tmp_path, monkeypatch, capsys):
+    """Before what is optional, and fails."""
+
     def full(*_):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(linear, what, full)
-    config = script.Config(data_dir=competition, output_dir=tmp_path, name="run", record=True)
+    monkeypatch.setattr(module, what, full)
     with pytest.raises(SystemExit) as ended:
-        linear.run(script.model, config)
+        run_linear(script, data_dir=competition, output_dir=tmp_path, name="run", save_results=True)
     assert ended.value.code == 2 and capsys.readouterr().err == "error: the disk is full\n"
     assert len((tmp_path / "submissions" / "run.csv").read_text().splitlines()) == 101
     assert (tmp_path / "results" / "run.json").is_file()
 
 
-@pytest.mark.parametrize("way", [{"final": True}, {"folds": 2}, {"refit": False}])
+@pytest.mark.parametrize("way", [{"no_validation": True}, {"folds": 2}, {"refit": False}])
 def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition, tmp_path, monkeypatch, capsys):
     save = BertForSequenceClassification.save_pretrained
 
@@ -127,20 +135,20 @@ def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition,
     torch.manual_seed(0)
     config = bert_trainer.Config(
         model=str(pretrained.write(tmp_path / "bert", "bert")), data_dir=competition, output_dir=tmp_path, name="run", epochs=1,
-        batch_size=16, max_tokens=16, precision="fp32", limit=None if "folds" in way else 40, **way,
+        batch_size=16, max_length=16, precision="fp32", max_train_samples=None if "folds" in way else 40, **way,
     )  # fmt: skip
     if "folds" in way:
-        config.limit = 40
+        config.max_train_samples = 40
     for _ in range(2):
-        with pytest.raises(SystemExit) if not config.resume else one_sentence():
-            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+        with pytest.raises(SystemExit) if not config.resume else exit_on_user_error():
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
         submission = (tmp_path / "submissions" / "run.csv").read_text()
         assert len(submission.splitlines()) == 101
         if not config.resume:
             said = capsys.readouterr().err.splitlines()[-1]
             assert said.startswith("error: the trained model in ") and "No space left" in said and "is safe" in said
-        for part in (path.parent for path in (tmp_path / "runs" / "run" / "seed-1").glob("*/outcome.npz")):
-            assert not list(part.glob("model*"))
+        finished = [path.parent for path in (tmp_path / "runs" / "run" / "seed-1").glob(f"*/{run_dir.PREDICTIONS}")]
+        assert finished and not any(list(fit_dir.glob("model*")) for fit_dir in finished)
         monkeypatch.setattr(ReviewTrainer, "training_step", None)  # it is not trained again
         config.resume = True
 
@@ -157,49 +165,53 @@ def competition_of(folder, texts=None, labels=None):
         train = [
             (name.split("_")[0] + f"{number}_{9 if labels else 2}", labels, text) for number, (name, _, text) in enumerate(train)
         ]
-    prepare.write_competition(folder, train, reviews(20, 2), reviews(10, 3, labelled=False))
+    stanford.write_competition(folder, train, reviews(20, 2), reviews(10, 3, labeled=False))
     return folder
 
 
 @pytest.mark.parametrize("script", [tfidf, nbsvm])
-@pytest.mark.parametrize("texts", ["", " ", "<br />"])
-def test_reviews_without_a_word(script, texts, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [("", "has empty reviews alone"), (" ", "has empty reviews alone"), ("<br />", "no training review has a word in it")],
+)
+def test_reviews_without_a_word(script, texts, said, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
-    config = script.Config(data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", validation="random")
     with pytest.raises(SystemExit) as ended:
-        linear.run(script.model, config)
-    assert ended.value.code == 2 and "no training review has a word in it" in capsys.readouterr().err
+        run_linear(script, data_dir=competition_of(folder, texts), output_dir=tmp_path, name="run", split_by="random")
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", [{"final": True}, {}, {"folds": 2}, {"final": True, "limit": 1}])
+@pytest.mark.parametrize("way", [{"no_validation": True}, {}, {"folds": 2}, {"no_validation": True, "max_train_samples": 1}])
 @pytest.mark.parametrize("script", [tfidf, bert_trainer])
 def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
     """The run before it keeps its place."""
-    folder, run = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
+    folder, earlier = tmp_path / "data", tmp_path / "runs" / "run" / "seed-1"
     folder.mkdir()
-    competition_of(folder, labels=None if "limit" in way else 1)
-    run.mkdir(parents=True)
-    (run / "settings.json").write_text("{}")
+    competition_of(folder, labels=None if "max_train_samples" in way else 1)
+    earlier.mkdir(parents=True)
+    (earlier / "settings.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
-        options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "validation": "random"} | way
+        options = {"data_dir": folder, "output_dir": tmp_path, "name": "run", "split_by": "random"} | way
         if script is tfidf:
-            linear.run(tfidf.model, tfidf.Config(**options))
+            run_linear(tfidf, **options)
         else:
             config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
-            engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
     said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2 and said.startswith("error: ") and "use more reviews" in said
-    assert (run / "settings.json").read_text() == "{}"
+    assert ended.value.code == 2 and said.startswith("error: ")
+    assert ("are of one class" if "max_train_samples" in way else "every sentiment is 1") in said
+    assert "max_train_samples" not in way or said.endswith("--max-train-samples is 1: give a larger number")
+    assert (earlier / "settings.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("labels", [[1], [0, 0], [1, 1, 1]])
 def test_a_validation_part_of_one_class(labels):
     with pytest.raises(UserError, match="one class only"):
-        validation_figures(np.array(labels), np.full(len(labels), 0.5))
+        compute_metrics(np.array(labels), np.full(len(labels), 0.5))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_probabilities_that_are_no_numbers(bad):
-    with pytest.raises(Diverged, match="not numbers"):
-        validation_figures(np.array([0, 1]), np.array([0.5, bad]))
+    with pytest.raises(TrainingDivergedError, match="not numbers"):
+        compute_metrics(np.array([0, 1]), np.array([0.5, bad]))

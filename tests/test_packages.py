@@ -14,11 +14,17 @@ from peft import import_utils
 from torch import nn
 from transformers import DebertaV2Config
 
-from popcorn import adapters, hub, kernel, leaderboard, loading, outline, predict, text
-from popcorn.batches import Reviews
+from popcorn import memory_estimate
+from popcorn.data import word_tokenizer
+from popcorn.data.batching import EncodedReviews
 from popcorn.errors import UserError
-from popcorn.predictors import Neural
-from popcorn.results import Row
+from popcorn.inference import load, predict
+from popcorn.inference.predictors import Neural
+from popcorn.kaggle import kernel
+from popcorn.models import hub
+from popcorn.reporting import leaderboard
+from popcorn.runs.results import Row
+from popcorn.training import adapters
 
 ERRORS = {"missing": None, "broken": "RuntimeError('libfoo.so: wrong version')", "older": "AttributeError('no such name')"}
 SIZES = DebertaV2Config(
@@ -52,8 +58,8 @@ def neural() -> Neural:
     embedding = nn.Embedding(10, 4)
     return Neural(
         lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
-        lambda texts: Reviews([np.array([2, 3, 4])] * len(texts), 8),
-        lambda text: [(word, 1) for word in text.split()], frame=0,
+        lambda texts: EncodedReviews([np.array([2, 3, 4])] * len(texts), 8),
+        lambda text: [(word, 1) for word in text.split()], num_special_tokens=0,
     )  # fmt: skip
 
 
@@ -69,13 +75,13 @@ def test_predict_shows_its_result_without_captum(spoil, capsys):
 @pytest.mark.parametrize(
     ("package", "module"),
     [
-        ("gensim", "popcorn.progress"), ("gensim", "paragraph_vectors"), ("jinja2", "popcorn.report"),
-        ("matplotlib", "popcorn.charts"), ("adjustText", "popcorn.charts"),
+        ("gensim", "popcorn.utils.progress"), ("gensim", "paragraph_vectors"), ("jinja2", "popcorn.reporting.report"),
+        ("matplotlib", "popcorn.reporting.plots"), ("adjustText", "popcorn.reporting.plots"),
     ],
 )  # fmt: skip
 def test_a_module_names_the_package_that_it_lacks(package, module, spoil, monkeypatch):
     said = spoil(package)
-    for name in (module, "popcorn.progress"):
+    for name in (module, "popcorn.utils.progress"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(UserError, match=f"needs {package}, {said} {package}"):
         import_module(module)
@@ -87,7 +93,7 @@ def test_a_module_names_the_package_that_it_lacks(package, module, spoil, monkey
         ("nbformat", lambda: kernel.notebook(["a", "b"])),
         ("gradio", lambda: predict.serve(None, "lstm")),
         ("tenacity", lambda: hub.fetch("someone/model", "bert")),
-        ("nltk", lambda: text._tokeniser.__wrapped__()),
+        ("nltk", lambda: word_tokenizer._tokenizer.__wrapped__()),
     ],
 )
 def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
@@ -98,8 +104,9 @@ def test_a_command_names_the_package_that_it_lacks(package, use, spoil):
 
 @pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
 def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_path):
-    from popcorn.subwords import read_tokenizer
+    from popcorn.models.tokenizer import read_tokenizer
 
+    SIZES.save_pretrained(tmp_path)
     (tmp_path / "spm.model").touch()
     said = spoil({"protobuf": "google"}.get(package, package))
     with pytest.raises(UserError, match=f"needs {package}, {said} {package}"):
@@ -107,24 +114,28 @@ def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_pa
 
 
 def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, capsys):
-    from popcorn import native, trainer
     from popcorn.config import TrainingConfig
-    from popcorn.trainer import MicroBatches, Rows
+    from popcorn.training import loop
+    from popcorn.training.model_task import ModelTask
+    from popcorn.training.pytorch_trainer import PyTorchTrainer
+    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset, training_arguments
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     spoil("tensorboard")
-    dataset = Rows(Reviews([np.array([1, 2])] * 4, 8), np.arange(4))
-    batches = MicroBatches(dataset, 2, 2, 1)
-    made = trainer.arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2)
+    dataset = ReviewDataset(EncodedReviews([np.array([1, 2])] * 4, 8), np.arange(4))
+    batches = LengthGroupedBatchSampler(dataset, 2, 2, 1)
+    made = training_arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2, epochs=1)
     assert made.report_to == []
-    with native.native(None, TrainingConfig(precision="fp32"), tmp_path, 0.0) as fitting:
-        assert callable(fitting)
+    trainer = PyTorchTrainer(loop.train)
+    trainer.set_up(ModelTask(TrainingConfig(precision="fp32")), tmp_path, 0.0)
+    assert [tracker.name for tracker in trainer.accelerator.trackers] == ["jsonl"]
+    trainer.finish()
     assert capsys.readouterr().out.count("No curves for TensorBoard: TensorBoard needs tensorboard, which") == 2
 
 
 def test_tensorboard_leaves_tensorflow_alone(tmp_path, monkeypatch):
-    from popcorn.packages import tensorboard_if_usable
+    from popcorn.utils.packages import tensorboard_if_usable
 
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
@@ -138,8 +149,8 @@ def test_tensorboard_leaves_tensorflow_alone(tmp_path, monkeypatch):
 
 
 def test_the_leaderboard_is_written_without_its_drawing(spoil, monkeypatch, tmp_path, capsys):
-    monkeypatch.delitem(sys.modules, "popcorn.charts", raising=False)
-    row = Row("lstm", 0.9, None, 0.01, 0.95, 0.9, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
+    monkeypatch.delitem(sys.modules, "popcorn.reporting.plots", raising=False)
+    row = Row("lstm", 0.9, None, 0.01, 0.95, 0.9, False, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
     monkeypatch.setattr(leaderboard, "rows", lambda folder: iter([row]))
     readme = tmp_path / "README.md"
     readme.write_text(f"{leaderboard.BEGIN}\n{leaderboard.END}\n")
@@ -164,12 +175,12 @@ def test_peft_works_beside_any_torchao(version, script, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import_utils.is_torchao_available.cache_clear()
     module = import_module(script)
-    assert outline.outlined(module, module.Config(model=str(tmp_path)), SIZES).peft_config
+    assert memory_estimate.build_on_meta(module, module.Config(model=str(tmp_path)), SIZES).peft_config
     import_utils.is_torchao_available.cache_clear()
 
 
 def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
-    from popcorn.packages import hide_unusable_quantizers
+    from popcorn.utils.packages import hide_unusable_quantizers
 
     said = spoil("bitsandbytes")
     hide_unusable_quantizers()
@@ -177,28 +188,43 @@ def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
     assert ("bitsandbytes cannot be imported here" in capsys.readouterr().out) == ("cannot" in said)
 
 
+@pytest.mark.parametrize(
+    ("script", "broken"), [("bert_trainer", ["bitsandbytes"]), ("deberta_lora", ["bitsandbytes", "torchao"])]
+)
+def test_a_script_starts_beside_broken_quantizers(script, broken, tmp_path):
+    """The library's Trainer imports PEFT, which imports them."""
+    for package in broken:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('libfoo.so: wrong version')")
+    done = run(f"{script}.py", "--help", PYTHONPATH=str(tmp_path))
+    assert "--learning-rate" in done.stdout and done.stdout.count("bitsandbytes cannot be imported here") == 1
+
+
 def test_predict_takes_the_bits_that_can_be_had(monkeypatch):
     """Trained with 8 bits on a GPU, asked where bitsandbytes is missing: 16 are what an adapter can do without it."""
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
-    monkeypatch.setattr(loading, "need", lambda path: path)
-    monkeypatch.setattr(adapters, "build", lambda build, config, checkpoint: config.bits)
-    monkeypatch.setattr(loading, "judge_of_subwords", lambda model, config, checkpoint: model)
+    monkeypatch.setattr(load, "require_file", lambda path: path)
+    monkeypatch.setattr(adapters, "build_adapter", lambda peft_config, config, checkpoint: config.bits)
+    monkeypatch.setattr(load, "load_hf_predictor", lambda model, config, checkpoint: model)
     config = import_module("deberta_lora").Config(bits=8)
-    config.checkpoint = None
-    assert loading._adapter(None, config, Path("part")) == 32
+    config.checkpoint = Path("base")
+    assert load._adapter(None, config, Path("part")) == 32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     config.bits = 8
-    assert loading._adapter(None, config, Path("part")) == 16
+    assert load._adapter(None, config, Path("part")) == 16
 
 
-def test_a_script_without_its_packages_ends_in_a_sentence(competition, tmp_path):
-    """Its own imports, outside of everything that could catch them."""
-    for package in ("gensim", "joblib"):
-        folder = tmp_path / package
-        folder.mkdir()
-        (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')")
-        done = run("glove-gensim.py" if package == "gensim" else "paragraph_vectors.py", *(
-            ("--glove", "a.txt", "--output", "b.kv") if package == "gensim" else ()
-        ), code=2, PYTHONPATH=str(folder))  # fmt: skip
-        assert f"pip install {package}" in done.stderr and done.stderr.startswith("error: ")
+@pytest.mark.parametrize(
+    ("package", "command", "said"),
+    [
+        ("gensim", ("glove-gensim.py", "--glove", "a.txt", "--output", "b.kv"), "a .kv file needs gensim"),
+        ("gensim", ("paragraph_vectors.py",), "training word vectors needs gensim"),
+        ("platformdirs", ("lstm.py",), "the package platformdirs"),
+    ],
+)
+def test_a_script_without_its_packages_ends_in_a_sentence(package, command, said, tmp_path):
+    """In the imports, outside of everything that could catch them."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')")
+    done = run(*command, code=2, PYTHONPATH=str(tmp_path))
+    assert done.stderr.startswith(f"error: {said}") and f"is not installed: pip install {package}" in done.stderr

@@ -5,8 +5,9 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from paragraph_vectors import Config, ParagraphVectors, model
-from popcorn import linear
+from paragraph_vectors import Config, ParagraphVectors, build_pipeline
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 
 TOPICS, TERMS = 4, 40
 
@@ -23,7 +24,7 @@ def counts():
 
 
 def fitted(counts, **options):
-    recipe = {"width": 8, "epochs": 30, "learning_rate": 0.05, "negative": 5, "sample": 0.0, "seed": 1}
+    recipe = {"vector_size": 8, "epochs": 30, "learning_rate": 0.05, "negative": 5, "sample": 0.0, "seed": 1}
     return ParagraphVectors(**recipe | options).fit(counts)
 
 
@@ -54,7 +55,7 @@ def test_a_vector_is_where_the_objective_is_largest(counts, vectors):
 
 
 def test_a_vector_depends_on_its_own_review_alone(counts, vectors):
-    """Not on its neighbours, nor on how the reviews are shared out among threads; and one without a known term has none."""
+    """Not on its neighbors, nor on how the reviews are shared out among threads; and one without a known term has none."""
     rows = np.tile(counts.toarray(), (2, 1))
     rows[5] = 0
     many = csr_matrix(rows)
@@ -76,18 +77,18 @@ def test_frequent_terms_are_skipped_as_often_as_gensim_skips_them(counts):
     assert np.allclose(kept, chance, atol=1e-6) and chance[3] < 0.5 < chance[0]
     terms = vectors.vectors_.astype(float)
     noise = (vectors.counts_**0.75 @ terms) / np.sum(vectors.counts_**0.75)
-    assert np.allclose(vectors.pull(np.array([3, 0])), chance[[3, 0], None] * (terms[[3, 0]] - 5 * noise), atol=1e-4)
+    assert np.allclose(vectors.term_weights(np.array([3, 0])), chance[[3, 0], None] * (terms[[3, 0]] - 5 * noise), atol=1e-4)
 
 
 def test_counts_weigh_and_rare_terms_are_left_out():
-    pipeline = model(Config(min_reviews=2, ngrams=2, width=4, epochs=1))
+    pipeline = build_pipeline(Config(min_df=2, ngrams=2, vector_size=4, epochs=1))
     found = pipeline[0].fit_transform(["good good film !", "a good film", "good film , awful"])
     terms = dict(zip(pipeline[0].get_feature_names_out(), found.toarray().T.tolist(), strict=True))
     assert terms == {"film": [1, 1, 1], "good": [2, 1, 1], "good film": [1, 1, 1]}
 
 
 def test_terms_are_learned_once_from_the_training_files_and_no_label(competition, tmp_path, monkeypatch):
-    """400 labelled and 60 unlabelled reviews, and none of the test's; a later run takes what was learned."""
+    """400 labeled and 60 unlabeled reviews, and none of the test's; a later run takes what was learned."""
     calls, fit = [], ParagraphVectors.fit
 
     def spied(self, counts, labels=None):
@@ -95,10 +96,10 @@ def test_terms_are_learned_once_from_the_training_files_and_no_label(competition
         return fit(self, counts, labels)
 
     monkeypatch.setattr(ParagraphVectors, "fit", spied)
-    for options in ({"folds": 3}, {}, {"epochs": 2}, {"limit": 50}):
-        options = {"output_dir": tmp_path, "name": "it", "sample": 0, "width": 20, "ngrams": 1, "epochs": 3} | options
-        config = Config(final="folds" not in options, data_dir=competition, **options)
-        linear.run(model, config, unsupervised=2)
+    for options in ({"folds": 3}, {}, {"epochs": 2}, {"max_train_samples": 50}):
+        options = {"output_dir": tmp_path, "name": "it", "sample": 0, "vector_size": 20, "ngrams": 1, "epochs": 3} | options
+        config = Config(no_validation="folds" not in options, data_dir=competition, **options)
+        run(TextTask(build_pipeline, config, unsupervised=2), SklearnTrainer())
     assert calls == [(460, None), (460, None), (100, None)]
     folder = tmp_path / "runs" / "it" / "seed-1"
     assert {path.name for path in folder.iterdir()} == {"model.json", "model.npz", "refit", "settings.json"}
@@ -106,8 +107,10 @@ def test_terms_are_learned_once_from_the_training_files_and_no_label(competition
 
 def test_an_earlier_run_stays_until_the_terms_are_learned(competition, tmp_path, monkeypatch):
     def start(**options):
-        config = Config(output_dir=tmp_path, data_dir=competition, name="it", sample=0, width=4, ngrams=1, final=True, **options)
-        linear.run(model, config, unsupervised=2)
+        config = Config(
+            output_dir=tmp_path, data_dir=competition, name="it", sample=0, vector_size=4, ngrams=1, no_validation=True, **options
+        )
+        run(TextTask(build_pipeline, config, unsupervised=2), SklearnTrainer())
 
     def stopped(*_):
         raise KeyboardInterrupt

@@ -20,13 +20,19 @@ import nbsvm
 import paragraph_vectors
 import tfidf
 from popcorn import __main__ as commands
-from popcorn import config, data, files, linear, predict, prepare, vectors
-from popcorn.data import TEST, TRAIN, UNLABELLED, Competition
+from popcorn import config
+from popcorn.data import competition as competition_data
+from popcorn.data import stanford, word_vectors
+from popcorn.data.competition import TEST, TRAIN, UNLABELED, Competition
+from popcorn.data.glove import read_blocks
+from popcorn.data.submission import read_probabilities, require_same_ids, write_submissions
+from popcorn.data.word_tokenizer import read_corpus, read_tokens
 from popcorn.errors import UserError
-from popcorn.glove import read_blocks
-from popcorn.score import score_file
-from popcorn.submission import read_probabilities, require_same_ids, write_submissions
-from popcorn.text import read_corpus, read_tokens
+from popcorn.inference import predict
+from popcorn.reporting.score import score_file
+from popcorn.runs.run import run
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
+from popcorn.utils import cache, files
 
 CLEAN = pd.DataFrame(
     {
@@ -57,8 +63,8 @@ def tsv(folder: Path, content: bytes | str, name: str = TRAIN) -> Path:
     return path
 
 
-def read(folder: Path, content: bytes | str, name: str = TRAIN) -> data.Reviews:
-    return data.read_reviews(tsv(folder, content, name), data.COLUMNS[TRAIN])
+def read(folder: Path, content: bytes | str, name: str = TRAIN) -> competition_data.Reviews:
+    return competition_data.read_reviews(tsv(folder, content, name), competition_data.COLUMNS[TRAIN])
 
 
 def bare(ids: list[str]) -> list[str]:
@@ -151,7 +157,7 @@ def test_a_lone_return_within_a_review_makes_no_row(tmp_path):
         (lambda: KAGGLE.replace('"2_2"', ""), "row 3: the id is ''"),
         (lambda: KAGGLE.replace("id\t", "review\t"), "'review' is there 2 times"),
         (lambda: saved(CLEAN, sep=";"), "separated by '\\t'"),
-        (lambda: KAGGLE.encode("latin-1"), "row 4: this is no text in UTF-8"),
+        (lambda: KAGGLE.encode("latin-1"), "row 4: this is not text in UTF-8"),
     ],
 )
 def test_what_cannot_be_told_is_refused(tmp_path, content, said):
@@ -175,7 +181,7 @@ def test_wherever_a_row_in_the_middle_is_cut_it_is_refused(tmp_path):
     for end in range(start + 1, KAGGLE.index('"3_10"') - 1):
         for rest in ("", "\n"):
             if rest and KAGGLE[start:end] in ('"2_2"\t0', '"2_2"\t0\t'):
-                continue  # a row without a review, which is told and counts as empty
+                continue  # a row without a review, which is logged and counts as empty
             with pytest.raises(UserError):
                 read(tmp_path, KAGGLE[:end] + rest + KAGGLE[KAGGLE.index('"3_10"') :])
 
@@ -187,7 +193,7 @@ def test_a_standard_file_that_ends_within_quotes_is_refused(tmp_path):
 
 
 def competition_of(folder: Path, source: str = "test", **texts: str) -> Competition:
-    for name, text in ({TRAIN: KAGGLE, TEST: KAGGLE_TEST, UNLABELLED: KAGGLE_TEST} | texts).items():
+    for name, text in ({TRAIN: KAGGLE, TEST: KAGGLE_TEST, UNLABELED: KAGGLE_TEST} | texts).items():
         tsv(folder, text, name)
     return Competition(folder, source)
 
@@ -198,23 +204,23 @@ KAGGLE_TEST = 'id\treview\n"5_9"\t"good"\n"6_2"\t"bad"\n'
 def test_reviews_are_counted_on_every_path(tmp_path, capsys, monkeypatch):
     competition_of(tmp_path)
     for way in (lambda found, name: found.read(name), read_tokens, read_tokens):  # the second time from the cache
-        for name, count, own in ((TRAIN, 4, "25,000"), (TEST, 2, "25,000"), (UNLABELLED, 2, "50,000")):
+        for name, count, own in ((TRAIN, 4, "25,000"), (TEST, 2, "25,000"), (UNLABELED, 2, "50,000")):
             found = Competition(tmp_path, "test")
             way(found, name)
             way(found, name)
             said = capsys.readouterr().out
             assert said.count(f"Read {count} reviews of {name}") == 1
-            assert said.count(f"WARNING: {name} has {count} reviews, and the competition's own has {own}") == 1
-    monkeypatch.setattr(data, "EXPECTED", {TRAIN: 4, TEST: 2, UNLABELLED: 2})
-    for name in (TRAIN, TEST, UNLABELLED):
+            assert said.count(f"WARNING: {name} has {count} reviews, and the competition's file has {own}") == 1
+    monkeypatch.setattr(competition_data, "EXPECTED", {TRAIN: 4, TEST: 2, UNLABELED: 2})
+    for name in (TRAIN, TEST, UNLABELED):
         Competition(tmp_path, "test").read(name)
     said = capsys.readouterr().out
     assert "Read 4 reviews" in said and "WARNING" not in said
 
 
 def test_the_fallback_is_not_warned_of(tmp_path, capsys):
-    found = competition_of(tmp_path, data.EMBEDDED)
-    for name in (TRAIN, TEST, UNLABELLED):
+    found = competition_of(tmp_path, competition_data.FALLBACK)
+    for name in (TRAIN, TEST, UNLABELED):
         found.read(name)
     said = capsys.readouterr().out
     assert "Read 4 reviews" in said and "WARNING" not in said
@@ -258,9 +264,9 @@ def archive_and_database(tmp_path_factory):
 
 
 READERS = {
-    "competition": lambda path: data.read_reviews(path, data.COLUMNS[TRAIN]),
+    "competition": lambda path: competition_data.read_reviews(path, competition_data.COLUMNS[TRAIN]),
     "predict": predict.read_texts,
-    "vectors": lambda path: vectors.read_vectors(path, {"a"}),
+    "vectors": lambda path: word_vectors.read_vectors(path, {"a"}),
     "score": lambda path: score_file(path, ["1_9", "2_2"]),
     "members": lambda path: read_probabilities(path, ["1_9", "2_2"], "run it again"),
 }
@@ -309,9 +315,9 @@ def test_no_file_and_a_folder(tmp_path, reader):
 
 
 def test_an_archive_of_another_file_is_refused(tmp_path):
-    tsv(tmp_path, zip_of({TEST: KAGGLE_TEST}), f"{UNLABELLED}.zip")
-    with pytest.raises(UserError, match=f"holds {TEST} and no {UNLABELLED}"):
-        Competition(tmp_path, "test").read(UNLABELLED)
+    tsv(tmp_path, zip_of({TEST: KAGGLE_TEST}), f"{UNLABELED}.zip")
+    with pytest.raises(UserError, match=f"holds {TEST} and no {UNLABELED}"):
+        Competition(tmp_path, "test").read(UNLABELED)
 
 
 def test_where_a_file_may_lie(tmp_path):
@@ -369,9 +375,9 @@ def test_texts_of_json_and_of_lines(tmp_path):
         ('[{"review": "a"}, {"rev', "is no valid JSON"),
         ('{"review": "a"}\n{"rev', "row 2 is no valid JSON"),
         ('[\n {"review": "a"},', "is no valid JSON"),
-        ('{"id": {"0": "1"}, "review": {"0": "a"}}', "entry 1: it is no review"),
-        ('["a", 3]', "entry 2: it is no review"),
-        ('[{"review": null}]', "entry 1: it is no review"),
+        ('{"id": {"0": "1"}, "review": {"0": "a"}}', "entry 1: it is not a review"),
+        ('["a", 3]', "entry 2: it is not a review"),
+        ('[{"review": null}]', "entry 1: it is not a review"),
         ("[]", "has no reviews"),
         ('[{"id": 1, "review": "a"}, {"id": 1, "review": "b"}]', "the id 1 is there twice"),
         ('id,review\n1,"good\n', "row 2: the quotes of a field are not closed"),
@@ -406,7 +412,7 @@ def test_vectors_are_read_by_what_the_file_holds(tmp_path, form, name):
 def test_vectors_in_utf_16_and_rows_after_a_header(tmp_path):
     with pytest.raises(UserError, match="UTF-16"):
         list(read_blocks(tsv(tmp_path, GLOVE.encode("utf-16"), "a.txt")))
-    with pytest.raises(UserError, match="row 3: 2 numbers stand where 3"):
+    with pytest.raises(UserError, match="row 3: 2 numbers where 3"):
         list(read_blocks(tsv(tmp_path, "2 3\nthe 1 2 3\nof 1 2\n", "a.txt")))
 
 
@@ -437,7 +443,7 @@ def test_submissions_are_read_by_what_the_file_holds(tmp_path, form):
 )
 @pytest.mark.parametrize("test", [KAGGLE_TEST, KAGGLE_TEST.replace('"', "")])
 def test_ids_agree_with_quotes_and_without(tmp_path, sample, test):
-    found = competition_of(tmp_path, **{TEST: test, data.SAMPLE: sample})
+    found = competition_of(tmp_path, **{TEST: test, competition_data.SAMPLE: sample})
     sample_ids, test_ids = found.sample_ids(), found.read(TEST).ids
     require_same_ids(sample_ids, test_ids)
     write_submissions(tmp_path, "a", sample_ids, test_ids, np.array([0.9, 0.1]))
@@ -470,7 +476,7 @@ DEGENERATE = {
     "all empty": (TRAIN_OF + '"1_9"\t1\t""\n"2_2"\t0\t" "\n', "has empty reviews alone"),
     "one class": (TRAIN_OF + '"1_9"\t1\t"good"\n"2_9"\t1\t"good"\n', "every sentiment is 1"),
     "one review": (TRAIN_OF + '"1_9"\t1\t"good"\n', "every sentiment is 1"),
-    "line breaks alone": (TRAIN_OF + '"1_9"\t1\t"<br />"\n"2_2"\t0\t"<br />"\n', "no term is in as many reviews"),
+    "line breaks alone": (TRAIN_OF + '"1_9"\t1\t"<br />"\n"2_2"\t0\t"<br />"\n', "no training review has a word in it"),
     "two other words": (TRAIN_OF + '"1_9"\t1\t"good"\n"2_2"\t0\t"!"\n', "no term is in as many reviews"),
 }
 
@@ -480,10 +486,11 @@ DEGENERATE = {
 def test_linear_models_refuse_what_teaches_nothing(tmp_path, monkeypatch, capsys, script, case):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text, said = DEGENERATE[case]
-    competition_of(tmp_path, **{TRAIN: text, UNLABELLED: "id\treview\n"})
+    competition_of(tmp_path, **{TRAIN: text, UNLABELED: "id\treview\n"})
     module, unsupervised = LINEAR[script]
+    settings = module.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True)
     with pytest.raises(SystemExit) as left:
-        linear.run(module.model, module.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", final=True), unsupervised)
+        run(TextTask(module.build_pipeline, settings, unsupervised), SklearnTrainer())
     assert left.value.code == 2 and said in capsys.readouterr().err
     assert not list(tmp_path.glob("submissions/*"))
 
@@ -493,26 +500,24 @@ def test_the_linear_models_learn_from_punctuation_alone(tmp_path):
     competition_of(
         tmp_path, **{TRAIN: TRAIN_OF + "".join(f'"{n}_{1 + 8 * (n % 2)}"\t{n % 2}\t"{"!?"[n % 2]}"\n' for n in range(8))}
     )
-    linear.run(tfidf.model, tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", final=True))
+    settings = tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True)
+    run(TextTask(tfidf.build_pipeline, settings), SklearnTrainer())
     assert (tmp_path / "submissions" / "a.csv").is_file()
 
 
 @pytest.mark.parametrize("text", ["<br />", "!", "good bad"])
 def test_word2vec_refuses_what_has_too_few_words(tmp_path, text):
-    found = competition_of(
-        tmp_path, **{TRAIN: TRAIN_OF + f'"1_9"\t1\t"{text}"\n"2_2"\t0\t"{text}"\n', UNLABELLED: "id\treview\n"}
-    )
-    with pytest.raises(UserError, match="no word stands 5 times"):
-        vectors.build_vocabulary(found, read_corpus(found), None, None, tmp_path)
+    found = competition_of(tmp_path, **{TRAIN: TRAIN_OF + f'"1_9"\t1\t"{text}"\n"2_2"\t0\t"{text}"\n', UNLABELED: "id\treview\n"})
+    with pytest.raises(UserError, match="no word occurs 5 times"):
+        word_vectors.build_vocabulary(found, read_corpus(found), None, None, tmp_path)
 
 
 def test_a_limit_that_leaves_one_class_is_refused(tmp_path, capsys):
     competition_of(tmp_path)
+    settings = tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", no_validation=True, max_train_samples=1, min_df=1)
     with pytest.raises(SystemExit):
-        linear.run(
-            tfidf.model, tfidf.Config(data_dir=tmp_path, output_dir=tmp_path, name="a", final=True, limit=1, min_reviews=1)
-        )
-    assert "of --limit 1 are of one class" in capsys.readouterr().err
+        run(TextTask(tfidf.build_pipeline, settings), SklearnTrainer())
+    assert "--max-train-samples is 1: give a larger number" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -522,8 +527,8 @@ def home(tmp_path, monkeypatch):
 
 
 def test_home_is_expanded_in_every_path_of_the_scripts(home):
-    made = config.WordVectorConfig(data_dir=Path("~/data"), output_dir=Path("~"), vectors=Path("~/v.txt"))
-    assert (made.data_dir, made.output_dir, made.vectors) == (home / "data", home, home / "v.txt")
+    made = config.WordVectorConfig(data_dir=Path("~/data"), output_dir=Path("~"), word_vectors=Path("~/v.txt"))
+    assert (made.data_dir, made.output_dir, made.word_vectors) == (home / "data", home, home / "v.txt")
     tuned = config.AdapterConfig(model="~/model", adapter=Path("~/adapter"))
     assert (tuned.model, tuned.adapter) == (str(home / "model"), home / "adapter")
     assert config.PretrainedConfig(model="microsoft/deberta-v3-base").model == "microsoft/deberta-v3-base"
@@ -548,10 +553,10 @@ def test_home_is_expanded_in_the_variable(home, monkeypatch):
     (home / "data").mkdir()
     tsv(home / "data", KAGGLE)
     monkeypatch.setenv("POPCORN_DATA", "~/data")
-    assert data.find(None).folder == home / "data"
+    assert competition_data.find_competition(None).folder == home / "data"
     with pytest.raises(UserError, match="there is no folder ~nobody-here"):
         monkeypatch.setenv("POPCORN_DATA", "~nobody-here/data")
-        data.find(None)
+        competition_data.find_competition(None)
 
 
 def test_the_option_that_helps_is_named(tmp_path, monkeypatch):
@@ -559,7 +564,7 @@ def test_the_option_that_helps_is_named(tmp_path, monkeypatch):
     blocked = tmp_path / "file" / "out"
     for write, option in (
         (lambda: predict.write(Even(), ["1"], ["a"], blocked), "with --output"),
-        (lambda: prepare.write_competition(blocked, [], [], []), "with --output"),
+        (lambda: stanford.write_competition(blocked, [], [], []), "with --output"),
         (lambda: commands.Kernel(script="tfidf", output=blocked).run(), "with --output"),
         (lambda: files.require_writable(blocked), "with --output-dir"),
     ):
@@ -568,7 +573,7 @@ def test_the_option_that_helps_is_named(tmp_path, monkeypatch):
         assert str(refusal.value).endswith(option)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
-        files.cached(tmp_path / "file" / "popcorn" / "a.npz", dict)
+        cache.cached(tmp_path / "file" / "popcorn" / "a.npz", dict)
 
 
 STANFORD = {"a PDF": b"%PDF-1.7", "an HTML page": b"<html>", "a zip archive": zip_of({"a": "b"}), "empty": b"", "a text": b"text"}
@@ -577,7 +582,7 @@ STANFORD = {"a PDF": b"%PDF-1.7", "an HTML page": b"<html>", "a zip archive": zi
 @pytest.mark.parametrize("kind", STANFORD)
 def test_what_is_not_stanfords_archive_is_named(tmp_path, kind):
     with pytest.raises(UserError, match=f"is {kind}"):
-        prepare.prepare(tsv(tmp_path, STANFORD[kind], "aclImdb_v1.tar.gz"), tmp_path / "out")
+        stanford.prepare(tsv(tmp_path, STANFORD[kind], "aclImdb_v1.tar.gz"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -590,6 +595,6 @@ def test_stanfords_archive_from_a_mac_and_packed_otherwise(tmp_path, mode, capsy
             content = b"\xff\0" if "._" in place else b"good\\"
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
-    prepare.prepare(path, tmp_path / "out")
+    stanford.prepare(path, tmp_path / "out")
     assert Competition(tmp_path / "out", "test").read(TRAIN).texts == ["good\\ "] * 2
     assert f"WARNING: {TRAIN} has 2 reviews" in capsys.readouterr().out

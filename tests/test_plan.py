@@ -12,12 +12,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from popcorn import adapters, plan
 from popcorn.__main__ import Plan
-from popcorn.deberta import DebertaClassifier
-from popcorn.deberta_sizes import PUBLISHED
 from popcorn.errors import UserError
-from popcorn.pretrained import recompute_activations
+from popcorn.kaggle import plan
+from popcorn.models.deberta import DebertaClassifier
+from popcorn.models.deberta_sizes import PUBLISHED
+from popcorn.training import adapters
+from popcorn.training.memory import recompute_activations
 
 SIZES = DebertaV2Config(
     hidden_size=128, pooler_hidden_size=128, num_hidden_layers=5, num_attention_heads=4, intermediate_size=512, vocab_size=500,
@@ -31,24 +32,24 @@ REVIEWS, TOKENS = 8, 64
 def measured(script, config, recomputed: bool, folder, reviews: int = REVIEWS) -> float:
     """Bytes of the real model, and what the allocator had given out beside it at most, in two steps."""
     if config.bits == 32:
-        about = script.adapter(config)
+        about = script.peft_config(config)
         if hasattr(about, "prompt_tuning_init"):
             about.prompt_tuning_init = "RANDOM"
         model = get_peft_model(DebertaClassifier(SIZES), about)
     else:
-        model = adapters.build(script.adapter, config, folder)
+        model = adapters.build_adapter(script.peft_config, config, folder)
     model.train()
     if recomputed:
         assert recompute_activations(model)
     held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
-    optimiser = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
-    tokens = torch.randint(5, 500, (reviews, config.max_tokens))
+    optimizer = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
+    tokens = torch.randint(5, 500, (reviews, config.max_length))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(2):
             given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": torch.zeros(reviews).long()}
             model(**given).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     trace = folder / "trace.json"
     profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text())["traceEvents"]
@@ -58,8 +59,8 @@ def measured(script, config, recomputed: bool, folder, reviews: int = REVIEWS) -
 
 def config_of(name: str, bits: int, folder):
     """The script's config, for a model of the sizes above."""
-    config = import_module(name).Config(model=str(folder), max_tokens=TOKENS, bits=bits, precision="fp32")
-    config.checkpoint = folder  # no tokeniser is asked for
+    config = import_module(name).Config(model=str(folder), max_length=TOKENS, bits=bits, precision="fp32")
+    config.checkpoint = folder  # no tokenizer is read
     return config
 
 
@@ -73,10 +74,10 @@ def test_memory_is_what_real_steps_take(name, recomputed, tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ["deberta_lora", "deberta_ptuning", "deberta_prefix"])
-def test_memory_of_quantised_weights(name, bits, tmp_path):
+def test_memory_of_quantized_weights(name, bits, tmp_path):
     DebertaClassifier(SIZES).save_pretrained(tmp_path)
     script, config = import_module(name), config_of(name, bits, tmp_path)
-    config.max_tokens = 8  # so few that the weights take most of the memory
+    config.max_length = 8  # so few that the weights take most of the memory
     estimate = plan.training_step(script, config, SIZES, 1, bits, False).peak
     assert estimate == pytest.approx(measured(script, config, False, tmp_path, reviews=1), rel=0.2)
 
@@ -143,12 +144,12 @@ def test_what_fits_is_found():
 
 def test_the_command_needs_a_config_and_nothing_else(tmp_path, capsys):
     SIZES.save_pretrained(tmp_path)
-    done = run("-m", "popcorn", "plan", "deberta_prompt.py", "--model", tmp_path, "--max-tokens", 32, "--batch-size", 4)
+    done = run("-m", "popcorn", "plan", "deberta_prompt.py", "--model", tmp_path, "--max-length", 32, "--batch-size", 4)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line.startswith("│")]
     rows = {name: rest for name, *rest in cells}
     assert rows.keys() >= {"T4", "2 x T4", "P100"} and "this machine" in done.stdout
     assert rows["T4"][:3] == ["8", "4", "no"] and rows["2 x T4"][1] == "2" and rows["P100"][0] == "4"
-    plan.show(import_module("deberta_lora"), import_module("deberta_lora").Config(model=str(tmp_path), max_tokens=32, bits=8))
+    plan.show(import_module("deberta_lora"), import_module("deberta_lora").Config(model=str(tmp_path), max_length=32, bits=8))
     assert [line.split("│")[3].strip() for line in capsys.readouterr().out.splitlines() if "P100" in line] == ["refused"]
     with pytest.raises(UserError, match="trains no adapter"):
         Plan(Path("lstm.py")).run()

@@ -15,41 +15,51 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from transformers import AutoTokenizer
 
+import bert_native
 import lm_lstm
-from popcorn import adapters, data, engine, finetune, linear, loading, predict, saved, word_language_model, word_model
+from popcorn.data import competition as competition_data
+from popcorn.data.subword_tokenizer import words_of
 from popcorn.errors import UserError
-from popcorn.native import native
-from popcorn.subwords import fine_tuning, words_of
+from popcorn.inference import load, predict
+from popcorn.models import saved
+from popcorn.runs.run import run as run_task
+from popcorn.training import loop
+from popcorn.training.adapters import AdapterTask, AdapterTrainer
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
+from popcorn.training.word_lm import LanguageModelTask
+from popcorn.training.word_model import WordModelTask
 
 # in fp32 wherever they run: what is loaded says it in that
 TINY = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32"}
 QUICK = {
-    "hidden": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.03, "embedding_rate": 1.0, "dropout": 0.1,
+    "hidden": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.03, "embedding_lr_scale": 1.0, "dropout": 0.1,
     "word_dropout": 0.1, "precision": "fp32",
 }  # fmt: skip
-PREFIX = {**TINY, "bits": 32, "head_rate": 0.01, "epochs": 4}
+PREFIX = {**TINY, "bits": 32, "head_learning_rate": 0.01, "epochs": 4}
 KINDS = {
-    "lstm": ("LSTM", lambda build, config: word_model.run(build, config), QUICK),
+    "lstm": ("LSTM", WordModelTask, lambda: PyTorchTrainer(loop.train), QUICK),
     "lm_lstm": (
         "LMLSTM",
-        lambda build, config: word_language_model.run(build, config, lm_lstm.LanguageModel),
+        lambda build, config: LanguageModelTask(build, lm_lstm.LanguageModel, config),
+        lambda: PyTorchTrainer(loop.train),
         QUICK | {"pretrain_epochs": 1},
     ),
-    "nbsvm": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2}),
-    "tfidf": ("model", lambda build, config: linear.run(build, config), {"min_reviews": 2, "refit": False, "final": False}),
+    "nbsvm": ("build_pipeline", TextTask, SklearnTrainer, {"min_df": 2}),
+    "tfidf": ("build_pipeline", TextTask, SklearnTrainer, {"min_df": 2, "refit": False, "no_validation": False}),
     "paragraph_vectors": (
-        "model",
-        lambda build, config: linear.run(build, config, unsupervised=2),
-        {"sample": 0, "width": 20, "ngrams": 1, "folds": 2, "final": False},
+        "build_pipeline",
+        lambda build, config: TextTask(build, config, unsupervised=2),
+        SklearnTrainer,
+        {"sample": 0, "vector_size": 20, "ngrams": 1, "folds": 2, "no_validation": False},
     ),
-    "bert_native": ("BERT", lambda build, config: engine.run(native, lambda: fine_tuning(build, config), config), TINY),
-    "bert_scratch": ("build", lambda build, config: finetune.run(build, config), TINY),
-    "deberta_prefix": (
-        "adapter",
-        lambda build, config: adapters.run(build, config),
-        PREFIX,
-    ),
+    "bert_native": ("BERT", FinetuningTask, lambda: PyTorchTrainer(bert_native.train), TINY),
+    "bert_scratch": ("build", FinetuningTask, HFTrainer, TINY),
+    "deberta_prefix": ("peft_config", AdapterTask, AdapterTrainer, PREFIX),
 }
+"""of each script the name of what makes its model, its task, its trainer, and options"""
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +70,18 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(competition, tmp_path_factory, checkpoints):
-    """A finished run of each kind, made when it is first asked for."""
+    """A finished run of each kind, made when a test first needs it."""
     folder, done = tmp_path_factory.mktemp("runs"), {}
 
     def make(script: str):
         if script not in done:
-            name, start, options = KINDS[script]
+            name, task, trainer, options = KINDS[script]
             module = import_module(script)
-            if hasattr(module.Config, "FAMILY"):
-                options = options | {"model": str(checkpoints[module.Config.FAMILY])}
-            options = {"final": True} | options
+            if hasattr(module.Config, "MODEL_TYPE"):
+                options = options | {"model": str(checkpoints[module.Config.MODEL_TYPE])}
+            options = {"no_validation": True} | options
             config = module.Config(data_dir=competition, output_dir=folder, name=script, **options)
-            start(getattr(module, name), config)
+            run_task(task(getattr(module, name), config), trainer())
             done[script] = folder / "runs" / script / "seed-1"
         return done[script]
 
@@ -82,22 +92,22 @@ def finished(competition, tmp_path_factory, checkpoints):
 def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoints):
     """The rounding of the submission's file apart; and what it was trained from is not needed, but by an adapter."""
     folder = finished(script)
-    test = data.find(competition).read(data.TEST)
+    test = competition_data.find_competition(competition).read(competition_data.TEST)
     submitted = pd.read_csv(folder.parents[2] / "submissions" / f"{script}.proba.csv", quoting=3).set_index("id")["sentiment"]
     base = checkpoints["bert"]
     base.rename(base.with_name("away"))
     try:
-        found = loading.load(folder).probability(test.texts)
+        found = load.load(folder).probability(test.texts)
     finally:
         base.with_name("away").rename(base)
     assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
 
 
 @pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "bert_scratch"])
-def test_the_words_shown_are_those_that_carry_the_verdict(script, finished):
-    model = loading.load(finished(script))
+def test_the_words_shown_are_those_that_carry_the_prediction(script, finished):
+    model = load.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"
-    words = model.words(text)
+    words = model.explain(text)
     assert [word for word, _ in words] == text.split()
     if script != "bert_scratch":
         weight = dict(words)
@@ -123,7 +133,7 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
     command = [sys.executable, "-m", "popcorn", "predict", "--model", str(folder)]
     for content, said in (
         (f"{PRAISE[3]}\n".encode(), b"positive, probability"),
-        (b"na\xefve", b"stdin, row 1: this is no text in UTF-8"),
+        (b"na\xefve", b"stdin, row 1: this is not text in UTF-8"),
         (b"a\0", b"stdin is binary"),
         (b"\n", b"stdin is empty"),
     ):
@@ -132,16 +142,16 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
         assert done.returncode == (2 if done.stderr else 0)
 
 
-def test_a_page_on_this_machine_alone_judges(finished):
+def test_a_page_on_this_machine_alone_classifies(finished):
     command = [sys.executable, "-m", "popcorn", "predict", "--serve", "--model", str(finished("nbsvm"))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     try:
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         page = Client(address, verbose=False, analytics_enabled=False)
-        verdict, why = page.predict(f"{BLAME[0]} film", api_name="/judge")
-        assert verdict["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
+        prediction, why = page.predict(f"{BLAME[0]} film", api_name="/classify")
+        assert prediction["label"] == "negative" and why[0]["token"].strip() == BLAME[0] and why[0]["class_or_confidence"] == -1
         with pytest.raises(AppError, match="the review is empty"):
-            page.predict(" ", api_name="/judge")
+            page.predict(" ", api_name="/classify")
     finally:
         process.terminate()
         process.wait()
@@ -160,7 +170,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         ("empty.txt", b"\n \n", "is empty"),
         ("image.txt", b"GIF89a\x00\x01", "is an image"),
         ("zero.txt", b"good\0", "is binary"),
-        ("latin.txt", b"good\nna\xefve\n", r"row 2: this is no text in UTF-8"),
+        ("latin.txt", b"good\nna\xefve\n", r"row 2: this is not text in UTF-8"),
         ("other.csv", b"text\nhello\n", "one of them must be review"),
         ("none.csv", b"review\n", "has no rows"),
         ("comma.csv", b"review\nsuperb, truly\ndull, sadly\n", "row 2: there are more fields than columns"),
@@ -169,7 +179,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
             predict.read_texts(tmp_path / name)
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match=r"there is no file .*missing\.txt"):
         predict.read_texts(tmp_path / "missing.txt")
     done = run("-m", "popcorn", "predict", "--model", "nothing", "text", "--output-dir", tmp_path, code=2)
     assert "run its script first" in done.stderr
@@ -184,9 +194,9 @@ def test_what_is_no_text_is_refused(tmp_path):
 
 def test_pieces_of_a_word_are_shown_as_the_word(checkpoints):
     """As it was written, with the weights of its pieces in one; of a long review those words alone that are read."""
-    tokeniser = AutoTokenizer.from_pretrained(checkpoints["bert"])
-    assert words_of("An UNWATCHABLE mess!", tokeniser, 64) == [("An", 1), ("UNWATCHABLE", 3), ("mess", 1), ("!", 1)]
-    assert words_of("one two three four five six seven eight", tokeniser, 6) == [
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    assert words_of("An UNWATCHABLE mess!", tokenizer, 64) == [("An", 1), ("UNWATCHABLE", 3), ("mess", 1), ("!", 1)]
+    assert words_of("one two three four five six seven eight", tokenizer, 6) == [
         (word, 1) for word in "one six seven eight".split()
     ]
 
@@ -199,24 +209,24 @@ def test_a_model_that_lacks_a_part_is_refused(script, finished, tmp_path):
     """Each file that it was written with, one after the other; and a script that is none of ours is never imported."""
     whole = finished(script)
     inner = whole / {"bert_native": "encoder", "bert_scratch": "refit/model"}.get(script, "none")
-    wanted = [path for path in whole.rglob("*") if path.name in (saved.ABOUT, saved.VOCABULARY, saved.ARRAYS, saved.WEIGHTS)]
+    wanted = [path for path in whole.rglob("*") if path.name in (saved.METADATA, saved.VOCABULARY, saved.ARRAYS, saved.WEIGHTS)]
     wanted += [path for path in inner.glob("*") if path.name in ("config.json", "model.safetensors", "tokenizer.json")]
     assert len(wanted) == PARTS[script]
     for path in wanted:
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(UserError, match=re.escape(path.name)):
-            loading.load(whole)
+            load.load(whole)
         for length in (len(content) // 2, 0):
             path.write_bytes(content[:length])
             with pytest.raises(UserError, match="cannot be read"):
-                loading.load(whole)
+                load.load(whole)
         path.write_bytes(content)
-    about = whole / saved.ABOUT
+    about = whole / saved.METADATA
     before = about.read_text()
     for wrong, said in ((before.replace(f'"{script}"', '"os"'), "names the script 'os'"), ("{", "cannot be read")):
         about.write_text(wrong)
         with pytest.raises(UserError, match=said):
-            loading.load(whole)
+            load.load(whole)
     about.write_text(before)
     assert (ROOT / f"{script}.py").is_file()

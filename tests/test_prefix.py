@@ -7,8 +7,8 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import DebertaV2ForSequenceClassification, DynamicCache
 
-from popcorn.deberta import DebertaClassifier, PrefixSelfAttention
-from popcorn.pretrained import recompute_activations
+from popcorn.models.deberta import DebertaClassifier, PrefixSelfAttention
+from popcorn.training.memory import recompute_activations
 
 LENGTHS = (9, 4)
 PREFIX = 3

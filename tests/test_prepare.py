@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from popcorn import data, prepare
+from popcorn.data import competition as competition_data
+from popcorn.data import stanford
 from popcorn.errors import UserError
 
 TEXTS = {
@@ -37,24 +38,24 @@ def archive(tmp_path, folder):
 
 def test_archive_and_folder_give_the_competitions_files(tmp_path, folder, archive):
     for source in (folder, archive):
-        prepare.prepare(source, tmp_path / "out")
-        competition = data.Competition(tmp_path / "out", "test")
-        train = competition.read(data.TRAIN)
+        stanford.prepare(source, tmp_path / "out")
+        competition = competition_data.Competition(tmp_path / "out", "test")
+        train = competition.read(competition_data.TRAIN)
         assert dict(zip(train.ids, train.labels.tolist(), strict=True)) == {'"7_9"': 1, '"8_2"': 0}
         assert set(train.texts) == {'A "fine" film.<br />Truly.', "Bad \\ film."}
         assert sorted(competition.sample_ids()) == ['"3_1"', '"3_10"']
-        assert competition.read(data.UNLABELLED).ids == ['"0_0"']
+        assert competition.read(competition_data.UNLABELED).ids == ['"0_0"']
 
 
 def test_incomplete_sources_are_refused_and_nothing_is_written(tmp_path, folder, archive):
     (folder / "test/neg/3_1.txt").unlink()
     with pytest.raises(UserError, match="lacks the reviews of test/neg"):
-        prepare.prepare(folder, tmp_path / "out")
+        stanford.prepare(folder, tmp_path / "out")
     archive.write_bytes(archive.read_bytes()[:150])
     with pytest.raises(UserError, match="damaged or truncated"):
-        prepare.prepare(archive, tmp_path / "out")
+        stanford.prepare(archive, tmp_path / "out")
     with pytest.raises(UserError, match="there is no"):
-        prepare.prepare(tmp_path / "nowhere.tar.gz", tmp_path / "out")
+        stanford.prepare(tmp_path / "nowhere.tar.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -102,17 +103,17 @@ def test_a_dropped_download_goes_on_where_it_stopped(tmp_path, server):
     handler, url = server
     handler.drops = 2
     target = tmp_path / "archive.tar.gz"
-    prepare.download(target, url, MD5)
+    stanford.download(target, url, MD5)
     assert target.read_bytes() == handler.content
     assert len(handler.ranges) == 3 and handler.ranges[2] >= handler.ranges[1] > handler.ranges[0] == 0
-    prepare.download(target, url, MD5)
+    stanford.download(target, url, MD5)
     assert len(handler.ranges) == 3  # it is there and whole
 
 
 def test_a_later_call_goes_on_with_what_an_earlier_one_left(tmp_path, server):
     handler, url = server
     (tmp_path / "archive.tar.gz.part").write_bytes(handler.content[:1_000_000])
-    prepare.download(tmp_path / "archive.tar.gz", url, MD5)
+    stanford.download(tmp_path / "archive.tar.gz", url, MD5)
     assert (tmp_path / "archive.tar.gz").read_bytes() == handler.content
     assert handler.ranges == (1_000_000,)
 
@@ -120,19 +121,19 @@ def test_a_later_call_goes_on_with_what_an_earlier_one_left(tmp_path, server):
 def test_a_wrong_checksum_and_a_dead_server_are_told(tmp_path, server):
     _, url = server
     with pytest.raises(UserError, match="checksum"):
-        prepare.download(tmp_path / "archive.tar.gz", url, "0" * 32)
+        stanford.download(tmp_path / "archive.tar.gz", url, "0" * 32)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="cannot be fetched"):
-        prepare.download(tmp_path / "archive.tar.gz", url.replace("127.0.0.1", "127.0.0.2").rsplit(":", 1)[0] + ":9/x", MD5)
+        stanford.download(tmp_path / "archive.tar.gz", url.replace("127.0.0.1", "127.0.0.2").rsplit(":", 1)[0] + ":9/x", MD5)
 
 
 def test_what_cannot_be_written_or_read_is_told(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written"):
-        prepare.prepare(folder, tmp_path / "file")
+        stanford.prepare(folder, tmp_path / "file")
     copy = shutil.copytree(folder, tmp_path / "copy")
     (review, *_) = sorted(copy.rglob("*.txt"))
     review.write_bytes(b"na\xefve")
     with pytest.raises(UserError, match=f"{review.name} is not UTF-8 text"):
-        prepare.prepare(copy, tmp_path / "out")
+        stanford.prepare(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()

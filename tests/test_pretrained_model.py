@@ -27,19 +27,22 @@ import bert_trainer
 import distilbert_native
 import distilbert_trainer
 import roberta_trainer
-from popcorn import adapters, plan
 from popcorn.errors import UserError
-from popcorn.hub import fetch
-from popcorn.loading import load
-from popcorn.pretrained_model import architecture
-from popcorn.saved import keep_about
-from popcorn.subwords import fine_tuning, load_tokeniser, weights_checksum
+from popcorn.inference.load import load
+from popcorn.kaggle import plan
+from popcorn.models.hub import fetch, find_checkpoint
+from popcorn.models.pretrained import architecture, weights_checksum
+from popcorn.models.saved import save_metadata
+from popcorn.models.tokenizer import load_tokenizer
+from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.training import adapters
+from popcorn.training.finetuning_task import FinetuningTask
 
 BUILDS = {
     "bert_native": bert_native.BERT, "bert_scratch": bert_scratch.build, "bert_trainer": bert_trainer.build,
     "distilbert_native": distilbert_native.DistilBERT, "distilbert_trainer": distilbert_trainer.build,
     "roberta_trainer": roberta_trainer.build,
-    "deberta_lora": lambda config, checkpoint: adapters.frozen(config, checkpoint),
+    "deberta_lora": lambda config, checkpoint: adapters.load_frozen_base(config, checkpoint),
 }  # fmt: skip
 NEW = {
     "bert_native": ("classifier",), "distilbert_native": ("head",), "bert_scratch": ("dense", "classifier"),
@@ -64,6 +67,7 @@ def copy(checkpoints, tmp_path):
 def config_of(script: str, checkpoint: Path, **options):
     config = import_module(script).Config(model=str(checkpoint), **options)
     config.bits, config.precision = 32, "fp32"
+    find_checkpoint(config)
     return config
 
 
@@ -94,7 +98,7 @@ def require_same(model, expected) -> None:
 
 
 def family_of(script: str) -> str:
-    return import_module(script).Config.FAMILY
+    return import_module(script).Config.MODEL_TYPE
 
 
 # weights
@@ -162,7 +166,7 @@ REFUSED = {
     ),
     "more layers": (
         lambda weights: weights | {name.replace("layer.1.", "layer.2."): value + 0 for name, value in weights.items()},
-        r"\d+ of them have no place in it, such as .*layer\.2\.",
+        r"\d+ of them are not part of it, such as .*layer\.2\.",
     ),
     "another shape": (
         lambda weights: {name: value[:100] if "word_emb" in name else value for name, value in weights.items()},
@@ -170,11 +174,11 @@ REFUSED = {
     ),
     "not a number": (
         lambda weights: {name: value * (math.nan if "layer.0." in name else 1) for name, value in weights.items()},
-        "are damaged .*layer\\.0\\..* has values that are no numbers",
+        "are damaged .*layer\\.0\\..* has values that are not numbers",
     ),
     "infinite": (
         lambda weights: {name: value / (0 if "word_emb" in name else 1) for name, value in weights.items()},
-        "are damaged .*word_embeddings.* has values that are no numbers",
+        "are damaged .*word_embeddings.* has values that are not numbers",
     ),
     "half empty": (
         lambda weights: {name: value * ("layer.1." not in name) for name, value in weights.items()},
@@ -207,9 +211,9 @@ REFUSED = {
 def test_weights_that_are_not_the_model_s_are_refused(case, script, copy):
     change, said = REFUSED[case]
     folder = rewritten(copy(family_of(script)), change)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         built(script, folder)
-    assert str(folder) in str(told.value)
+    assert str(folder) in str(raised.value)
 
 
 def test_a_bert_without_a_pooler_is_for_the_script_that_needs_none(checkpoints, copy):
@@ -263,7 +267,7 @@ def test_weights_of_every_form_are_the_same(stored, script, checkpoints, copy):
     require_same(built(script, stored(copy(family))), built(script, checkpoints[family]))
 
 
-def test_damaged_files_are_told(checkpoints, copy):
+def test_damaged_files_are_refused(checkpoints, copy):
     def cut(folder):
         path = as_torch(folder) / "pytorch_model.bin"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -350,7 +354,7 @@ def test_other_files_change_nothing(case, script, checkpoints, copy):
     assert weights_checksum(folder) == before
     config = config_of(script, folder)
     text = "A superb film."
-    assert load_tokeniser(config)(text)["input_ids"] == load_tokeniser(config_of(script, checkpoints[family]))(text)["input_ids"]
+    assert load_tokenizer(config)(text)["input_ids"] == load_tokenizer(config_of(script, checkpoints[family]))(text)["input_ids"]
 
 
 def a_run(folder: Path, checkpoint: Path) -> Path:
@@ -359,9 +363,9 @@ def a_run(folder: Path, checkpoint: Path) -> Path:
     model = bert_trainer.build(config, checkpoint)
     own = folder / "refit" / "model"
     model.save_pretrained(own)
-    load_tokeniser(config).save_pretrained(own)
-    (folder / "refit" / "outcome.npz").write_bytes(b"")
-    keep_about(folder, bert_trainer.build, config, "subwords")
+    load_tokenizer(config).save_pretrained(own)
+    (folder / "refit" / PREDICTIONS).write_bytes(b"")
+    save_metadata(folder, bert_trainer.build, config, "subwords")
     return own
 
 
@@ -383,12 +387,12 @@ def test_a_run_s_own_model_is_never_completed(lost, checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_of_a_run_s_own_model_nothing_is_to_be_fetched(part, checkpoints, tmp_path):
+def test_nothing_in_a_run_s_own_model_is_to_be_fetched(part, checkpoints, tmp_path):
     own = a_run(tmp_path, checkpoints["bert"])
     (own / part).write_bytes((own / part).read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot be read .*: copy the run's whole folder, or run its script again") as told:
+    with pytest.raises(UserError, match=r"cannot be read .*: copy the run's whole folder, or run its script again") as refusal:
         load(tmp_path)
-    assert "fetch" not in str(told.value)
+    assert "fetch" not in str(refusal.value)
 
 
 # settings
@@ -470,7 +474,7 @@ def test_sizes_are_the_checkpoint_s(checkpoints):
         {"vocab_size": -1},
     ],
 )
-def test_values_that_are_none_are_told(settings, copy):
+def test_values_that_are_none_are_refused(settings, copy):
     with pytest.raises(UserError, match="changed"):
         built("bert_trainer", configured(copy(), **settings))
 
@@ -497,19 +501,22 @@ def test_a_language_model_trained_further_has_the_checkpoint_s_pooler_or_none(
     if not has_pooler:
         rewritten(folder, lambda weights: {name: value for name, value in weights.items() if "pooler" not in name})
     config = config_of(script, folder, data_dir=competition, further_pretrain=True, pretrain_epochs=1, output_dir=tmp_path)
-    config.limit, config.max_tokens = 16, 8
-    task = fine_tuning(BUILDS[script], config)
+    config.max_train_samples, config.max_length = 16, 8
+    task = FinetuningTask(BUILDS[script], config)
+    task.load()
     task.pretrain(float("inf"))
     (made,) = (tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")
     before, after = load_file(folder / "model.safetensors"), load_file(made)
     assert len(before) == len(after) and any("pooler" in name for name in after) == has_pooler
-    task.build()  # nothing is missing
+    task.new_model()  # nothing is missing
 
 
 @pytest.mark.parametrize("case", ["other names", "a layer", "not a number"])
 def test_a_language_model_begins_with_all_weights_too(case, copy, competition, tmp_path):
     change, said = REFUSED[case]
     folder = rewritten(copy(), change)
-    config = config_of("bert_trainer", folder, data_dir=competition, further_pretrain=True, output_dir=tmp_path, max_tokens=8)
+    config = config_of("bert_trainer", folder, data_dir=competition, further_pretrain=True, output_dir=tmp_path, max_length=8)
+    task = FinetuningTask(bert_trainer.build, config)
+    task.load()
     with pytest.raises(UserError, match=said):
-        fine_tuning(bert_trainer.build, config).pretrain(float("inf"))
+        task.pretrain(float("inf"))

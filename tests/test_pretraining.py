@@ -7,10 +7,14 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from popcorn import engine, pretraining
 from popcorn.config import TrainingConfig
 from popcorn.errors import UserError
-from popcorn.files import alone
+from popcorn.runs.run import run
+from popcorn.training import pretraining, processes
+from popcorn.training.loop import train
+from popcorn.training.model_task import ModelTask
+from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.utils.cache import file_lock
 
 
 def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
@@ -29,19 +33,19 @@ def test_a_run_waits_for_another_that_trains_the_same(tmp_path, capsys):
             said += capsys.readouterr().out
         folder.mkdir()  # as the first run does at its end
     second.join(10)
-    assert not second.is_alive() and "waiting for it" in said and "is used again" in capsys.readouterr().out
+    assert not second.is_alive() and "waiting for it" in said and "Reusing the language model" in capsys.readouterr().out
 
 
 def test_several_processes_do_not_wait(tmp_path):
-    again = alone(tmp_path / "made", waits=False)
+    again = file_lock(tmp_path / "made", waits=False)
     with FileLock(tmp_path / "made.lock"), pytest.raises(UserError, match="start this one when that has ended"), again:
         pass
-    with alone(tmp_path / "made", waits=False):
+    with file_lock(tmp_path / "made", waits=False):
         pass
 
 
 def test_more_processes_than_reviews_a_step_are_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(processes, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
     with pytest.raises(SystemExit) as left:
-        engine.run(None, None, TrainingConfig(output_dir=tmp_path, batch_size=2, name="test"))
+        run(ModelTask(TrainingConfig(output_dir=tmp_path, batch_size=2, name="test")), PyTorchTrainer(train))
     assert left.value.code == 2 and "--batch-size is 2 for 2 processes" in capsys.readouterr().err

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pretrained
@@ -16,23 +15,42 @@ from conftest import ROOT
 import lstm
 import nbsvm
 import tfidf
-from popcorn import engine, linear, word_model
 from popcorn.errors import UserError
-from popcorn.experiment import Outcome, begin, folder_of
-from popcorn.files import alone
-from popcorn.predict import run_of
+from popcorn.inference.predict import run_of
+from popcorn.runs.run import run
+from popcorn.runs.run_dir import folder_of, start_or_resume
+from popcorn.training.fit_result import FitResult
+from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
+from popcorn.training.word_model import WordModelTask
+from popcorn.utils.cache import file_lock
 
 
-@contextmanager
-def without_training(task, config, folder, deadline):
-    """An engine of no work."""
-    yield lambda build, targets, part, own: Outcome(
-        np.full(len(part.validation), 0.5), np.full(len(task.test), 0.5), epoch=1, history=[{"epoch": 1}]
-    )
+class NoTraining:
+    """A trainer that predicts 0.5; `before_fit` is called first."""
+
+    def __init__(self, before_fit=lambda: None):
+        self.before_fit = before_fit
+
+    def start(self, config):
+        pass
+
+    def set_up(self, task, run_dir, deadline):
+        self.before_fit()
+        self.task = task
+
+    def fit(self, split):
+        validation, test = (np.full(length, 0.5) for length in (len(split.validation), len(self.task.test)))
+        return FitResult(validation, test, epoch=1, history=[{"epoch": 1}])
+
+    def summary(self):
+        return {}
+
+    def finish(self):
+        pass
 
 
-def run_lstm(config, engine_of=without_training):
-    engine.run(engine_of, lambda: word_model.task_of(lstm.LSTM, config)[0], config)
+def run_linear(build_pipeline, config):
+    run(TextTask(build_pipeline, config), SklearnTrainer())
 
 
 def options(competition, folder, **more):
@@ -47,37 +65,34 @@ def files(folder):
 @pytest.mark.parametrize("first", ["tfidf", "lstm"])
 def test_a_second_run_into_the_folder_of_one_that_is_alive_is_refused(first, second, competition, glove, tmp_path, capsys):
     """It is begun in the middle of the first one, and touches nothing."""
-    lstm_config = lstm.Config(**options(competition, tmp_path, vectors=glove, hidden=4, resume=second.endswith("resume")))
+    lstm_config = lstm.Config(**options(competition, tmp_path, word_vectors=glove, hidden=4, resume=second.endswith("resume")))
 
     def start_second():
         before = files(tmp_path)
         with pytest.raises(SystemExit) as ended:
             if second.startswith("lstm"):
-                run_lstm(lstm_config)
+                run(WordModelTask(lstm.LSTM, lstm_config), NoTraining())
             else:
                 script = {"tfidf": tfidf, "nbsvm": nbsvm}[second]
-                linear.run(script.model, script.Config(**options(competition, tmp_path)))
+                run_linear(script.build_pipeline, script.Config(**options(competition, tmp_path)))
         assert ended.value.code == 2 and files(tmp_path) == before
         assert "another run is at work in" in capsys.readouterr().err
 
-    def model(config):
+    def start_second_once():
         if not done:
             done.append(1)
             start_second()
-        return tfidf.model(config)
 
-    @contextmanager
-    def disturbed(*where):
-        start_second()
-        done.append(1)
-        with without_training(*where) as fitting:
-            yield fitting
+    def build_pipeline(config):
+        start_second_once()
+        return tfidf.build_pipeline(config)
 
     done = []
     if first == "lstm":
-        run_lstm(lstm.Config(**options(competition, tmp_path, vectors=glove, hidden=4)), disturbed)
+        config = lstm.Config(**options(competition, tmp_path, word_vectors=glove, hidden=4))
+        run(WordModelTask(lstm.LSTM, config), NoTraining(start_second_once))
     else:
-        linear.run(model, tfidf.Config(**options(competition, tmp_path)))
+        run_linear(build_pipeline, tfidf.Config(**options(competition, tmp_path)))
     assert done and (tmp_path / "submissions" / "shared.csv").is_file()
     assert [path.name for path in (tmp_path / "runs" / "shared").glob("seed-*") if path.is_dir()] == ["seed-1"]
     assert run_of("shared", tmp_path).name == "seed-1"
@@ -87,22 +102,23 @@ def test_a_second_run_into_the_folder_of_one_that_is_alive_is_refused(first, sec
 def test_other_folders_are_free_and_so_is_ones_own_afterwards(other, competition, tmp_path):
     """As in a notebook, whose one process runs a script twice."""
 
-    def model(config):
-        if config.limit:
-            config.limit = None  # once
+    def build_pipeline(config):
+        if config.max_train_samples:
+            config.max_train_samples = None  # once
             if other:
-                linear.run(tfidf.model, tfidf.Config(**options(competition, tmp_path) | other))
-        return tfidf.model(config)
+                run_linear(tfidf.build_pipeline, tfidf.Config(**options(competition, tmp_path) | other))
+        return tfidf.build_pipeline(config)
 
     for _ in range(2):
-        linear.run(model, tfidf.Config(**options(competition, tmp_path, limit=300)))
+        run_linear(build_pipeline, tfidf.Config(**options(competition, tmp_path, max_train_samples=300)))
     assert len(list((tmp_path / "runs").glob("*/seed-*/model.json"))) == (4 if other else 2)  # each with one earlier run
 
 
 def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
     config = tfidf.Config(output_dir=tmp_path, name="shared")
     hold = (
-        f"from pathlib import Path; from popcorn.files import alone; held = alone(Path({str(folder_of(config))!r}), waits=False)"
+        "from pathlib import Path; from popcorn.utils.cache import file_lock; "
+        f"held = file_lock(Path({str(folder_of(config))!r}), waits=False)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", f"{hold}\nheld.__enter__(); print('held', flush=True); input()"],
@@ -111,30 +127,22 @@ def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
     try:
         process.stdout.readline()
         for _ in range(3):  # as runs do that know of no lock
-            begin(config)
-            with pytest.raises(UserError), alone(folder_of(config), waits=False):
+            start_or_resume(config)
+            with pytest.raises(UserError), file_lock(folder_of(config), waits=False):
                 pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    with alone(folder_of(config), waits=False):
+    with file_lock(folder_of(config), waits=False):
         pass
 
 
 def test_two_processes_predict_fewer_reviews_than_they_are(tmp_path):
-    """One, two and three of them, with both engines: a process without a batch must not keep the other waiting."""
+    """One, two and three of them, with two trainers: a process without a batch must not keep the other waiting."""
     torch.manual_seed(0)
     checkpoint = pretrained.write(tmp_path / "bert", "bert", initializer_range=0.4)
-    command = (
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "tests/two_processes.py",
-        checkpoint,
-        tmp_path,
-    )
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    command = (*launch, "tests/two_processes.py", checkpoint, tmp_path)
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     )

@@ -13,12 +13,13 @@ from conftest import BLAME, PRAISE, SMALL, reviews, run
 from matplotlib.image import imread
 from sklearn.metrics import log_loss
 
-from popcorn import data, prepare
-from popcorn.experiment import read_outcome
-from popcorn.report import at_temperature, fitted_temperature
-from popcorn.score import true_labels
-from popcorn.split import validation_parts
-from popcorn.submission import read_probabilities
+from popcorn.data import competition as competition_data
+from popcorn.data import stanford
+from popcorn.data.splits import validation_folds
+from popcorn.data.submission import read_probabilities
+from popcorn.metrics import true_labels
+from popcorn.reporting.report import at_temperature, fitted_temperature
+from popcorn.runs.run_dir import load_fit_result
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -32,10 +33,10 @@ TRICK = f"<script>alert(1)</script> {' '.join(BLAME[:6])} &amp; {BLAME[6]}"
 def page(glove, tmp_path_factory):
     """Of two models, which both fall for a review that blames and is positive all the same."""
     folder, competition = tmp_path_factory.mktemp("report"), tmp_path_factory.mktemp("reported")
-    prepare.write_competition(competition, reviews(400, 1), [*reviews(100, 2), ("99999_9", 1, TRICK)], reviews(60, 3, False))
+    stanford.write_competition(competition, reviews(400, 1), [*reviews(100, 2), ("99999_9", 1, TRICK)], reviews(60, 3, False))
     where = "--data-dir", competition, "--output-dir", folder
-    run("tfidf.py", *where, "--record")
-    run("lstm.py", *where, "--vectors", glove, *SMALL, "--record")
+    run("tfidf.py", *where, "--save-results")
+    run("lstm.py", *where, "--word-vectors", glove, *SMALL, "--save-results")
     run("-m", "popcorn", "report", *where, "--results", folder / "results")
     return folder / "report" / "index.html"
 
@@ -44,14 +45,14 @@ def test_the_page_has_all_its_parts_and_needs_nothing_else(page):
     text = page.read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
         "Leaderboard", "Accuracy against time", "Learning curves", "Calibration", "Accuracy by length", "Agreement",
-        "What all of them get wrong",
+        "Errors common to all models",
     ]  # fmt: skip
     assert text.count("<svg") == 6 and "currentColor" in text and "#010203" not in text
     assert not re.search(r"<script|<link|<img|url\((?!#)|@import", text)
     assert all(f"<td>{name}</td>" in text for name in ("tfidf", "lstm"))
 
 
-def test_reviews_are_shown_as_text_with_the_words_that_carried_the_verdict(page):
+def test_reviews_are_shown_as_text_with_the_words_that_carried_the_prediction(page):
     """Whatever stands in a review, it is no part of the page."""
     shown = [each for each in re.findall(r"<blockquote>(.*?)</blockquote>", page.read_text(), re.DOTALL) if "99999_9" in each]
     assert len(shown) == 1 and "is positive" in shown[0]
@@ -77,15 +78,15 @@ def test_temperatures_are_those_of_reviews_that_were_held_out(page):
         )
     )
     assert set(lines) == {"tfidf", "lstm"}
-    here = data.find(_data_of(page))
-    train, test = here.read(data.TRAIN), here.read(data.TEST)
+    here = competition_data.find_competition(_data_of(page))
+    train, test = here.read(competition_data.TRAIN), here.read(competition_data.TEST)
     for name, (temperature, before, after) in lines.items():
         said = read_probabilities(folder / "submissions" / f"{name}.proba.csv", test.ids, "")["sentiment"].to_numpy()
         labels = true_labels(test.ids)
         assert float(before) == pytest.approx(log_loss(labels, at_temperature(said, 1)), abs=1e-4)
         assert float(after) == pytest.approx(log_loss(labels, at_temperature(said, float(temperature))), abs=0.01)
-        rows = validation_parts(train.ids, train.labels, "film", None)[0]
-        held = read_outcome(folder / "runs" / name / "seed-1" / "validated").validation
+        rows = validation_folds(train.ids, train.labels, "movie", None)[0]
+        held = load_fit_result(folder / "runs" / name / "seed-1" / "validated").validation
         assert float(temperature) == pytest.approx(fitted_temperature(held, train.labels[rows]), abs=0.006)
         assert float(temperature) != pytest.approx(fitted_temperature(said, labels), abs=0.02)  # not of the test's
 

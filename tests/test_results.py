@@ -7,12 +7,12 @@ from conftest import ROOT, run
 
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
-from popcorn import data
+from popcorn.data import competition as competition_data
+from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
-from popcorn.experiment import begin, split_of
-from popcorn.leaderboard import BEGIN, END, markdown, read_between_markers, update
-from popcorn.results import data_of, is_recorded, recipe_of, rows
-from popcorn.split import SPLIT
+from popcorn.reporting.leaderboard import BEGIN, END, markdown, read_between_markers, update
+from popcorn.runs.results import data_of, is_recorded, recipe_of, rows
+from popcorn.runs.run_dir import start_or_resume
 
 
 def test_the_readme_shows_what_the_results_say():
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
     write("low", "competition", entry(1, 0.8))
     write("high", "competition", entry(1, 0.90), entry(2, 0.92), entry(3, 0.91))
-    write("toy", "embedded default", entry(1, 0.99))
+    write("toy", competition_data.FALLBACK, entry(1, 0.99))
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
 def test_a_validation_on_the_former_split_is_marked(folder):
     high, low = rows(folder)
     text = markdown([high, low])
-    assert text.count("0.9000†") == 1 and text.rstrip().endswith("today's split holds out other reviews.")
+    assert text.count("0.9000†") == 1 and text.rstrip().endswith("on which this model has not been trained yet.")
     content = json.loads((folder / "high.json").read_text()) | {"split": SPLIT}
     (folder / "high.json").write_text(json.dumps(content))
     high, low = rows(folder)
@@ -65,7 +65,7 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
     final = entry(2, 0.94)
     del final["fits"]["validated"]
     final["seconds"] = 5.0
-    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("final", [final], None, 5)):
+    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("unvalidated", [final], None, 5)):
         content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": runs}
         (folder / f"{name}.json").write_text(json.dumps(content))
         (row,) = (row for row in rows(folder) if row.name == name)
@@ -102,16 +102,16 @@ def test_what_is_no_result_is_refused(folder):
 
 
 def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
-    """The CNN's widths are a tuple, and a list in the file: other seeds gather all the same."""
+    """The CNN's kernel sizes are a tuple, and a list in the file: other seeds gather all the same."""
     config = cnn.Config(name="cnn", output_dir=tmp_path, seed=2)
-    here = data.Competition(competition, "--data-dir")
+    here = competition_data.Competition(competition, "--data-dir")
     assert not is_recorded(config, here)
     (tmp_path / "results").mkdir()
     content = {"config": recipe_of(config), "data": data_of(here), "split": SPLIT, "runs": [{"seed": 2}]}
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content))
     assert is_recorded(config, here) and not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=3), here)
-    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, filters=7), here)
-    assert not is_recorded(config, data.Competition(competition, data.EMBEDDED))
+    assert not is_recorded(cnn.Config(name="cnn", output_dir=tmp_path, seed=2, num_filters=7), here)
+    assert not is_recorded(config, competition_data.Competition(competition, competition_data.FALLBACK))
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content | {"split": "another"}))
     assert not is_recorded(config, here)
 
@@ -121,7 +121,7 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
     where = "--data-dir", competition, "--output-dir", tmp_path, "--readme", readme
-    command = "benchmarks/leaderboard.py", "--scripts", "tfidf", *where
+    command = "-m", "benchmarks.leaderboard", "--scripts", "tfidf", *where
     run(*command)
     assert "| tfidf |" in readme.read_text() and "tfidf" in (tmp_path / "report" / "index.html").read_text()
     result = tmp_path / "results" / "tfidf.json"
@@ -138,30 +138,29 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     assert json.loads(result.read_text())["config"] == json.loads(first)["config"]
     submission = tmp_path / "submissions" / "tfidf.proba.csv"
     whole = submission.read_bytes()
-    run("tfidf.py", "--limit", "100", *where[:4])  # a quick try takes the run's place
+    run("tfidf.py", "--max-train-samples", "100", *where[:4])  # a quick try takes the run's place
     assert submission.read_bytes() != whole
     result.write_text("<<<<<<< ours\n")
-    assert "tfidf.json is not a recorded result" in run("tfidf.py", "--record", *where[:4], code=2).stderr
+    assert "tfidf.json is not a recorded result" in run("tfidf.py", "--save-results", *where[:4], code=2).stderr
     result.write_text(first)
-    run("tfidf.py", "--limit", "100", *where[:4])
+    run("tfidf.py", "--max-train-samples", "100", *where[:4])
     run(*command)
     assert submission.read_bytes() == whole
-    assert "name some of tfidf" in run("benchmarks/leaderboard.py", "--scripts", "tfidf.py", *where, code=2).stderr
+    assert "name some of tfidf" in run("-m", "benchmarks.leaderboard", "--scripts", "tfidf.py", *where, code=2).stderr
 
 
 def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     """Resumed is what was begun with the same options, and nothing else."""
-    config, here = leaderboard_runs.Config(output_dir=tmp_path), data.Competition(competition, "--data-dir")
+    config, here = leaderboard_runs.Config(output_dir=tmp_path), competition_data.Competition(competition, "--data-dir")
     its = cnn.Config(name="cnn", output_dir=tmp_path)
-    train = here.read(data.TRAIN)
-    split = split_of(its, train.ids, train.labels)
+    train = here.read(competition_data.TRAIN)
+    split = split_checksum(train.ids, [split.held_out for split in validation_splits(its, train.ids, train.labels)])
     for begun, content, held_out, is_resumed in (
-        (replace(its, limit=9), here.checksum, split, False), (its, "of others", split, False),
+        (replace(its, max_train_samples=9), here.checksum, split, False), (its, "of others", split, False),
         (its, here.checksum, "others", False), (its, here.checksum, split, True),
     ):  # fmt: skip
-        begin(begun, data=content, split=held_out)
+        start_or_resume(begun, data=content, split=held_out)
         assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
-        begin(
-            replace(its, resume=True, folds=4), data=here.checksum
-        )  # a fold's model has learnt from other reviews than that of more
+        # a fold's model was trained on other reviews than that of more folds
+        start_or_resume(replace(its, resume=True, folds=4), data=here.checksum)

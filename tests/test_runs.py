@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, SMALL, run, run_kernel
+from conftest import ROOT, SMALL, run, run_here, run_kernel, some_fast
 
-from popcorn.split import split_checksum
+from popcorn.data.splits import split_checksum
 
 # in so few reviews every word is frequent
-LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--width", "20", "--ngrams", "1"]}
+LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--vector-size", "20", "--ngrams", "1"]}
 WORD_MODELS = {  # and lstm, which the rest is about
     "gru": [], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [], "transformer": [],
     "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],
@@ -29,13 +29,13 @@ def submissions(folder, name="lstm"):
 
 @pytest.fixture(scope="module")
 def options(competition, glove):
-    return ("--data-dir", competition, "--vectors", glove, *SMALL)
+    return ("--data-dir", competition, "--word-vectors", glove, *SMALL)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = run("lstm.py", *options, "--output-dir", folder, "--record")
+    done = run("lstm.py", *options, "--output-dir", folder, "--save-results")
     return folder, done
 
 
@@ -56,7 +56,7 @@ def test_a_run_leaves_all_that_it_promises(undisturbed):
 
 
 def test_its_kernel_is_the_same_command_and_gives_the_same_bytes(undisturbed, competition, glove, tmp_path):
-    assert run_kernel("lstm", ["--vectors", glove, *SMALL], competition, tmp_path) == submissions(undisturbed[0])
+    assert run_kernel("lstm", ["--word-vectors", glove, *SMALL], competition, tmp_path) == submissions(undisturbed[0])
 
 
 def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
@@ -71,7 +71,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
     assert json.loads((checkpoint / "position.json").read_text())["step"] > 0  # in the middle of an epoch
     assert not (tmp_path / "submissions" / "lstm.csv").exists()
     (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
-    assert "Going on with the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", "--record").stdout
+    assert "Resuming the run" in run("lstm.py", *options, "--output-dir", tmp_path, "--resume", "--save-results").stdout
     assert submissions(tmp_path) == submissions(undisturbed[0])
     first, second = json.loads((folder.parent / "cost.json").read_text()).values()
     (entry,) = json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]
@@ -80,36 +80,35 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
 
 def test_the_time_budget_ends_in_a_submission_and_a_resume(undisturbed, options, tmp_path):
     # too short for any training: the submission is valid all the same
-    done = run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s", "--record")
-    assert "The time budget is spent" in done.stdout and "Not recorded" in done.stdout
+    done = run("lstm.py", *options, "--output-dir", tmp_path, "--time-budget", "1s", "--save-results")
+    assert "The time budget is spent" in done.stdout and "Results not saved" in done.stdout
     ids = pd.read_csv(tmp_path / "submissions" / "lstm.csv")["id"]
     assert len(ids) == 100 and not (tmp_path / "results").exists()
     run("lstm.py", *options, "--output-dir", tmp_path, "--resume")
     assert submissions(tmp_path) == submissions(undisturbed[0])
 
 
-@pytest.mark.parametrize("script", WORD_MODELS)
+@pytest.mark.parametrize("script", some_fast(["gru", "transformer", "lm_lstm"], WORD_MODELS))
 def test_every_other_script_runs_and_learns(script, competition, glove, tmp_path):
     """Without validation, on fewer steps than any user takes."""
-    recipe = ["--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-rate", 1, "--word-dropout", 0]
+    recipe = ["--epochs", 4, "--batch-size", 16, "--learning-rate", 0.01, "--embedding-lr-scale", 1, "--word-dropout", 0]
     recipe += WORD_MODELS[script]
-    done = run(
-        f"{script}.py", "--data-dir", competition, "--vectors", glove, *recipe, "--output-dir", tmp_path, "--final", "--record"
-    )
+    recipe = ["--word-vectors", glove, *recipe, "--no-validation"]
+    done = run(f"{script}.py", "--data-dir", competition, *recipe, "--output-dir", tmp_path, "--save-results")
     assert len(submissions(tmp_path, script)) == 2 and "refit" in done.stderr and "validated" not in done.stderr
     (entry,) = json.loads((tmp_path / "results" / f"{script}.json").read_text())["runs"]
     assert entry["accuracy"] > 0.8 and set(entry["fits"]) == {"refit"}
-    assert run_kernel(script, ["--vectors", glove, *recipe, "--final"], competition, tmp_path) == submissions(tmp_path, script)
+    assert run_kernel(script, recipe, competition, tmp_path) == submissions(tmp_path, script)
 
 
-def test_final_is_the_refit_of_a_whole_run(options, tmp_path):
-    """Where validation takes the last epoch, what comes after it is what --final does at once; and the two are one recipe."""
-    recipe = (*options, "--output-dir", tmp_path, "--patience", "9", "--epochs", "1", "--record")
+def test_without_validation_a_run_is_the_refit_of_a_whole_one(options, tmp_path):
+    """Where validation takes the last epoch, what comes after it is what --no-validation does at once; the two are one recipe."""
+    recipe = (*options, "--output-dir", tmp_path, "--patience", "9", "--epochs", "1", "--save-results")
     run("lstm.py", *recipe)
     whole = submissions(tmp_path)
-    run("lstm.py", *recipe, "--final")
+    run("lstm.py", *recipe, "--no-validation")
     assert submissions(tmp_path) == whole
-    run("lstm.py", *recipe, "--final", "--seed", 2)
+    run("lstm.py", *recipe, "--no-validation", "--seed", 2)
     assert len(json.loads((tmp_path / "results" / "lstm.json").read_text())["runs"]) == 2
 
 
@@ -120,7 +119,7 @@ def test_a_finished_run_is_resumed_without_training(undisturbed, options):
     assert "batch/s" not in done.stderr and submissions(folder) == before
 
 
-@pytest.mark.parametrize("other", [("--hidden", "9"), ("--learning-rate", "0.01"), ("--limit", "300")])
+@pytest.mark.parametrize("other", [("--hidden", "9"), ("--learning-rate", "0.01"), ("--max-train-samples", "300")])
 def test_a_checkpoint_of_other_options_is_refused(undisturbed, options, other):
     done = run("lstm.py", *options, "--output-dir", undisturbed[0], "--resume", *other, code=2)
     assert "is of another run" in done.stderr and "settings.json" in done.stderr
@@ -153,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused(options, tmp_path):
 def test_two_processes_train_as_one_does(options, tmp_path):
     """Without dropout, which draws other numbers in each, to the same submission, validated and fitted again."""
     launch = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
-    steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--epochs", "1", "--record"
+    steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--epochs", "1", "--save-results"
     submitted = {}
     for name, start in (("alone", ()), ("together", launch)):
         done = run(*start, "lstm.py", *steady, "--output-dir", tmp_path / name, OMP_NUM_THREADS="1")
@@ -166,7 +165,7 @@ def test_two_processes_train_as_one_does(options, tmp_path):
 
 
 def test_folds_save_out_of_fold_probabilities(competition, tmp_path):
-    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--folds", "4", "--record")
+    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--folds", "4", "--save-results")
     table = pd.read_csv(tmp_path / "submissions" / "tfidf.oof.csv")
     assert sorted(table["fold"].unique()) == [1, 2, 3, 4] and len(table) == 400 and table["id"].is_unique
     labels = table["id"].str.split("_").str[1].astype(int) >= 5
@@ -192,7 +191,7 @@ def test_linear_models_learn_and_repeat(competition, tmp_path, script, monkeypat
     """On one processor, where no thread is faster than another; and the kernel finds nothing that the script has cached."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     name = script.removesuffix(".py")
-    run(script, "--data-dir", competition, "--output-dir", tmp_path, "--record", *LINEAR[script])
+    run(script, "--data-dir", competition, "--output-dir", tmp_path, "--save-results", *LINEAR[script])
     first = submissions(tmp_path, name)
     assert json.loads((tmp_path / "results" / f"{name}.json").read_text())["runs"][0]["accuracy"] > 0.9
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -201,7 +200,7 @@ def test_linear_models_learn_and_repeat(competition, tmp_path, script, monkeypat
 
 def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_path):
     def seeds(*extra):
-        run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--record", *extra)
+        run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--save-results", *extra)
         return [entry["seed"] for entry in json.loads((tmp_path / "results" / "tfidf.json").read_text())["runs"]]
 
     assert seeds() == [1]
@@ -212,34 +211,34 @@ def test_seeds_gather_in_one_result_until_the_recipe_changes(competition, tmp_pa
 
 @pytest.mark.parametrize("script", ["lstm.py", *LINEAR, *(f"{name}.py" for name in WORD_MODELS)])
 def test_help_explains_every_field(script):
-    shown = run(script, "--help").stdout
+    shown = run_here(script, "--help")
     assert "--data-dir" in shown and "folder with the competition's files" in shown
-    options = [line for line in shown.splitlines() if line.startswith("│ --")]
+    options = [line for line in shown.splitlines() if line.lstrip("│| ").startswith("--")]
     assert len(options) > 8
 
 
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (("--limit", "0"), "--limit is 0"),
-        (("--limit", "100", "--record"), "--record with --limit"),
+        (("--max-train-samples", "0"), "--max-train-samples is 0"),
+        (("--max-train-samples", "100", "--save-results"), "--save-results with --max-train-samples"),
         (("--epochs", "0"), "--epochs is 0"),
         (("--folds", "1"), "--folds is 1"),
-        (("--final", "--folds", "2"), "leave --folds out"),
-        (("--final", "--no-refit"), "leave --no-refit out"),
+        (("--no-validation", "--folds", "2"), "leave --folds out"),
+        (("--no-validation", "--no-refit"), "leave --no-refit out"),
         (("--precision", "fp16"), "--precision is fp16: this processor"),
         (("--time-budget", "soon"), "--time-budget is 'soon'"),
         (("--time-budget", "90"), "--time-budget is '90'"),
-        (("--vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),
-        (("--vector-width", "300"), "16 wide where --vector-width asks for 300"),
+        (("--word-vectors", "/nowhere/glove.txt"), "there is no file /nowhere/glove.txt"),
+        (("--vector-size", "300"), "16 wide where --vector-size asks for 300"),
         (("--data-dir", "/nowhere"), "there is no folder /nowhere"),
         (("--output-dir", "/proc/nowhere"), "cannot be written"),
-        (("--limit", "3"), "use more reviews"),
+        (("--max-train-samples", "3"), "give a larger number"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
-    done = run("lstm.py", *options, "--output-dir", tmp_path, *extra, code=2)
-    assert said in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
+    last = run_here("lstm.py", *options, "--output-dir", tmp_path, *extra, code=2).splitlines()[-1]
+    assert said in last and last.startswith("error: ")
     assert not list((tmp_path / "submissions").glob("*")) if (tmp_path / "submissions").exists() else True
 
 
@@ -249,16 +248,15 @@ def test_mistakes_are_told_in_one_sentence(options, tmp_path, extra, said):
         ("nbsvm.py", ("--c", "0"), "--c is 0.0: give a number above 0"),
         ("nbsvm.py", ("--alpha", "0"), "--alpha is 0.0: give a number above 0"),
         ("tfidf.py", ("--ngrams", "0"), "--ngrams is 0"),
-        ("paragraph_vectors.py", ("--sample", "1"), "--sample is 1.0: give a share from 0 to less than 1"),
+        ("paragraph_vectors.py", ("--sample", "1"), "--sample is 1.0: give a number from 0 to less than 1"),
     ],
 )
 def test_mistakes_of_the_linear_models(tmp_path, script, extra, said):
-    done = run(script, "--output-dir", tmp_path, *extra, code=2)
-    assert said in done.stderr and not list(tmp_path.iterdir())
+    assert said in run_here(script, "--output-dir", tmp_path, *extra, code=2) and not list(tmp_path.iterdir())
 
 
 def test_terms_of_more_reviews_than_there_are(competition, tmp_path):
-    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--min-reviews", 500, code=2)
+    done = run("tfidf.py", "--data-dir", competition, "--output-dir", tmp_path, "--min-df", 500, code=2)
     assert "give a smaller number" in done.stderr
 
 
@@ -280,17 +278,18 @@ def test_a_full_disk_leaves_nothing_half_written(competition, tmp_path):
     assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert [len(file.splitlines()) for file in submissions(tmp_path, "tfidf")] == [101, 101]
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tfidf.csv", "tfidf.proba.csv", "settings.json", "model.json", "seed-1.lock",
+        "tfidf.csv", "tfidf.proba.csv", "settings.json", "model.json", "seed-1.lock", "predictions.npz",
     }  # fmt: skip
 
 
 def limited_files(*command):
     """Runs `python <command>` where no file may grow past 3,000 bytes, as a model and a checkpoint do."""
 
-    def limit():
+    def limit_file_size():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
     return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ, capture_output=True, text=True, preexec_fn=limit
-    )
+        [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ, capture_output=True, text=True,
+        preexec_fn=limit_file_size,
+    )  # fmt: skip

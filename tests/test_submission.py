@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from conftest import run
 
+from popcorn.data.submission import write_out_of_fold, write_submissions
 from popcorn.errors import UserError
-from popcorn.score import half_width, score_file, true_labels
-from popcorn.submission import write_out_of_fold, write_submissions
+from popcorn.metrics import half_width, true_labels
+from popcorn.reporting.score import score_file
 
 SAMPLE = ['"12_10"', '"5_2"', '"7_7"', '"9_4"']
 TEST = ['"9_4"', '"7_7"', '"12_10"', '"5_2"']

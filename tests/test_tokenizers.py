@@ -11,9 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 import bert_trainer
-from popcorn import data, subwords
+from popcorn.data import competition as competition_data
+from popcorn.data import subword_tokenizer
+from popcorn.data.subword_tokenizer import read_subwords, require_fitting_tokenizer
 from popcorn.errors import UserError
-from popcorn.subwords import load_tokeniser, read_subwords, require_fitting_tokenizer
+from popcorn.models.hub import find_checkpoint
+from popcorn.models.tokenizer import load_tokenizer
 
 FETCH = r"fetch or attach all of the model's tokenizer, such as tokenizer\.json and tokenizer_config\.json"
 
@@ -29,7 +32,9 @@ def folder(checkpoint, tmp_path):
 
 
 def config_of(folder: Path):
-    return bert_trainer.Config(model=str(folder))
+    config = bert_trainer.Config(model=str(folder))
+    find_checkpoint(config)
+    return config
 
 
 def edited(folder: Path, change) -> None:
@@ -74,7 +79,10 @@ def nothing() -> Tokenizer:
 @pytest.mark.parametrize(
     ("tokenizer", "said"),
     [
-        (words_alone(["the", "a", "film"]), r"does not know \d+\.\d% of the training reviews' tokens, where at most 2% is usual"),
+        (
+            words_alone(["the", "a", "movie"]),
+            r"does not know \d+\.\d% of the training reviews' tokens, where at most 2% is usual",
+        ),
         (words_alone([]), r"does not know 100\.0% of"),
         (letters(), r"makes \d\.\d tokens of a word of the training reviews, where 1\.2 to 1\.5 are usual"),
         (nothing(), r"makes 0\.\d tokens of a word"),
@@ -84,9 +92,9 @@ def test_a_tokenizer_of_other_texts_is_refused(tokenizer, said, folder, competit
     of_its_own(folder, tokenizer)
     config = config_of(folder)
     for _ in range(2):  # out of the cache too
-        with pytest.raises(UserError, match=said) as told:
-            read_subwords(data.Competition(competition, ""), data.TRAIN, load_tokeniser(config), config)
-        assert str(folder) in str(told.value) and "tokenizer.json and tokenizer_config.json" in str(told.value)
+        with pytest.raises(UserError, match=said) as raised:
+            read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, load_tokenizer(config), config)
+        assert str(folder) in str(raised.value) and "tokenizer.json and tokenizer_config.json" in str(raised.value)
 
 
 def test_a_few_unknown_tokens_are_usual(checkpoint):
@@ -107,7 +115,7 @@ def test_upper_case_beside_a_vocabulary_of_lower_case_is_seen(checkpoint):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokenizer.backend_tokenizer.normalizer = None
     texts = ["This Film was Superb, and I liked Hopkins.", "What A mess! One of the worst Films of 1999."]
-    tokens = np.concatenate(subwords.split_texts(texts, tokenizer))
+    tokens = np.concatenate(subword_tokenizer.tokenize_texts(texts, tokenizer))
     with pytest.raises(UserError, match="does not know"):
         require_fitting_tokenizer(tokens, 17, tokenizer, checkpoint)
 
@@ -151,9 +159,9 @@ def added(folder: Path) -> None:
 )
 def test_a_tokenizer_of_another_model_is_refused_before_it_reads(change, said, folder):
     change(folder)
-    with pytest.raises(UserError, match=said + ".*: " + FETCH) as told:
-        load_tokeniser(config_of(folder))
-    assert str(folder) in str(told.value)
+    with pytest.raises(UserError, match=said + ".*: " + FETCH) as raised:
+        load_tokenizer(config_of(folder))
+    assert str(folder) in str(raised.value)
 
 
 def test_code_beside_a_tokenizer_is_never_run(folder):
@@ -161,12 +169,12 @@ def test_code_beside_a_tokenizer_is_never_run(folder):
     about = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]}}
     (folder / "code.py").write_text("raise SystemExit('code was run')")
     path.write_text(json.dumps(about))
-    assert load_tokeniser(config_of(folder))("superb")["input_ids"]  # by the library's own class
+    assert load_tokenizer(config_of(folder))("superb")["input_ids"]  # by the library's own class
     path.write_text(json.dumps(about | {"tokenizer_class": "Tokenizer"}))
     try:
-        load_tokeniser(config_of(folder))
-    except UserError as told:
-        assert "cannot be read" in str(told)
+        load_tokenizer(config_of(folder))
+    except UserError as raised:
+        assert "cannot be read" in str(raised)
 
 
 @pytest.mark.parametrize("made_by", ["transformers", "tokenizers", "special_tokens_map.json", "added_tokens.json"])
@@ -175,7 +183,7 @@ def test_the_cache_is_of_one_version_and_of_all_the_tokenizer_s_files(made_by, f
 
     def read() -> bool:
         """Whether the texts were split anew."""
-        read_subwords(data.Competition(competition, ""), data.TEST, load_tokeniser(config), config)
+        read_subwords(competition_data.Competition(competition, ""), competition_data.TEST, load_tokenizer(config), config)
         return "Splitting" in capsys.readouterr().out
 
     read()
@@ -183,6 +191,6 @@ def test_the_cache_is_of_one_version_and_of_all_the_tokenizer_s_files(made_by, f
     if made_by.endswith(".json"):
         (folder / made_by).write_text("{}")
     else:
-        genuine = subwords.version
-        monkeypatch.setattr(subwords, "version", lambda name: "0.0.test" if name == made_by else genuine(name))
+        genuine = subword_tokenizer.version
+        monkeypatch.setattr(subword_tokenizer, "version", lambda name: "0.0.test" if name == made_by else genuine(name))
     assert read()

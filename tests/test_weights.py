@@ -14,13 +14,15 @@ import bert_scratch
 import bert_trainer
 import deberta_lora
 import deberta_ptuning
-from popcorn import adapters, engine, loading
-from popcorn.adapters import AdapterTuner
 from popcorn.errors import UserError
-from popcorn.finetune import hugging_face
-from popcorn.language_model import FurtherPretraining
-from popcorn.subwords import fine_tuning, load_tokeniser
-from popcorn.trainer import ReviewTrainer
+from popcorn.inference import load
+from popcorn.runs.run import run
+from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.training.adapters import AdapterTuner, build_adapter
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.masked_lm import FurtherPretraining
+from popcorn.training.review_trainer import ReviewTrainer
 
 SCRIPTS = {"bert_trainer": bert_trainer, "bert_scratch": bert_scratch}
 
@@ -45,8 +47,8 @@ def config_of(checkpoint, competition, tmp_path):
     def make(script, folder, **more):
         options = {
             "model": str(checkpoint), "data_dir": competition, "output_dir": tmp_path / folder, "name": script.__name__,
-            "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32", "max_tokens": 16, "checkpoint_every": 2,
-            "limit": 80, "refit": False, "patience": 3,
+            "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32", "max_length": 16, "checkpoint_every": 2,
+            "max_train_samples": 80, "refit": False, "patience": 3,
         } | more  # fmt: skip
         return script.Config(**options)
 
@@ -69,22 +71,23 @@ def test_a_resumed_run_is_the_undisturbed_one_and_so_is_what_it_leaves(script, c
         return step(self, *arguments, **options)
 
     whole, parts = config_of(module, "whole"), config_of(module, "parts")
-    engine.run(hugging_face, lambda: fine_tuning(module.build, whole), whole)
+    task = FinetuningTask(module.build, whole)
+    run(task, HFTrainer())
     monkeypatch.setattr(ReviewTrainer, "training_step", killed)
     with pytest.raises(SystemExit):
-        engine.run(hugging_face, lambda: fine_tuning(module.build, parts), parts)
+        run(FinetuningTask(module.build, parts), HFTrainer())
     parts.resume = True
-    engine.run(hugging_face, lambda: fine_tuning(module.build, parts), parts)
+    run(FinetuningTask(module.build, parts), HFTrainer())
     assert len(taken) < 18 and submitted(parts) == submitted(whole)
     (left, other) = (config.output_dir / "runs" / script / "seed-1" / "validated" for config in (whole, parts))
     assert (left / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
-    texts = fine_tuning(module.build, whole).competition.read("testData.tsv").texts
-    found = loading.load(left.parent).probability(texts)
-    with np.load(left / "outcome.npz") as outcome:
-        assert np.allclose(found, outcome["test"], atol=1e-6) and found.std() > 1e-3
+    texts = task.competition.read("testData.tsv").texts
+    found = load.load(left.parent).probability(texts)
+    with np.load(left / PREDICTIONS) as saved:
+        assert np.allclose(found, saved["test"], atol=1e-6) and found.std() > 1e-3
 
 
-def of_a_trainer(kind, model, folder):
+def trainer_of(kind, model, folder):
     """A trainer with nothing but its model: what writes and reads its weights needs no more."""
     trainer = kind.__new__(kind)
     trainer.model, trainer.args = model, SimpleNamespace(should_save=True, output_dir=str(folder))
@@ -102,7 +105,7 @@ def models(checkpoint, tmp_path):
         yield name, ReviewTrainer, [build(config, checkpoint) for _ in range(2)]
     for script in (deberta_lora, deberta_ptuning):
         config = script.Config(model=str(deberta), bits=32, precision="fp32")
-        yield script.__name__, AdapterTuner, [adapters.build(script.adapter, config, deberta) for _ in range(2)]
+        yield script.__name__, AdapterTuner, [build_adapter(script.peft_config, config, deberta) for _ in range(2)]
 
 
 @pytest.mark.parametrize("name", ["bert", "scratch", "deberta_lora", "deberta_ptuning"])
@@ -113,11 +116,11 @@ def test_a_checkpoint_is_read_whole_or_refused(name, checkpoint, tmp_path):
             if weights.requires_grad:
                 weights.add_(torch.rand_like(weights))
     folder = tmp_path / "checkpoint-1"
-    of_a_trainer(kind, one, folder)._save(str(folder))
+    trainer_of(kind, one, folder)._save(str(folder))
     for rest in ("optimizer.pt", "scheduler.pt"):
         (folder / rest).write_bytes(b"")
     assert not list(folder.glob("*.bin"))  # the library would pickle its arguments there
-    trainer = of_a_trainer(kind, other, folder)
+    trainer = trainer_of(kind, other, folder)
     trainer.state = SimpleNamespace(best_model_checkpoint=str(folder))
     trainer._load_best_model()
     for (key, left), right in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
@@ -141,9 +144,10 @@ def test_a_checkpoint_is_read_whole_or_refused(name, checkpoint, tmp_path):
 
 
 def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
-    config = config_of(bert_native, "further", pretrain_epochs=1, limit=16)
-    task = fine_tuning(bert_native.BERT, config)
-    first = FurtherPretraining(config, task.train, load_tokeniser(config), "content")
+    config = config_of(bert_native, "further", pretrain_epochs=1, max_train_samples=16)
+    task = FinetuningTask(bert_native.BERT, config)
+    task.load()
+    first = FurtherPretraining(config, task.train, task.tokenizer, "content")
     first.train(float("inf"))
     before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (checkpoint, first.folder))
     kept = load_file(first.folder / "model.safetensors")
@@ -153,10 +157,17 @@ def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
     assert norms and all(0 < (after[name] - before[name]).abs().max() < 0.1 for name in norms)
 
 
-@pytest.mark.parametrize("spoil", ["lost", "surplus", "renamed"])
-def test_predict_refuses_a_model_with_a_weight_missing(spoil, config_of, tmp_path):
-    config = config_of(bert_trainer, "run", epochs=1, limit=40, final=True, refit=True)
-    engine.run(hugging_face, lambda: fine_tuning(bert_trainer.build, config), config)
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("lost", r"1 of 41 are missing, such as bert.encoder.layer.1.output.LayerNorm.weight: "),
+        ("surplus", "cannot be read"),
+        ("renamed", r"1 of 41 are missing, such as bert.encoder.layer.1.output.LayerNorm.weight \("),
+    ],
+)
+def test_predict_refuses_a_model_with_a_weight_missing(spoil, said, config_of, tmp_path):
+    config = config_of(bert_trainer, "run", epochs=1, max_train_samples=40, no_validation=True, refit=True)
+    run(FinetuningTask(bert_trainer.build, config), HFTrainer())
     folder = tmp_path / "run" / "runs" / "bert_trainer" / "seed-1"
     path = folder / "refit" / "model" / "model.safetensors"
     weights = load_file(path)
@@ -165,8 +176,8 @@ def test_predict_refuses_a_model_with_a_weight_missing(spoil, config_of, tmp_pat
     if spoil != "lost":
         weights |= {name: value, "surplus": value.clone()} if spoil == "surplus" else {name + "s": value}
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="cannot be read"):
-        loading.load(folder)
+    with pytest.raises(UserError, match=said):
+        load.load(folder)
 
 
 @pytest.mark.parametrize("spoil", ["lost", "surplus", "renamed"])
@@ -174,14 +185,14 @@ def test_an_adapter_with_a_weight_missing_is_refused(spoil, tmp_path):
     torch.manual_seed(1)
     base = pretrained.write(tmp_path / "deberta", "deberta-v2", initializer_range=0.1)
     config = deberta_lora.Config(model=str(base), bits=32, precision="fp32")
-    model = adapters.build(deberta_lora.adapter, config, base)
+    model = build_adapter(deberta_lora.peft_config, config, base)
     kept = tmp_path / "kept"
-    trainer = of_a_trainer(AdapterTuner, model, kept)
+    trainer = trainer_of(AdapterTuner, model, kept)
     trainer.data_collator = SimpleNamespace(tokenizer=SimpleNamespace(save_pretrained=lambda folder: None))
     trainer.is_world_process_zero = lambda: True
-    trainer.keep(kept)
+    trainer.save_artifacts(kept)
     config.adapter = kept
-    adapters.build(deberta_lora.adapter, config, base)
+    build_adapter(deberta_lora.peft_config, config, base)
     path = kept / "adapter_model.safetensors"
     weights = load_file(path)
     name = next(name for name in weights if "lora_B" in name)
@@ -189,5 +200,5 @@ def test_an_adapter_with_a_weight_missing_is_refused(spoil, tmp_path):
     if spoil != "lost":
         weights |= {name: value, name.replace("layer.", "layer.9"): value.clone()} if spoil == "surplus" else {name + "s": value}
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="is not an adapter that a run has left"):
-        adapters.build(deberta_lora.adapter, config, base)
+    with pytest.raises(UserError, match="is not an adapter of a finished run"):
+        build_adapter(deberta_lora.peft_config, config, base)

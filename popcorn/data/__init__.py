@@ -1,0 +1,1 @@
+"""Data: the competition's files, splits, tokenizers, word vectors, batches and submissions."""

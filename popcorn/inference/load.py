@@ -1,0 +1,182 @@
+"""Loads the model of a finished run (`popcorn.models.saved`) as a predictor."""
+
+import json
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from zipfile import BadZipFile
+
+import numpy as np
+from safetensors import SafetensorError
+
+from popcorn.config import RunConfig
+from popcorn.data.word_tokenizer import TOKENIZER, UNKNOWN, tokenize
+from popcorn.errors import UserError, first_line
+from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, tokenized
+from popcorn.models.hub import find_checkpoint
+from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
+from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
+from popcorn.utils.scripts import load_script
+
+DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
+"""exceptions from reading a truncated or wrong file"""
+
+AGAIN = "copy the run's whole folder, or run its script again"
+
+
+def load(folder: Path) -> Predictor:
+    """The model of a run's folder: the refit, or the mean of the folds' models.
+
+    Raises `UserError` where the folder lacks a file, or has another tokenizer version.
+    """
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        script, build, kind, options = (metadata[name] for name in ("script", "build", "kind", "config"))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(
+            f"{folder} lacks its {METADATA}, or that cannot be read ({problem}): give the folder of a finished run, such as "
+            "runs/lstm/seed-1, or run the script again"
+        ) from problem
+    if metadata.get("tokenizer") != TOKENIZER:
+        raise UserError(f"{folder} was made with another tokenizer ({metadata.get('tokenizer')}): run {script}.py again")
+    if kind in ("subwords", "adapter"):
+        hide_unusable_quantizers()
+        quiet_transformers()
+    module = _module(script, folder)
+    known = {field.name for field in fields(module.Config) if field.init}
+    config = module.Config(**{name: value for name, value in options.items() if name in known})
+    finished = [path for path in sorted(folder.iterdir()) if (path / PREDICTIONS).is_file() or (path / ARRAYS).is_file()]
+    fit_dirs = [path for path in finished if path.name == "refit"] or finished
+    if not fit_dirs:
+        raise UserError(f"{folder} has no trained model: continue with {script}.py --resume, or run it again")
+    try:
+        if kind == "linear":
+            return _linear(getattr(module, build), config, fit_dirs)
+        make = {"words": _words, "subwords": _subwords, "adapter": _adapter}[kind]
+        return Mean([make(getattr(module, build), config, fit_dir) for fit_dir in fit_dirs])
+    except DAMAGED as problem:
+        raise UserError(
+            f"the model in {folder} cannot be read ({first_line(problem)}): copy the run's whole folder, or run {script}.py again"
+        ) from problem
+
+
+def _module(script: str, folder: Path) -> ModuleType:
+    try:
+        return load_script(script)
+    except FileNotFoundError as problem:
+        raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have") from problem
+
+
+def _linear(build: Callable, config: RunConfig, fit_dirs: list[Path]) -> Linear:
+    """One pipeline per split; steps that all splits share are in the run's own folder."""
+    states = [_arrays(fit_dir / ARRAYS) for fit_dir in fit_dirs]
+    shared = {} if "terms" in states[0] else _arrays(fit_dirs[0].parent / ARRAYS)
+    num_shared = 1 + max((int(key.partition(".")[0]) for key in shared if key != "terms"), default=-1)
+    pipelines = [build(config) for _ in fit_dirs]
+    for pipeline, arrays in zip(pipelines, states, strict=True):
+        set_state(pipeline, arrays)
+    set_state(pipelines[0], shared)
+    return Linear(pipelines[0][:num_shared], [pipeline[num_shared:] for pipeline in pipelines])
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(require_file(path), allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def _words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    import torch
+    from safetensors.torch import load_file
+
+    from popcorn.data.batching import EncodedReviews, truncate_head_tail
+
+    words = require_file(fit_dir.parent / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+    index = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
+    weights = load_file(require_file(fit_dir / WEIGHTS))
+    (vectors,) = (value for name, value in weights.items() if name.endswith("embedding.weight"))
+    if UNKNOWN + 1 + len(words) != len(vectors):
+        raise ValueError(f"{VOCABULARY} has {len(words)} words, and {WEIGHTS} {len(vectors) - UNKNOWN - 1}")
+    model = build(config, torch.zeros(vectors.shape)).eval()
+    model.load_state_dict(weights)
+
+    def encode(texts: list[str]) -> EncodedReviews:
+        return EncodedReviews(
+            [np.array([index.get(word, UNKNOWN) for word in words], np.int32) for words in tokenized(texts)], config.max_length
+        )
+
+    def words_of(text: str) -> list[tuple[str, int]]:
+        return [(word, 1) for word in truncate_head_tail(np.array(tokenize(text) or [""], dtype=object), config.max_length)]
+
+    return Neural(model, model.embedding, encode, words_of, num_special_tokens=0)
+
+
+def _subwords(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    """A pretrained model of the library, or a module of this repository.
+
+    `build` is a function for the former and a class for the latter, whose weights include the encoder's.
+    """
+    from popcorn.data.subword_tokenizer import TOKENIZER_FIX
+    from popcorn.models.hub import WHOLE
+
+    try:
+        return _fine_tuned(build, config, fit_dir)
+    except UserError as problem:
+        raise UserError(str(problem).replace(WHOLE, AGAIN).replace(TOKENIZER_FIX, AGAIN)) from problem
+
+
+def _fine_tuned(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    """Rebuilds the model, with its tokenizer.
+
+    With a function, the saved model is complete. With a class, only its weights are saved.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    from popcorn.models.hub import require_parts
+    from popcorn.models.pretrained import architecture, require_saved
+
+    if not isinstance(build, type):
+        require_parts(fit_dir / "model", AGAIN)
+        model = build(config, fit_dir / "model")
+        require_saved(model, fit_dir / "model")
+        # the library only warns of a missing weight, and initializes it at random
+        model.load_state_dict(_with_own_names(load_file(require_file(fit_dir / "model" / "model.safetensors"))))
+        return load_hf_predictor(model, config, fit_dir / "model")
+    encoder = fit_dir.parent / ENCODER
+    require_parts(encoder, AGAIN, with_weights=False)
+    weights = load_file(require_file(fit_dir / WEIGHTS))
+    with tempfile.TemporaryDirectory() as folder:  # the class starts from a checkpoint, whose weights are then replaced
+        AutoModel.from_config(architecture(encoder)).save_pretrained(folder)
+        model = build(config, Path(folder))
+    model.load_state_dict(weights)
+    return load_hf_predictor(model, config, encoder)
+
+
+def _with_own_names(weights: dict) -> dict:
+    """Renames a layer norm's weights to the module's names.
+
+    Runs of earlier versions have the names of BERT's first checkpoints.
+    """
+    first = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {
+        next((name.removesuffix(old) + new for old, new in first.items() if name.endswith(old)), name): value
+        for name, value in weights.items()
+    }
+
+
+def _adapter(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    """The adapter on its base model, which is downloaded or in a local folder."""
+    from popcorn.training import adapters
+
+    config.adapter, config.precision = require_file(fit_dir / "model"), "fp32"
+    for bits in (config.bits, None, 16):  # it may have been trained on other hardware, or with other packages
+        with suppress(UserError):
+            config.bits = adapters.resolve_bits(bits)
+            break
+    find_checkpoint(config)
+    return load_hf_predictor(adapters.build_adapter(build, config, config.checkpoint), config, config.checkpoint)

@@ -1,0 +1,1 @@
+"""Layers, pretrained checkpoints, and what a run's folder holds of a model."""

@@ -1,0 +1,91 @@
+"""What a run's folder holds of a model: weights, options, vocabulary and tokenizer.
+
+`runs/<name>/seed-<n>` has `model.json` (script, options, tokenizer version), and the vocabulary of a model over words or the
+tokenizer of a pretrained one. It has a folder for each split with the weights, as safetensors or plain arrays. Only the frozen
+base of an adapter is elsewhere. Nothing in it can run code. `popcorn.inference.load` rebuilds a model from it.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from popcorn.config import RunConfig
+from popcorn.data.word_tokenizer import TOKENIZER, pack, unpack
+from popcorn.errors import UserError
+from popcorn.utils.files import atomic_write, write_json
+
+METADATA, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
+ENCODER = "encoder"
+"""folder with configuration and tokenizer of a pretrained encoder, whose weights are among those of each split"""
+FITTED = ("idf_", "ratio_", "vectors_", "counts_", "coef_", "intercept_", "classes_")
+"""fitted attributes of scikit-learn's steps and ours, except for the vocabulary"""
+NOT_STATE = {"vocabulary_", "fixed_vocabulary_", "stop_words_", "n_features_in_", "feature_names_in_", "n_iter_"}
+"""fitted attributes that predictions do not depend on, and the vocabulary, which is saved as terms"""
+
+
+def script_of(build: Callable) -> str:
+    """Name of the script that defines a model's class or function.
+
+    In a notebook the module has no file, so the name comes from the command line.
+    """
+    return Path(sys.argv[0]).stem if build.__module__ == "__main__" else build.__module__
+
+
+def save_metadata(folder: Path, build: Callable, config: RunConfig, kind: str) -> None:
+    """Writes what `load` needs to rebuild the model."""
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    metadata = {"script": script_of(build), "build": build.__name__, "kind": kind, "tokenizer": TOKENIZER, "config": options}
+    write_json(folder / METADATA, metadata)
+
+
+def save_vocabulary(folder: Path, index: dict[str, int]) -> None:
+    """Writes the words in the order of their ids, one per line."""
+    with atomic_write(folder / VOCABULARY, "w") as file:
+        file.writelines(word + "\n" for word in sorted(index, key=index.get))
+
+
+def get_state(pipeline, first: int = 0) -> dict[str, np.ndarray]:
+    """Fitted arrays of a scikit-learn pipeline by name, and its terms.
+
+    `first`: index of the pipeline's first step. Raises `TypeError` where a step has a fitted attribute that is not saved: a
+    model without it would predict something else.
+    """
+    for step in pipeline.named_steps.values():
+        fitted = {name for name in vars(step) if name.endswith("_") and not name.startswith("_")}
+        if unsaved := sorted(fitted - NOT_STATE - set(FITTED)):
+            raise TypeError(f"{type(step).__name__} has the fitted attribute {unsaved[0]}: add it to FITTED in {__name__}")
+    arrays = {
+        f"{number}.{name}": getattr(step, name)
+        for number, step in enumerate(pipeline.named_steps.values(), start=first)
+        for name in FITTED
+        if hasattr(step, name)
+    }
+    return arrays if first else arrays | {"terms": pack(pipeline[0].get_feature_names_out().tolist())}
+
+
+def set_state(pipeline, arrays: dict[str, np.ndarray]) -> None:
+    """Sets the state from `get_state` on the steps of an unfitted pipeline."""
+    if "terms" in arrays:
+        pipeline[0].vocabulary_ = {term: number for number, term in enumerate(unpack(arrays["terms"]))}
+    for key, array in arrays.items():
+        number, _, name = key.partition(".")
+        if name:
+            setattr(pipeline[int(number)], name, array)
+
+
+def save_state(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the state from `get_state`."""
+    with atomic_write(folder / ARRAYS) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def require_file(path: Path) -> Path:
+    """The path; raises `UserError` where it does not exist."""
+    if not path.exists():
+        raise UserError(
+            f"the model in {path.parent} lacks {path.name}: copy the whole folder of the run, or run its script again"
+        )
+    return path

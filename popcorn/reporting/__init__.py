@@ -1,0 +1,1 @@
+"""Reports on finished runs: leaderboard, ensemble, charts, report page and scores."""

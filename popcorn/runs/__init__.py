@@ -1,0 +1,1 @@
+"""The flow of a run, its folder, and its saved results."""

@@ -1,0 +1,1 @@
+"""Tasks, and the trainers that fit a model on a split."""

@@ -1,0 +1,86 @@
+"""A pretrained model, and the reviews as token ids of its tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from popcorn.config import FineTuneConfig, PretrainedConfig
+from popcorn.data.batching import EncodedReviews
+from popcorn.data.competition import TEST, TRAIN, UNLABELED, find_competition
+from popcorn.data.subword_tokenizer import read_subwords
+from popcorn.models.hub import find_checkpoint
+from popcorn.models.pretrained import architecture, weights_checksum
+from popcorn.models.saved import ENCODER, save_metadata
+from popcorn.models.tokenizer import load_tokenizer
+from popcorn.training.masked_lm import FurtherPretraining
+from popcorn.training.model_task import ModelTask
+from popcorn.training.optim import layer_decay_groups
+from popcorn.utils.files import fingerprint
+from popcorn.utils.packages import quiet_transformers
+
+BuildModel = Callable[[PretrainedConfig, Path], nn.Module]
+"""config and a checkpoint's folder to a float32 model with the checkpoint's weights"""
+
+
+class PretrainedTask(ModelTask):
+    """The reviews as subwords, and a pretrained model with one learning rate."""
+
+    config: PretrainedConfig
+
+    def __init__(self, build: BuildModel, config: PretrainedConfig):
+        super().__init__(config)
+        self.build = build
+
+    def load(self) -> None:
+        """Loads the tokenizer, and encodes the reviews."""
+        quiet_transformers()
+        config = self.config
+        find_checkpoint(config)
+        self.competition = find_competition(config.data_dir)
+        self.tokenizer = load_tokenizer(config)
+        train, test = self.competition.read(TRAIN), self.competition.read(TEST)
+        self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
+        self.train, self.test = (read_subwords(self.competition, name, self.tokenizer, config) for name in (TRAIN, TEST))
+        self.provenance = {"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)}
+
+    def build_model(self) -> nn.Module:
+        return self.build(self.config, self.config.checkpoint)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        return [{"params": list(model.parameters()), "lr": self.config.learning_rate}]
+
+    def save_artifacts(self, run_dir: Path) -> None:
+        """Saves everything that rebuilds the model without its original checkpoint."""
+        save_metadata(run_dir, self.build, self.config, "subwords")
+        self.tokenizer.save_pretrained(run_dir / ENCODER)
+        architecture(self.config.checkpoint).save_pretrained(run_dir / ENCODER)
+
+
+class FinetuningTask(PretrainedTask):
+    """Fine-tunes all layers, with further pretraining if `--further-pretrain` is set."""
+
+    config: FineTuneConfig
+
+    def load(self) -> None:
+        super().load()
+        self.further = self._further_pretraining() if self.config.further_pretrain else None
+
+    def pretrain(self, deadline: float) -> None:
+        if self.further:
+            self.further.train(deadline)
+
+    def build_model(self) -> nn.Module:
+        return self.build(self.config, self.further.folder if self.further else self.config.checkpoint)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """Learning rates decrease from the top layer down; see `layer_decay_groups`."""
+        return layer_decay_groups(model, architecture(self.config.checkpoint).num_hidden_layers, self.config)
+
+    def _further_pretraining(self) -> FurtherPretraining:
+        config, competition = self.config, self.competition
+        has_more = competition.path(UNLABELED) is not None
+        more = read_subwords(competition, UNLABELED, self.tokenizer, config).reviews if has_more else []
+        reviews = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
+        content = fingerprint(weights_checksum(config.checkpoint), competition.checksum)
+        return FurtherPretraining(config, reviews, self.tokenizer, content)

@@ -1,0 +1,27 @@
+"""The training loop of all models over word vectors."""
+
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from popcorn.training.session import Session
+
+
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch.
+    """
+    model, optimizer, scheduler = session.model, session.optimizer, session.scheduler
+    for epoch in session.epochs():  # until early stopping or the end of the time budget
+        for batch in session.batches(epoch):  # from where a stopped run was
+            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        logits = model(*inputs)  # (micro-batch,)
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum") / len(batch)
+                        session.backward(loss, logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), session.config.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())

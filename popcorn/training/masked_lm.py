@@ -1,0 +1,138 @@
+"""Further masked-language-model pretraining on the competition's reviews.
+
+Devlin et al. 2019, section 3.1, task 1, on in-domain text (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+from transformers import (
+    BertForMaskedLM,
+    BertModel,
+    DataCollatorForLanguageModeling,
+    DistilBertForMaskedLM,
+    DistilBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaForMaskedLM,
+    RobertaModel,
+)  # fmt: skip
+
+from popcorn.config import FineTuneConfig
+from popcorn.data.batching import EncodedReviews
+from popcorn.models.pretrained import load_pretrained
+from popcorn.training.optim import layer_decay_groups, optimizer_and_schedule
+from popcorn.training.pretraining import key_of, train_once
+from popcorn.training.review_trainer import (
+    IGNORE_INDEX,
+    LengthGroupedBatchSampler,
+    ReviewDataset,
+    ReviewTrainer,
+    TrainingControlCallback,
+    keep_pretrained,
+    last_checkpoint,
+    training_arguments,
+)
+from popcorn.utils.files import fingerprint
+
+MASKED = 0.15
+"""fraction of the subwords that are masked"""
+
+
+@dataclass(frozen=True)
+class ModelClasses:
+    """The classes of one model type."""
+
+    model: type[PreTrainedModel]
+    encoder: type[PreTrainedModel]
+    head: tuple[str, ...]
+    """modules of the language model that a checkpoint may lack"""
+
+
+MODEL_CLASSES = {
+    "bert": ModelClasses(BertForMaskedLM, BertModel, ("cls",)),
+    "distilbert": ModelClasses(
+        DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector")
+    ),
+    "roberta": ModelClasses(RobertaForMaskedLM, RobertaModel, ("lm_head",)),
+}
+
+
+class MaskedTrainer(ReviewTrainer):
+    """Trains a masked language model; its head computes only the masked subwords.
+
+    This takes a seventh of the head's time and memory.
+    """
+
+    def mean_loss(self, model, inputs: dict[str, Tensor]):
+        """The same loss as with all tokens; the logits are (1, masked, vocabulary)."""
+        masked = inputs["labels"] != IGNORE_INDEX
+
+        def narrow(encoder, arguments, output):
+            output.last_hidden_state = output.last_hidden_state[masked].unsqueeze(0)
+            return output
+
+        with self.accelerator.unwrap_model(model).base_model.register_forward_hook(narrow):
+            return super().mean_loss(model, inputs | {"labels": inputs["labels"][masked].unsqueeze(0)})
+
+
+class FurtherPretraining:
+    """A further pretrained checkpoint, in a folder named by its inputs' checksum."""
+
+    def __init__(self, config: FineTuneConfig, reviews: EncodedReviews, tokenizer: PreTrainedTokenizerBase, content: str):
+        """`content`: checksum of the checkpoint and of the reviews.
+
+        The first `--max-train-samples` reviews are used.
+        """
+        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate, layer_decay=1.0)
+        self.checkpoint, self.tokenizer, self.classes = config.checkpoint, tokenizer, MODEL_CLASSES[config.MODEL_TYPE]
+        self.dataset = ReviewDataset(reviews, np.arange(len(reviews))[: config.max_train_samples])
+        key = key_of(config, content, config.attention_dropout)
+        self.folder = config.output_dir / "runs" / "further-pretrained" / f"{Path(config.model).name}-{key}"
+        """where the new checkpoint is, once `train` has made it"""
+
+    def train(self, deadline: float) -> None:
+        """Trains the checkpoint, or reuses an earlier one; see `train_once`."""
+        train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
+
+    def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
+        encoder = load_pretrained(self.classes.encoder, self.checkpoint, new=["pooler"])
+        if encoder.random_weights:
+            encoder.pooler = None  # a random pooler must not be saved like a pretrained one
+        # the language model has no pooler, so the checkpoint's pooler stays
+        missing, unexpected = encoder.load_state_dict(trainer.model.base_model.state_dict(), strict=False)
+        mismatched = [*unexpected, *(name for name in missing if not name.startswith("pooler."))]
+        if mismatched:
+            raise ValueError(f"the language model's encoder is not the checkpoint's: {mismatched}")
+        keep_pretrained(encoder, folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _train(self, micro_batch_size: int, fit_dir: Path, deadline: float) -> ReviewTrainer:
+        config = self.config
+        set_seed(config.seed)  # for a new head, where the checkpoint has no language model's head
+        dropout = "attention_dropout" if config.MODEL_TYPE == "distilbert" else "attention_probs_dropout_prob"
+        model = load_pretrained(
+            self.classes.model, self.checkpoint, new=self.classes.head, **{dropout: config.attention_dropout}
+        )  # fmt: skip
+        batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
+        groups = layer_decay_groups(model, model.config.num_hidden_layers, config)
+        mask = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED)
+
+        def masked(items: list[dict]) -> dict[str, torch.Tensor]:
+            # the mask depends on epoch and review alone, so a resumed run has the same; dropout's random state is unchanged
+            with torch.random.fork_rng(devices=[]):
+                # not torch.manual_seed, which would reset the GPU's random state too
+                torch.default_generator.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
+                return mask(items)
+
+        trainer = MaskedTrainer(
+            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
+            args=training_arguments(config, fit_dir, batches, micro_batch_size, config.epochs),
+            data_collator=masked, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=last_checkpoint(fit_dir))
+        return trainer

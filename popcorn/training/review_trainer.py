@@ -1,0 +1,355 @@
+"""Hugging Face's Trainer for fine-tuning and for pretraining on the reviews.
+
+It uses the batches, the optimizer and the schedule of the PyTorch loop. Gradient accumulation, checkpoints, evaluation, parallel
+training and mixed precision come from the Trainer.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from popcorn.utils.packages import hide_unusable_quantizers, tensorboard_if_usable
+
+hide_unusable_quantizers()  # the Trainer's module imports PEFT
+
+# isort: split
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_pt_utils import nested_concat
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from popcorn.config import PretrainedConfig
+from popcorn.data.batching import EncodedReviews, length_grouped_batches
+from popcorn.errors import TrainingDivergedError, UserError, is_out_of_memory, log
+from popcorn.metrics import SELECTION_METRIC
+from popcorn.training.checkpoint import disk_errors_as_user_error
+from popcorn.training.memory import Pieces, recompute_activations
+from popcorn.training.session import STEADY
+from popcorn.utils import hardware
+
+IGNORE_INDEX = -100  # label of tokens without a target, in all losses of the library
+RECOMPUTE = 4  # reviews: so small a micro-batch leaves the hardware idle, and recomputing activations pays off
+Trained = TypeVar("Trained")
+
+
+class ReviewDataset(Dataset):
+    """Some rows of the reviews, in the format of the library's collators."""
+
+    def __init__(self, reviews: EncodedReviews, rows: np.ndarray, labels: np.ndarray | None = None):
+        """rows (n,) of `reviews`; labels of all reviews, or None to predict."""
+        self.reviews, self.rows, self.labels = reviews, rows, labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        label = {} if self.labels is None else {"labels": int(self.labels[row])}
+        return {"input_ids": self.reviews.reviews[row].tolist()} | label
+
+
+class LengthGroupedBatchSampler(Sampler):
+    """The PyTorch loop's batches, divided into micro-batches, as indices into a dataset.
+
+    Each process gets its own micro-batches.
+    """
+
+    def __init__(self, dataset: ReviewDataset, batch_size: int, micro_batch_size: int, seed: int):
+        self.lengths = dataset.reviews.lengths[dataset.rows]
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batches = -(-len(dataset) // batch_size)
+        self.process, self.processes = PartialState().process_index, PartialState().num_processes
+        # the same number of micro-batches for every process, none of them empty
+        smallest = len(dataset) // self.batches
+        self.accumulation = max(1, min(-(-batch_size // (micro_batch_size * self.processes)), smallest // self.processes))
+
+    def __len__(self) -> int:
+        return self.batches * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices = np.arange(len(self.lengths))
+        for batch in length_grouped_batches(indices, self.lengths, self.batch_size, self.seed * 1_000 + self.epoch):
+            micro_batches = np.array_split(batch, self.accumulation * self.processes)
+            yield from (micro_batch.tolist() for micro_batch in micro_batches[self.process :: self.processes])
+
+
+class TrainingControlCallback(TrainerCallback):
+    """Reshuffles batches every epoch, saves checkpoints, and stops early or out of time."""
+
+    def __init__(
+        self, batches: LengthGroupedBatchSampler, checkpoint_every: int, deadline: float, predictions: int = 0,
+        earlier_speed: float = 0.0, should_stop: Callable[[list[dict]], bool] = lambda log: False,
+    ):  # fmt: skip
+        """`predictions`: number of reviews to predict after training, for which time is reserved.
+
+        `earlier_speed`: training speed of an earlier split. `should_stop`: whether training stops early, given the Trainer's log.
+        """
+        self.batches, self.checkpoint_every, self.deadline, self.predictions = batches, checkpoint_every, deadline, predictions
+        self.earlier_speed, self.should_stop = earlier_speed, should_stop
+        self.steps, self.seconds, self.is_out_of_time = 0, 0.0, False
+
+    @property
+    def speed(self) -> float:
+        """Training reviews per second of all processes; 0 before the first step."""
+        return self.steps * len(self.batches.lengths) / self.batches.batches / self.seconds if self.steps else 0.0
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Corrects the path of the best checkpoint, since a run's folder may have been moved."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+
+    def on_epoch_begin(self, args, state, control, **_) -> None:
+        """Sets the sampler's epoch, for a resumed epoch too, and starts the clock."""
+        self.batches.epoch = state.global_step // self.batches.batches
+        self.start = time.monotonic()
+
+    def on_save(self, *_, **__) -> None:
+        """Restarts the clock."""
+        self.start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Saves a checkpoint regularly, and at the end of the time budget."""
+        now = time.monotonic()
+        self.seconds, self.start = self.seconds + now - self.start, now
+        self.steps += 1
+        last = state.global_step % self.batches.batches == 0  # the Trainer itself saves there, after the evaluation
+        # prediction takes a third of the training time per review; half of it also covers loading and writing
+        speed = self.speed if self.steps >= STEADY else self.earlier_speed
+        needed = self.predictions / 2 / speed if speed else 0
+        is_late = torch.tensor(time.monotonic() + needed >= self.deadline, dtype=torch.int, device=args.device)
+        if PartialState().num_processes > 1:  # all stop after the same step
+            torch.distributed.all_reduce(is_late)
+        if is_late and state.global_step < state.max_steps:
+            self.is_out_of_time = control.should_training_stop = True
+        control.should_save = not last and (self.is_out_of_time or state.global_step % self.checkpoint_every == 0)
+        control.should_log = control.should_save  # a checkpoint keeps the losses so far only in its log
+
+    def on_epoch_end(self, args, state, control, **_) -> None:
+        """Skips the evaluation of an unfinished epoch, so that a resumed run continues exactly."""
+        if self.is_out_of_time and state.global_step % self.batches.batches:
+            control.should_evaluate = control.should_save = False
+
+    def on_evaluate(self, args, state, control, **_) -> None:
+        """Stops training early."""
+        control.should_training_stop |= self.should_stop(state.log_history)
+
+
+class PredictingTrainer(Trainer):
+    """A Trainer that predicts and evaluates in smaller pieces if memory requires it.
+
+    Each process does so on its own, and returns the whole batch.
+    """
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.pieces = Pieces()
+
+    def prediction_step(self, model, inputs: dict[str, Tensor], *given, **options) -> tuple[Any, ...]:
+        """Loss, logits and labels of the batch."""
+        step = super().prediction_step
+        rows = np.arange(len(next(iter(inputs.values()))))
+
+        def predict(piece: np.ndarray) -> tuple[Any, ...]:
+            part = inputs if len(piece) == len(rows) else {name: value[piece] for name, value in inputs.items()}
+            return step(model, part, *given, **options)
+
+        results = self.pieces.predict(predict, rows)
+        loss, logits, labels = results[0][1]
+        for piece, (piece_loss, piece_logits, piece_labels) in results[1:]:
+            before = piece[0]  # the loss is a mean
+            loss = None if loss is None else (before * loss + len(piece) * piece_loss) / (before + len(piece))
+            logits = None if logits is None else nested_concat(logits, piece_logits)
+            labels = None if labels is None else nested_concat(labels, piece_labels)
+        return loss, logits, labels
+
+
+class ReviewTrainer(PredictingTrainer):
+    """A Trainer with `LengthGroupedBatchSampler`, whose loss is the mean over the whole batch."""
+
+    def __init__(self, model, batches: LengthGroupedBatchSampler, control_callback: TrainingControlCallback, **options):
+        """Recomputes activations if micro-batches have only a few reviews."""
+        self.batches, self.control_callback = batches, control_callback
+        pieces = batches.accumulation * batches.processes
+        if batches.accumulation > 1 and -(-batches.batch_size // pieces) <= RECOMPUTE:
+            recompute_activations(model)
+        super().__init__(model, callbacks=[control_callback], **options)
+        # then the Trainer counts the targets of a batch over all micro-batches and processes, and `compute_loss` divides by it;
+        # else it would average the micro-batches' means, or add them for a model that accepts **kwargs
+        self.model_accepts_loss_kwargs = True
+
+    def mean_loss(self, model, inputs: dict[str, Tensor]):
+        """The mean loss of a micro-batch, and the model's outputs."""
+        outputs = model(**inputs)
+        return outputs.loss, outputs
+
+    def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
+        """In training, the micro-batch's part of the batch's mean loss; otherwise its own mean."""
+        loss, outputs = self.mean_loss(model, inputs)
+        if model.training and num_items_in_batch is not None:
+            # gradients are averaged over processes, so each process multiplies its own by their number
+            num_targets = (inputs["labels"] != IGNORE_INDEX).sum()
+            # without any target, the library's mean is NaN
+            loss = (
+                loss * num_targets / num_items_in_batch * self.accelerator.num_processes
+                if num_targets
+                else outputs.logits.sum() * 0
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The sampler has this process's micro-batches already, so Accelerate must not divide them."""
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[dict], num_batches: int, device: torch.device):
+        """Moves batches to the device first.
+
+        transformers 4 counts the targets of all processes before it would move them.
+        """
+        return super().get_batch_samples(map(self._prepare_inputs, epoch_iterator), num_batches, device)
+
+    def training_step(self, model, *arguments, **options) -> Tensor:
+        """Raises `TrainingDivergedError` instead of a step with a loss that is not finite."""
+        loss = super().training_step(model, *arguments, **options)
+        if not torch.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: try a lower --learning-rate or --precision "
+                f"fp32; the last checkpoint before it, if there was one, is in {self.args.output_dir}"
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Saves only the weights of a checkpoint.
+
+        The Trainer would add its arguments as a pickle.
+        """
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.write_weights(folder / SAFE_WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        """Loads all weights; the Trainer itself would ignore missing ones.
+
+        Raises `UserError` where a weight is missing or unexpected, or the checkpoint is incomplete.
+        """
+        folder = Path(resume_from_checkpoint)
+        try:
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME):  # without them the Trainer would start from new ones
+                if not (folder / name).is_file():
+                    raise FileNotFoundError(f"it lacks {name}")
+            self.read_weights(folder / SAFE_WEIGHTS_NAME)
+        except (OSError, RuntimeError, SafetensorError) as problem:
+            if is_out_of_memory(problem):
+                raise
+            reason = " ".join(str(problem).split())
+            raise UserError(f"the checkpoint {folder} is damaged ({reason}): leave out --resume to start again") from problem
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def write_weights(self, path: Path) -> None:
+        """Saves the trained weights, with the module's own names."""
+        save_model(self.model, str(path))
+
+    def read_weights(self, path: Path) -> None:
+        """Loads the saved weights; raises `RuntimeError` for a missing or unexpected name."""
+        load_model(self.model, path)
+
+    def _save_checkpoint(self, *arguments, **options) -> None:
+        with disk_errors_as_user_error(Path(self.args.output_dir)):
+            super()._save_checkpoint(*arguments, **options)
+
+
+def keep_pretrained(model: PreTrainedModel, folder: Path) -> None:
+    """Saves the model in the library's format."""
+    model.save_pretrained(folder)
+    # the library renames weights to the first checkpoint's names, such as gamma and beta of a layer norm;
+    # only its own loading functions know these names
+    save_model(model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def training_arguments(
+    config: PretrainedConfig, folder: Path, batches: LengthGroupedBatchSampler, micro_batch_size: int, epochs: int,
+    is_validated: bool = False,
+) -> TrainingArguments:  # fmt: skip
+    """The Trainer's arguments.
+
+    Learning rates, warm-up and weight decay are part of the given optimizer and schedule.
+    """
+    precision = hardware.mixed_precision(config.precision)
+    best_epoch = {
+        "eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": SELECTION_METRIC,
+        "greater_is_better": True,
+    }  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(folder), seed=config.seed, num_train_epochs=epochs, max_grad_norm=config.max_grad_norm,
+        per_device_train_batch_size=micro_batch_size, gradient_accumulation_steps=batches.accumulation,
+        per_device_eval_batch_size=2 * micro_batch_size,
+        use_cpu=not torch.accelerator.is_available(), bf16=precision == "bf16", fp16=precision == "fp16",
+        save_strategy="epoch", save_total_limit=2, logging_strategy="epoch", logging_nan_inf_filter=False,
+        remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=tensorboard_if_usable(),
+        disable_tqdm=False,  # its default depends on the library's log level, which is set to errors
+        **(best_epoch if is_validated else {}),
+    )  # fmt: skip
+    use_one_gpu(arguments)
+    return arguments
+
+
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Turns off nn.DataParallel, which is slower than one GPU on short batches."""
+    if arguments.n_gpu > 1:
+        log(f"{arguments.n_gpu} GPUs are here, and one is used: torchrun --nproc_per_node {arguments.n_gpu} uses all of them")
+        arguments._n_gpu = 1
+
+
+def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "--micro-batch-size") -> Trained:
+    """Trains with the largest micro-batches that fit into memory, halving their size.
+
+    Raises `UserError`, which names the `option`, where not even one review fits. The same where one of several processes runs out
+    of memory, since it cannot change the others.
+    """
+    size = largest
+    while True:
+        clear_device_cache(garbage_collection=True)
+        try:
+            return train(size)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            if size == 1 or PartialState().num_processes > 1:
+                raise UserError(f"memory does not suffice: give a smaller {option} or --max-length") from problem
+        size //= 2
+        log(f"Out of memory: continuing with micro-batches of {size} reviews, the same batch and the same gradient")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint; removes incomplete ones, which a kill may leave.
+
+    The Trainer writes its state last.
+    """
+    if PartialState().is_main_process:
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if not log_of(path):
+                shutil.rmtree(path)
+    PartialState().wait_for_everyone()
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def log_of(checkpoint: str | Path | None) -> list[dict]:
+    """The Trainer's log in a checkpoint; empty where it is missing or incomplete."""
+    try:
+        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -1,0 +1,1 @@
+"""Files, caches, hardware, packages and progress bars."""

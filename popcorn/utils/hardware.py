@@ -1,0 +1,58 @@
+"""Detects the hardware, and sets up precision and memory allocation for it."""
+
+import ctypes
+import os
+import platform
+
+import torch
+
+from popcorn.errors import UserError
+from popcorn.utils.machine import cpu_name, process_peak_memory
+
+GLIBC_TRIM_THRESHOLD, GLIBC_TOP_PAD, GLIBC_MMAP_MAX = -1, -2, -4  # names of mallopt(3), from malloc.h
+KERNELS = "64"
+
+
+def tune_allocator() -> None:
+    """Configures glibc to reuse freed memory, and oneDNN to cache fewer kernels.
+
+    Training on a CPU is up to 1.8 times faster with the first. Other C libraries are left alone. By default oneDNN caches 1,024
+    kernels of megabytes each, one for each shape: with batches of all lengths, those of the CNN filled 24 GiB. oneDNN reads the
+    variable at its first use.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(GLIBC_MMAP_MAX, 0)
+        mallopt(GLIBC_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(GLIBC_TOP_PAD, 256 * 2**20)
+
+
+def mixed_precision(precision: str) -> str:
+    """Accelerate's value for `--precision`: bf16 with hardware support, fp16 on older GPUs, else "no".
+
+    Raises `UserError` for a precision without instructions in this processor: oneDNN has no LSTM for it.
+    """
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        # by default is_bf16_supported includes emulation, which on a T4 is far slower than fp16
+        best = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    else:
+        best = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    if precision == "auto":
+        return best
+    if not has_gpu and precision not in ("fp32", best):
+        raise UserError(f"--precision is {precision}: this processor does not compute in it, leave the option out")
+    return "no" if precision == "fp32" else precision
+
+
+def processor() -> str:
+    """Number and name of the GPUs, or the name of the CPU."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return cpu_name()
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes: on the GPU where there is one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak_memory()
