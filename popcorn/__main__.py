@@ -202,6 +202,8 @@ class Plan(Command):
             script = load_script(self.script.stem)
         except FileNotFoundError as problem:
             raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py") from problem
+        if (self.script.parent != Path() or self.script.exists()) and self.script.resolve() != Path(script.__file__).resolve():
+            raise UserError(f"{self.script} is not a script of this repository: name one such as deberta_lora.py")
         if not hasattr(script, "peft_config"):
             raise UserError(f"{self.script} trains no adapter: plan is for scripts such as deberta_lora.py")
         from popcorn.kaggle.plan import show

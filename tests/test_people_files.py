@@ -350,7 +350,7 @@ REVIEWS = {
 @pytest.mark.parametrize("form", REVIEWS)
 def test_reviews_to_predict_are_read_by_what_the_file_holds(tmp_path, form, name):
     if name == "a.json" and "json" not in form:
-        with pytest.raises(UserError, match="is no valid JSON"):
+        with pytest.raises(UserError, match="is not valid JSON"):
             predict.read_texts(tsv(tmp_path, REVIEWS[form], name))
         return
     assert predict.read_texts(tsv(tmp_path, REVIEWS[form], name)) == (IDS, TEXTS)
@@ -372,9 +372,9 @@ def test_texts_of_json_and_of_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('[{"review": "a"}, {"rev', "is no valid JSON"),
-        ('{"review": "a"}\n{"rev', "row 2 is no valid JSON"),
-        ('[\n {"review": "a"},', "is no valid JSON"),
+        ('[{"review": "a"}, {"rev', "is not valid JSON"),
+        ('{"review": "a"}\n{"rev', "row 2 is not valid JSON"),
+        ('[\n {"review": "a"},', "is not valid JSON"),
         ('{"id": {"0": "1"}, "review": {"0": "a"}}', "entry 1: it is not a review"),
         ('["a", 3]', "entry 2: it is not a review"),
         ('[{"review": null}]', "entry 1: it is not a review"),

@@ -155,3 +155,13 @@ def test_the_command_needs_a_config_and_nothing_else(tmp_path, capsys):
         Plan(Path("lstm.py")).run()
     with pytest.raises(UserError, match=r"config\.json"):
         Plan(Path("deberta_lora.py"), model=str(tmp_path / "nothing")).run()
+
+
+@pytest.mark.parametrize("place", ["a copy", "a folder that does not exist"])
+def test_another_file_of_a_script_s_name_is_refused(place, tmp_path):
+    """Not planned as if it were the repository's own."""
+    path = tmp_path / "deberta_lora.py"
+    if place == "a copy":
+        path.write_text("other = 'recipe'")
+    with pytest.raises(UserError, match="is not a script of this repository"):
+        Plan(path).run()

@@ -188,6 +188,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         (("good", "--file", some), "give one of them"),
         (("good", "--serve"), "give one of them"),
         (("good", "--output", tmp_path / "out.csv"), "give --file too"),
+        (("--file", some, "--output", some), "would be lost"),
     ):
         assert said in run("-m", "popcorn", "predict", *given, code=2).stderr
 

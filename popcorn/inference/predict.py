@@ -102,7 +102,7 @@ def _entries(text: str, name: str) -> tuple[list[str], list[str]]:
                     # in a broken list the error concerns the whole file; in JSON lines, one line
                     reason = problem if entries else file_problem
                     position = f"{name}, row {number}" if entries else name
-                    raise UserError(f"{position} is no valid JSON ({reason}), or is cut short: write it again") from problem
+                    raise UserError(f"{position} is not valid JSON ({reason}), or is cut short: write it again") from problem
     if isinstance(entries, dict):
         entries = [entries]
     ids, texts = [], []

@@ -134,7 +134,7 @@ def sizes_of(model: str) -> DebertaV2Config:
 
 def _from_hub(model: str) -> Path:
     """The model's config.json, from the hub or its cache; raises `UserError` where neither has it."""
-    with needs("huggingface_hub", f"--model {model}, which is no folder here,"):
+    with needs("huggingface_hub", f"--model {model}, which is not a folder here,"):
         from huggingface_hub import HfApi, hf_hub_download
     with suppress(Exception):
         return Path(hf_hub_download(model, CONFIG, local_files_only=True))

@@ -90,12 +90,13 @@ def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) 
         if not result.complete:
             return results
     if config.refit and not config.folds and not config.no_validation:
-        if is_main_process() and len(result.test):  # in case the refit is killed, there is already this submission
+        split = refit_split(config, task.labels, result.epoch)
+        refit = run_dir.load_fit_result(folder / split.name)
+        if refit is None and is_main_process() and len(result.test):  # in case the refit is killed, there is this submission
             write_submissions(
                 config.output_dir / "submissions", config.name, task.competition.sample_ids(), task.test_ids, result.test
             )
-        split = refit_split(config, task.labels, result.epoch)
-        results["refit"] = run_dir.load_fit_result(folder / split.name) or fit_and_save(trainer, split, folder)
+        results["refit"] = refit or fit_and_save(trainer, split, folder)
     return results
 
 
