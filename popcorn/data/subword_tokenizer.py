@@ -12,15 +12,13 @@ from popcorn.config import PretrainedConfig
 from popcorn.data import competition as competition_data
 from popcorn.data.batching import EncodedReviews, truncate_head_tail
 from popcorn.data.competition import TRAIN, Competition
+from popcorn.data.tokenizer_files import BESIDE_TOKENIZERS, TOKENIZERS
 from popcorn.data.word_tokenizer import plain
 from popcorn.errors import UserError, log
 from popcorn.utils.cache import cached
 from popcorn.utils.files import fingerprint
 
 SENTENCEPIECE = "spm.model", "sentencepiece.bpe.model"
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
-BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""optional files that change how a tokenizer splits text"""
 MOST_UNKNOWN = 0.02
 """maximum fraction of unknown tokens in the training reviews; BERT's tokenizer has none, and without lowercasing a tenth"""
 FEWEST_A_WORD, MOST_A_WORD = 0.9, 4.0

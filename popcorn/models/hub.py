@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from safetensors import SafetensorError
 
 from popcorn.config import PretrainedConfig
-from popcorn.data.subword_tokenizer import TOKENIZERS
+from popcorn.data.tokenizer_files import TOKENIZERS
 from popcorn.errors import UserError, first_line, log
 from popcorn.utils.packages import needs
 
