@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
 BLAME = "dull awful tedious clumsy pointless boring wretched lifeless".split()
 FILLER = "the a film story it was and with actor scene plot of in this that one script camera music end".split()
-COSTLY = "undisturbed", "pretrained_further", "task", "finished", "page"
+COSTLY = "undisturbed", "pretrained_further", "task", "finished", "page", "two_processes"
 """fixtures of a module that take long: the tests that share one run in one process"""
 
 

@@ -137,10 +137,12 @@ def test_a_lock_outlives_the_renaming_and_not_its_process(tmp_path):
         pass
 
 
-def test_two_processes_predict_fewer_reviews_than_they_are(tmp_path):
-    """One, two and three of them, with two trainers: a process without a batch must not keep the other waiting."""
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What `two_processes.py` predicts."""
+    tmp_path = tmp_path_factory.mktemp("two_processes")
     torch.manual_seed(0)
-    checkpoint = pretrained.write(tmp_path / "bert", "bert", initializer_range=0.4)
+    checkpoint = pretrained.write(tmp_path / "bert", "bert", initializer_range=0.4, hidden_dropout_prob=0.0)
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     command = (*launch, "tests/two_processes.py", checkpoint, tmp_path)
     process = subprocess.Popen(
@@ -151,8 +153,21 @@ def test_two_processes_predict_fewer_reviews_than_they_are(tmp_path):
     finally:
         process.terminate()  # which ends both
         process.wait()
+    return json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["native", "trainer"])
+def test_one_process_without_memory_makes_both_go_on_in_smaller_pieces(name, two_processes):
+    """Only the second one runs out of it. Predictions after two steps are those of an undisturbed training."""
+    (trained,), (limited,) = two_processes[f"{name} trained"].values(), two_processes[f"{name} limited"].values()
+    assert limited[1] == pytest.approx(trained[1], abs=1e-6)
+    assert np.abs(np.array(trained[1]) - two_processes[name]["3"][1]).max() > 1e-4
+
+
+def test_two_processes_predict_fewer_reviews_than_they_are(two_processes):
+    """One, two and three of them, with two trainers: a process without a batch must not keep the other waiting."""
     for name in ("native", "trainer"):
-        found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        found = two_processes[name]
         all_three = found["3"][1]
         assert np.std(all_three) > 1e-3
         for size, (validation, test) in found.items():

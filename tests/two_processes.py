@@ -1,11 +1,16 @@
-"""What torchrun starts twice for test_processes.py: two trainers on a few reviews. Writes what the main process predicts."""
+"""What torchrun starts twice for test_processes.py: two trainers on a few reviews. Writes what the main process predicts.
+
+At the end with little memory in the second process.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
+from transformers.models.bert.modeling_bert import BertEncoder
 
 import bert_native
 import bert_trainer
@@ -16,19 +21,30 @@ from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.hf_trainer import HFTrainer
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 
-TRAINERS = {  # the native one comes last: it ends with the group of the processes
+TRAINERS = {
     "trainer": (HFTrainer(), bert_trainer.build, bert_trainer.Config),
     "native": (PyTorchTrainer(bert_native.train), bert_native.BERT, bert_native.Config),
 }
 SIZES = 1, 2, 3
 
 
-def predicted(name: str, checkpoint: Path, folder: Path) -> dict[int, list[list[float]]]:
+def with_memory_for_two(forward):
+    """BERT's encoder, for which the second process has memory for two reviews in training."""
+
+    def limited(self, states, *arguments, **options):
+        if self.training and len(states) > 2 and PartialState().process_index == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, states, *arguments, **options)
+
+    return limited
+
+
+def predicted(name: str, checkpoint: Path, folder: Path, rate: float, sizes: tuple[int, ...]) -> dict[int, list[list[float]]]:
     """By size the probabilities of a validation part (none where it is one review: that has one class) and of as many tests."""
     trainer, build, config_class = TRAINERS[name]
     config = config_class(
-        model=str(checkpoint), epochs=1, batch_size=8, precision="fp32", dropout=0.0, attention_dropout=0.0, output_dir=folder,
-        learning_rate=1e-30,
+        model=str(checkpoint), epochs=2, batch_size=8, precision="fp32", dropout=0.0, attention_dropout=0.0, output_dir=folder,
+        learning_rate=rate,
     )  # fmt: skip
     config.checkpoint = checkpoint
     generator = np.random.default_rng(0)
@@ -39,20 +55,24 @@ def predicted(name: str, checkpoint: Path, folder: Path) -> dict[int, list[list[
     trainer.start(config)
     trainer.set_up(task, run_dir, float("inf"))
     found = {}
-    for size in SIZES:
+    for size in sizes:
         task.test = EncodedReviews(reviews.reviews[8 : 8 + size], 50)
         split = Split(f"validated-{size}", np.arange(8), np.arange(8, 8 + size if size > 1 else 8))
         (run_dir / split.name).mkdir(parents=True, exist_ok=True)
         result = trainer.fit(split)
         found[size] = [result.validation.tolist(), result.test.tolist()]
-    trainer.finish()
     return found
 
 
 if __name__ == "__main__":
-    checkpoint, folder = map(Path, sys.argv[1:])
+    checkpoint, folder = map(Path, sys.argv[1:3])
     PartialState(cpu=True)
+    found = {}
     for name in TRAINERS:
-        found = predicted(name, checkpoint, folder)
-        if PartialState().is_main_process:
-            (folder / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+        found[name] = predicted(name, checkpoint, folder / "fewer", 1e-30, SIZES)
+        found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (3,))
+    BertEncoder.forward = with_memory_for_two(BertEncoder.forward)
+    for name in TRAINERS:
+        found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (3,))
+    if PartialState().is_main_process:
+        (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")

@@ -1,10 +1,15 @@
-"""Out-of-memory handling: smaller batches for prediction, recomputed activations for training."""
+"""Out-of-memory handling: smaller batches for prediction, recomputed activations for training.
+
+Several processes share gradients only after all of them have computed theirs. So if memory runs out in one, all can try again.
+"""
 
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
@@ -12,6 +17,30 @@ from popcorn.config import TrainingConfig
 from popcorn.errors import UserError, is_out_of_memory, log
 
 Found = TypeVar("Found")
+
+
+class SharedOutOfMemoryError(MemoryError):
+    """Memory ran out in one of several processes, and all of them raise this."""
+
+
+def fails_in_any_process(fails: bool) -> bool:
+    """Whether `fails` is true in at least one process; every process must call this."""
+    processes = PartialState()
+    if processes.num_processes == 1:
+        return fails
+    flag = torch.tensor(fails, dtype=torch.int, device=processes.device)
+    torch.distributed.all_reduce(flag)
+    return bool(flag)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Averages the gradients over all processes; every process must call this."""
+    processes = PartialState().num_processes
+    if processes > 1:
+        for weights in model.parameters():
+            if weights.grad is not None:
+                torch.distributed.all_reduce(weights.grad)
+                weights.grad /= processes
 
 
 class Pieces:

@@ -35,7 +35,13 @@ from popcorn.data.batching import EncodedReviews, length_grouped_batches
 from popcorn.errors import TrainingDivergedError, UserError, is_out_of_memory, log
 from popcorn.metrics import SELECTION_METRIC
 from popcorn.training.checkpoint import disk_errors_as_user_error
-from popcorn.training.memory import Pieces, recompute_activations
+from popcorn.training.memory import (
+    Pieces,
+    SharedOutOfMemoryError,
+    average_gradients,
+    fails_in_any_process,
+    recompute_activations,
+)
 from popcorn.training.session import STEADY
 from popcorn.utils import hardware
 
@@ -181,6 +187,7 @@ class ReviewTrainer(PredictingTrainer):
     def __init__(self, model, batches: LengthGroupedBatchSampler, control_callback: TrainingControlCallback, **options):
         """Recomputes activations if micro-batches have only a few reviews."""
         self.batches, self.control_callback = batches, control_callback
+        self.memory_error: Exception | None = None
         pieces = batches.accumulation * batches.processes
         if batches.accumulation > 1 and -(-batches.batch_size // pieces) <= RECOMPUTE:
             recompute_activations(model)
@@ -220,8 +227,24 @@ class ReviewTrainer(PredictingTrainer):
         return super().get_batch_samples(map(self._prepare_inputs, epoch_iterator), num_batches, device)
 
     def training_step(self, model, *arguments, **options) -> Tensor:
-        """Raises `TrainingDivergedError` instead of a step with a loss that is not finite."""
-        loss = super().training_step(model, *arguments, **options)
+        """Accumulates the gradient of a micro-batch; after the last one, shares it with the other processes.
+
+        Raises `SharedOutOfMemoryError` in all processes if memory ran out in one of them. Raises `TrainingDivergedError` where
+        the loss is not finite.
+        """
+        loss = torch.zeros((), device=self.args.device)
+        try:
+            if self.memory_error is None:
+                with self.accelerator.no_sync(model):
+                    loss = super().training_step(model, *arguments, **options)
+        except Exception as problem:
+            if self.batches.processes == 1 or not is_out_of_memory(problem):
+                raise
+            self.memory_error = problem
+        if self.accelerator.sync_gradients:
+            if fails_in_any_process(self.memory_error is not None):
+                raise SharedOutOfMemoryError("memory ran out in one of the processes") from self.memory_error
+            average_gradients(model)
         if not torch.isfinite(loss):
             raise TrainingDivergedError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}: try a lower --learning-rate or --precision "
@@ -318,7 +341,7 @@ def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "-
     """Trains with the largest micro-batches that fit into memory, halving their size.
 
     Raises `UserError`, which names the `option`, where not even one review fits. The same where one of several processes runs out
-    of memory, since it cannot change the others.
+    of memory outside of a training step, since the others do not know.
     """
     size = largest
     while True:
@@ -328,7 +351,8 @@ def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "-
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
-            if size == 1 or PartialState().num_processes > 1:
+            is_shared = PartialState().num_processes == 1 or isinstance(problem, SharedOutOfMemoryError)
+            if size == 1 or not is_shared:
                 raise UserError(f"memory does not suffice: give a smaller {option} or --max-length") from problem
         size //= 2
         log(f"Out of memory: continuing with micro-batches of {size} reviews, the same batch and the same gradient")

@@ -8,7 +8,6 @@ review.
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from popcorn.errors import TrainingDivergedError, is_out_of_memory, log
 from popcorn.metrics import compute_metrics
 from popcorn.training.checkpoint import Checkpoints
 from popcorn.training.fit_result import FitResult
-from popcorn.training.memory import Pieces, out_of_memory_error, recompute_activations
+from popcorn.training.memory import Pieces, average_gradients, fails_in_any_process, out_of_memory_error, recompute_activations
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import optimizer_and_schedule
 
@@ -58,7 +57,9 @@ class Session:
         self.earlier_speed = speed
         self.is_out_of_time = False
         optimizer, scheduler = optimizer_and_schedule(task.parameter_groups(model), self.config, self.steps_per_epoch)
-        self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
+        # not wrapped in DistributedDataParallel, which would share gradients before all processes have computed theirs
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        self.optimizer, self.scheduler = accelerator.prepare(optimizer, scheduler)
         self.checkpoints = Checkpoints(fit_dir, accelerator)
         set_seed(self.config.seed)
         self.state = self.checkpoints.load()
@@ -95,6 +96,7 @@ class Session:
             yield attempt
             if attempt.has_succeeded:
                 break
+        average_gradients(self.model)
         self.loss, self.correct = self.accelerator.reduce(
             torch.stack([torch.stack(self.losses).sum(), torch.stack(self.corrects).sum()]), "sum"
         ).tolist()
@@ -109,12 +111,10 @@ class Session:
         """This process's part of the batch, on its device: model inputs, and labels (micro-batch,)."""
         rows = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         micro_batches = np.array_split(rows, -(-len(rows) // self.micro_batch_size))
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            # gradients are averaged over processes once per step, in the last backward pass
-            with nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(self.model):
-                self.reviews = len(micro_batch)
-                labels = torch.from_numpy(self.labels[micro_batch]).to(self.accelerator.device)
-                yield self._inputs(self.train, micro_batch), labels
+        for micro_batch in micro_batches:
+            self.reviews = len(micro_batch)
+            labels = torch.from_numpy(self.labels[micro_batch]).to(self.accelerator.device)
+            yield self._inputs(self.train, micro_batch), labels
 
     def backward(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Accumulates the gradient; `loss` is the micro-batch's part of the batch's mean loss.
@@ -182,13 +182,13 @@ class Session:
     def predict(self, reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
         """The probability that each of the rows is positive, float64 (len(rows),)."""
         self.model.eval()
-        # processes may differ by one batch, and DistributedDataParallel would wait for all of them at each batch
-        model = self.accelerator.unwrap_model(self.model)
         probability = torch.zeros(len(reviews), dtype=torch.float64)
         if len(rows):
             batches = sorted_batches(rows, reviews.lengths, 2 * self.micro_batch_size)
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-                for piece, logit in self.pieces.predict(lambda piece: model(*self._inputs(reviews, piece)).float().cpu(), batch):
+                for piece, logit in self.pieces.predict(
+                    lambda piece: self.model(*self._inputs(reviews, piece)).float().cpu(), batch
+                ):
                     probability[piece] = torch.sigmoid(logit.double())
         if self.accelerator.num_processes > 1:  # each row has a value on one process, and 0 on the others
             probability = self.accelerator.reduce(probability.to(self.accelerator.device), "sum").cpu()
@@ -242,7 +242,7 @@ class Session:
 class Attempt:
     """One attempt at the gradient of a batch: `with attempt:` catches out-of-memory errors.
 
-    The next attempt uses smaller micro-batches.
+    The next attempt uses smaller micro-batches, in all processes.
     """
 
     def __init__(self, session: Session):
@@ -253,14 +253,13 @@ class Attempt:
 
     def __exit__(self, kind, problem: BaseException | None, traceback) -> bool:
         """Raises `UserError` where not even one review fits into memory."""
-        if problem is None:
-            self.has_succeeded = True
+        if problem is not None and not is_out_of_memory(problem):
             return False
-        if not is_out_of_memory(problem):
+        self.has_succeeded = not fails_in_any_process(problem is not None)
+        if self.has_succeeded:
             return False
         session = self.session
-        # one process cannot tell the others to use smaller micro-batches
-        if session.accelerator.num_processes > 1 or not session.reduce_memory_use():
+        if not session.reduce_memory_use():
             raise out_of_memory_error(session.config) from problem
         session.optimizer.zero_grad()
         clear_device_cache(garbage_collection=True)
