@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertModel, BertPreTrainedModel
+from transformers import BertConfig, BertModel, BertPreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
@@ -33,7 +33,7 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.1
     """dropout probability of the pooled states"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -78,5 +78,14 @@ def build(config: Config, checkpoint: Path) -> BertClassifier:
     )  # fmt: skip
 
 
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    run(FinetuningTask(build, parse(Config)), HFTrainer())
+    run(FinetuningTask(build, parse(Config)), HFTrainer(training_arguments))

@@ -6,6 +6,8 @@ large model, and a learning rate a hundred times higher than for weights.
 
 from dataclasses import dataclass
 
+from transformers import TrainingArguments
+
 from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
 from popcorn.training.adapters import AdapterTask, adapter_trainer
@@ -27,7 +29,7 @@ class Config(AdapterConfig):
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"
     """initial text: [CLS], its subwords and [SEP], repeated or truncated to the number of vectors"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
     max_length: Count = 256
     epochs: Count = 2
     patience: Count = 2
@@ -47,6 +49,15 @@ def peft_config(config: Config) -> PromptTuningConfig:
     )  # fmt: skip
 
 
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     config = parse(Config)
-    run(AdapterTask(peft_config, config), adapter_trainer(config))
+    run(AdapterTask(peft_config, config), adapter_trainer(config, training_arguments))

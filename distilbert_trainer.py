@@ -7,7 +7,7 @@ DistilBERT has half of BERT's layers, trained to reproduce BERT's outputs. It ha
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import DistilBertForSequenceClassification
+from transformers import DistilBertForSequenceClassification, TrainingArguments
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
@@ -26,7 +26,7 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.2
     """dropout probability before the classifier (seq_classif_dropout)"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -47,5 +47,14 @@ def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassificati
     )  # fmt: skip
 
 
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    run(FinetuningTask(build, parse(Config)), HFTrainer())
+    run(FinetuningTask(build, parse(Config)), HFTrainer(training_arguments))

@@ -7,7 +7,7 @@ prediction. So nothing trained a summary at <s>, and the whole head (dense, tanh
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import RobertaForSequenceClassification
+from transformers import RobertaForSequenceClassification, TrainingArguments
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
@@ -24,7 +24,7 @@ class Config(FineTuneConfig):
     model: str = "roberta-base"
     """a RoBERTa on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
     max_length: Count = 512
     epochs: Count = 4
     patience: Count = 2
@@ -45,5 +45,14 @@ def build(config: Config, checkpoint: Path) -> RobertaForSequenceClassification:
     )  # fmt: skip
 
 
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    run(FinetuningTask(build, parse(Config)), HFTrainer())
+    run(FinetuningTask(build, parse(Config)), HFTrainer(training_arguments))

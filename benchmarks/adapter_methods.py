@@ -131,7 +131,8 @@ def adapted(config: Config, its: Conditions, checkpoint: Path, method: str, is_c
     )
     options = replace(options, learning_rate=rates[0], head_learning_rate=rates[1])
 
-    task, trainer = (CommonTask if is_common else AdapterTask)(script.peft_config, options), AdapterTrainer()
+    task = (CommonTask if is_common else AdapterTask)(script.peft_config, options)
+    trainer = AdapterTrainer(script.training_arguments)
     load_without_test(task)
     task.content()  # which counts the parameters
     folder = config.work / f"{checkpoint.name}-{method}-{'common' if is_common else 'ours'}-{time.time_ns()}"

@@ -77,7 +77,8 @@ def split_of(task: PretrainedTask, reviews: int) -> Split:
 
 def ours(script: str, options: FineTuneConfig, reviews: int, folder: Path) -> dict:
     """The script's own trainer and recipe."""
-    task, trainer = FinetuningTask(load_script(script).build, options), HFTrainer()
+    module = load_script(script)
+    task, trainer = FinetuningTask(module.build, options), HFTrainer(module.training_arguments)
     load_without_test(task)
     start = time.monotonic()
     task.pretrain(float("inf"))

@@ -102,15 +102,15 @@ def measure(family: str, precision: str, config: Config) -> dict:
     pieces = []
 
     class CountingFineTuner(FineTuner):
-        def __init__(self, model, batches, *others, **named):
+        def __init__(self, model, groups, batches, *others, **named):
             pieces.append(batches.accumulation)
-            super().__init__(model, batches, *others, **named)
+            super().__init__(model, groups, batches, *others, **named)
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(config.memory * GIB / torch.cuda.get_device_properties(0).total_memory)
         torch.cuda.reset_peak_memory_stats()
-    trainer = HFTrainer()
+    trainer = HFTrainer(script.training_arguments)
     trainer.trainer_class = CountingFineTuner
     trainer.set_up(task, work, float("inf"))
     trainer.fit(Split("warm-up", rows[:WARM_UP], rows[:0]))

@@ -189,8 +189,7 @@ class PretrainedConfig(TrainingConfig):
     batch_size: Count = 32
     """reviews per optimizer step, over all processes"""
     micro_batch_size: Count | None = None
-    """gradient accumulation: reviews per forward pass, same gradient; default: as many as fit into memory (with several GPUs
-    set it)"""
+    """gradient accumulation: reviews per forward pass, same gradient; default: as many as fit into memory"""
 
     def prepare(self, script: str) -> None:
         """A checkpoint other than the default gives the run another name."""

@@ -51,7 +51,8 @@ def options(script: str, checkpoint: Path, competition: Path, folder: Path, **ch
 
 def start(config, script: str) -> None:
     """What the script does with its options."""
-    run_task(AdapterTask(import_module(script).peft_config, config), adapter_trainer(config))
+    module = import_module(script)
+    run_task(AdapterTask(module.peft_config, config), adapter_trainer(config, module.training_arguments))
 
 
 def build(config, script: str):
@@ -110,7 +111,7 @@ def test_the_frozen_weights_stay_and_pooler_and_head_learn(script, checkpoint, c
     head = {name for name in learning if "modules_to_save" in name}
     assert {"pooler", "classifier"} == {name.split(".modules_to_save")[0].split(".")[-1] for name in head}
     assert all("lora_" in name or "prompt_encoder" in name for name in learning - head) and learning - head
-    rest, heads = AdapterTask(import_module(script).peft_config, config).parameter_groups(model)
+    rest, heads = AdapterTask(import_module(script).peft_config, config).parameter_groups(model, config)
     assert len(heads["params"]) == len(head) and len(rest["params"]) == len(learning - head)
     assert all(weights.dtype == torch.float32 for weights in rest["params"] + heads["params"])
 

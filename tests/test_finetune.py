@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForSequenceClassification
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForSequenceClassification, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import bert_native
@@ -98,7 +98,7 @@ BEST_BEFORE_THE_LAST = replace(SPLIT, train=np.arange(300))
 
 def trainer_of(script):
     """The trainer of the script."""
-    return PyTorchTrainer(TRAIN[script]) if script in TRAIN else HFTrainer()
+    return PyTorchTrainer(TRAIN[script]) if script in TRAIN else HFTrainer(bert_trainer.training_arguments)
 
 
 def loaded(build, config):
@@ -299,11 +299,40 @@ def test_layer_decay_refuses_layers_that_it_does_not_find(config_of):
         layer_decay_groups(model, 2, config)
 
 
+def test_the_script_s_training_arguments_are_what_trains(config_of, tmp_path):
+    """Each of them reaches the optimizer, the schedule, the loss or the batches, although the options differ."""
+    made = []
+
+    class Watched(FineTuner):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            made.append(self)
+
+    def arguments(config):
+        return TrainingArguments(
+            num_train_epochs=4, per_device_train_batch_size=32, learning_rate=1e-4, lr_scheduler_type="constant_with_warmup",
+            warmup_steps=3, weight_decay=0.5, max_grad_norm=0.1, label_smoothing_factor=0.5,
+        )  # fmt: skip
+
+    trainer = HFTrainer(arguments)
+    trainer.trainer_class = Watched
+    result = fit(trainer, bert_trainer.build, config_of(), tmp_path, replace(SPLIT, epochs=3))
+    (watched,) = made
+    assert watched.state.global_step == 9 and len(result.history) == 3  # three batches of 32
+    rates = {group["lr"] for group in watched.optimizer.param_groups}
+    assert max(rates) == 1e-4 and len(rates) > 2
+    assert {group["weight_decay"] for group in watched.optimizer.param_groups} == {0.0, 0.5}
+    assert watched.args.max_grad_norm == 0.1
+    plain = HFTrainer(lambda config: replace(arguments(config), label_smoothing_factor=0.0))
+    other = fit(plain, bert_trainer.build, config_of(), tmp_path / "plain", replace(SPLIT, epochs=3))
+    assert abs(other.history[0]["loss"] - result.history[0]["loss"]) > 0.01
+
+
 def test_both_trainers_train_alike(config_of, tmp_path):
     """The same seed, data and recipe: the same batches, losses and predictions."""
     config = config_of()
     of_loop = fit(PyTorchTrainer(bert_native.train), TwoLogits, config, tmp_path / "native")
-    of_trainer = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "trainer")
+    of_trainer = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "trainer")
     assert of_loop.epoch == of_trainer.epoch
     for ours, theirs in zip(of_loop.history, of_trainer.history, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)  # version 4 logs four decimals
@@ -334,12 +363,20 @@ def test_without_memory_the_same_gradient_comes_from_smaller_pieces(config_of, t
     """Batches of fifteen and sixteen: fails where the pieces' means are added up, or averaged as if they were of one size."""
     config, split = config_of(epochs=1), replace(SPLIT, train=np.arange(95))
     second, small = replace(split, name="second"), replace(config, micro_batch_size=4)
-    plenty = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "plenty", split)
-    scarce = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "scarce", split, second, change=without_memory)
+    plenty = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "plenty", split)
+    scarce = fit(
+        trainer_of("bert_trainer"),
+        bert_trainer.build,
+        config,
+        tmp_path / "scarce",
+        split,
+        second,
+        change=without_memory,
+    )
     said = capsys.readouterr().out
     assert said.count("micro-batches of 8") == said.count("micro-batches of 4") == 1  # and in the second fit at once
     assert said.count("activations are recomputed") == 2
-    given = fit(HFTrainer(), bert_trainer.build, small, tmp_path / "given", split, change=without_memory)
+    given = fit(trainer_of("bert_trainer"), bert_trainer.build, small, tmp_path / "given", split, change=without_memory)
     in_loop = fit(
         PyTorchTrainer(bert_native.train), TwoLogits, small, tmp_path / "loop", split,
         change=lambda model: without_memory(model.inner) and model,
@@ -389,7 +426,7 @@ def test_time_runs_out_and_the_fit_goes_on_later(script, config_of, tmp_path):
 
 def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, tmp_path):
     config = config_of(epochs=4, patience=4, learning_rate=5e-3)
-    result = fit(HFTrainer(), bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
+    result = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path, BEST_BEFORE_THE_LAST)
     labels = competition_data.Competition(config.data_dir, "").read(competition_data.TRAIN).labels[SPLIT.validation]
     areas = [epoch["validation_auc"] for epoch in result.history]
     assert result.epoch == int(np.argmax(areas)) + 1 < 4
@@ -406,14 +443,14 @@ def test_the_best_epoch_predicts_and_is_kept_as_the_library_loads_it(config_of, 
     shutil.rmtree(kept)
     (tmp_path / "moved").mkdir()
     (tmp_path / "validated").rename(tmp_path / "moved" / "validated")
-    again = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "moved", BEST_BEFORE_THE_LAST)
+    again = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "moved", BEST_BEFORE_THE_LAST)
     assert again.epoch == result.epoch and np.array_equal(again.test, result.test)
 
 
 def test_patience_ends_it_early_and_for_good(config_of, tmp_path):
     config = config_of(epochs=9, patience=1, learning_rate=1e-9)
     for _ in range(2):  # killed before its result was saved, it is not trained further
-        assert len(fit(HFTrainer(), bert_trainer.build, config, tmp_path).history) == 2
+        assert len(fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path).history) == 2
 
 
 def test_few_reviews_make_a_schedule_too(config_of, tmp_path):
@@ -425,8 +462,8 @@ def test_few_reviews_make_a_schedule_too(config_of, tmp_path):
 def test_a_refit_follows_the_schedule_of_all_epochs(config_of, tmp_path):
     config = config_of(epochs=3)
     split = Split("refit", np.arange(100), np.arange(0), epochs=2)
-    result = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "part", split)
-    whole = fit(HFTrainer(), bert_trainer.build, config, tmp_path / "whole", replace(split, epochs=None))
+    result = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "part", split)
+    whole = fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "whole", replace(split, epochs=None))
     assert result.epoch == 2 and len(result.validation) == 0
     assert [each["loss"] for each in result.history] == [each["loss"] for each in whole.history[:2]]
 

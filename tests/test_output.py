@@ -141,7 +141,7 @@ def test_a_fine_tuned_models_submission_comes_before_the_model(way, competition,
         config.max_train_samples = 40
     for _ in range(2):
         with pytest.raises(SystemExit) if not config.resume else exit_on_user_error():
-            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer(bert_trainer.training_arguments))
         submission = (tmp_path / "submissions" / "run.csv").read_text()
         assert len(submission.splitlines()) == 101
         if not config.resume:
@@ -197,7 +197,7 @@ def test_training_reviews_of_one_class(script, way, tmp_path, capsys):
             run_linear(tfidf, **options)
         else:
             config = bert_trainer.Config(model=str(pretrained.write(tmp_path / "bert", "bert")), **options)
-            run(FinetuningTask(bert_trainer.build, config), HFTrainer())
+            run(FinetuningTask(bert_trainer.build, config), HFTrainer(bert_trainer.training_arguments))
     said = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and said.startswith("error: ")
     assert ("are of one class" if "max_train_samples" in way else "every sentiment is 1") in said

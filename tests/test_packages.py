@@ -114,18 +114,20 @@ def test_a_tokenizer_of_sentencepiece_names_what_it_lacks(package, spoil, tmp_pa
 
 
 def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, capsys):
+    from transformers import TrainingArguments
+
     from popcorn.config import TrainingConfig
     from popcorn.training import loop
     from popcorn.training.model_task import ModelTask
     from popcorn.training.pytorch_trainer import PyTorchTrainer
-    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset, training_arguments
+    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset, complete_arguments
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     spoil("tensorboard")
     dataset = ReviewDataset(EncodedReviews([np.array([1, 2])] * 4, 8), np.arange(4))
     batches = LengthGroupedBatchSampler(dataset, 2, 2, 1)
-    made = training_arguments(TrainingConfig(precision="fp32"), tmp_path, batches, 2, epochs=1)
+    made = complete_arguments(TrainingArguments(), TrainingConfig(precision="fp32"), tmp_path, batches, 2, epochs=1)
     assert made.report_to == []
     trainer = PyTorchTrainer(loop.train)
     trainer.set_up(ModelTask(TrainingConfig(precision="fp32")), tmp_path, 0.0)

@@ -16,6 +16,8 @@ from gradio_client.exceptions import AppError
 from transformers import AutoTokenizer
 
 import bert_native
+import bert_scratch
+import deberta_prefix
 import lm_lstm
 from popcorn.data import competition as competition_data
 from popcorn.data.subword_tokenizer import words_of
@@ -56,8 +58,8 @@ KINDS = {
         {"sample": 0, "vector_size": 20, "ngrams": 1, "folds": 2, "no_validation": False},
     ),
     "bert_native": ("BERT", FinetuningTask, lambda: PyTorchTrainer(bert_native.train), TINY),
-    "bert_scratch": ("build", FinetuningTask, HFTrainer, TINY),
-    "deberta_prefix": ("peft_config", AdapterTask, AdapterTrainer, PREFIX),
+    "bert_scratch": ("build", FinetuningTask, lambda: HFTrainer(bert_scratch.training_arguments), TINY),
+    "deberta_prefix": ("peft_config", AdapterTask, lambda: AdapterTrainer(deberta_prefix.training_arguments), PREFIX),
 }
 """of each script the name of what makes its model, its task, its trainer, and options"""
 

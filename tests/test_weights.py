@@ -72,12 +72,12 @@ def test_a_resumed_run_is_the_undisturbed_one_and_so_is_what_it_leaves(script, c
 
     whole, parts = config_of(module, "whole"), config_of(module, "parts")
     task = FinetuningTask(module.build, whole)
-    run(task, HFTrainer())
+    run(task, HFTrainer(module.training_arguments))
     monkeypatch.setattr(ReviewTrainer, "training_step", killed)
     with pytest.raises(SystemExit):
-        run(FinetuningTask(module.build, parts), HFTrainer())
+        run(FinetuningTask(module.build, parts), HFTrainer(module.training_arguments))
     parts.resume = True
-    run(FinetuningTask(module.build, parts), HFTrainer())
+    run(FinetuningTask(module.build, parts), HFTrainer(module.training_arguments))
     assert len(taken) < 18 and submitted(parts) == submitted(whole)
     (left, other) = (config.output_dir / "runs" / script / "seed-1" / "validated" for config in (whole, parts))
     assert (left / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
@@ -167,7 +167,7 @@ def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
 )
 def test_predict_refuses_a_model_with_a_weight_missing(spoil, said, config_of, tmp_path):
     config = config_of(bert_trainer, "run", epochs=1, max_train_samples=40, no_validation=True, refit=True)
-    run(FinetuningTask(bert_trainer.build, config), HFTrainer())
+    run(FinetuningTask(bert_trainer.build, config), HFTrainer(bert_trainer.training_arguments))
     folder = tmp_path / "run" / "runs" / "bert_trainer" / "seed-1"
     path = folder / "refit" / "model" / "model.safetensors"
     weights = load_file(path)

@@ -22,7 +22,7 @@ from popcorn.training.hf_trainer import HFTrainer
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 
 TRAINERS = {
-    "trainer": (HFTrainer(), bert_trainer.build, bert_trainer.Config),
+    "trainer": (HFTrainer(bert_trainer.training_arguments), bert_trainer.build, bert_trainer.Config),
     "native": (PyTorchTrainer(bert_native.train), bert_native.BERT, bert_native.Config),
 }
 SIZES = 1, 2, 3

@@ -28,7 +28,7 @@ from popcorn.models.pretrained import load_pretrained, weights_checksum
 from popcorn.models.saved import require_file, save_metadata
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
-from popcorn.training.hf_trainer import FineTuner, HFTrainer, predict_probability
+from popcorn.training.hf_trainer import FineTuner, HFTrainer, MakeArguments, predict_probability
 from popcorn.training.processes import start_processes, summary_of
 from popcorn.training.review_trainer import PredictingTrainer, use_one_gpu
 from popcorn.utils import hardware
@@ -67,21 +67,21 @@ class AdapterTask(PretrainedTask):
         """The frozen model with its adapter."""
         return build_adapter(self.peft_config, config, checkpoint)
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: nn.Module, config: AdapterConfig) -> list[dict]:
         """Two groups: the adapter, and the pooler with the classifier."""
         trainable = [(name, weights) for name, weights in model.named_parameters() if weights.requires_grad]
         head = [weights for name, weights in trainable if any(f".{part}." in name for part in NEW_MODULES)]
         rest = [weights for name, weights in trainable if not any(f".{part}." in name for part in NEW_MODULES)]
-        return [{"params": rest, "lr": self.config.learning_rate}, {"params": head, "lr": self.config.head_learning_rate}]
+        return [{"params": rest, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}]
 
     def save_artifacts(self, run_dir: Path) -> None:
         """Saves the options; the adapter's folder has the rest."""
         save_metadata(run_dir, self.peft_config, self.config, "adapter")
 
 
-def adapter_trainer(config: AdapterConfig) -> "AdapterTrainer | PredictOnlyTrainer":
+def adapter_trainer(config: AdapterConfig, training_arguments: MakeArguments) -> "AdapterTrainer | PredictOnlyTrainer":
     """The trainer for an adapter, or with `--adapter`, the one that only predicts."""
-    return PredictOnlyTrainer() if config.adapter else AdapterTrainer()
+    return PredictOnlyTrainer() if config.adapter else AdapterTrainer(training_arguments)
 
 
 def resolve_bits(requested: int | None) -> int:

@@ -47,8 +47,8 @@ class PretrainedTask(ModelTask):
     def build_model(self) -> nn.Module:
         return self.build(self.config, self.config.checkpoint)
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
-        return [{"params": list(model.parameters()), "lr": self.config.learning_rate}]
+    def parameter_groups(self, model: nn.Module, config: PretrainedConfig) -> list[dict]:
+        return [{"params": list(model.parameters()), "lr": config.learning_rate}]
 
     def save_artifacts(self, run_dir: Path) -> None:
         """Saves everything that rebuilds the model without its original checkpoint."""
@@ -73,9 +73,9 @@ class FinetuningTask(PretrainedTask):
     def build_model(self) -> nn.Module:
         return self.build(self.config, self.further.folder if self.further else self.config.checkpoint)
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: nn.Module, config: FineTuneConfig) -> list[dict]:
         """Learning rates decrease from the top layer down; see `layer_decay_groups`."""
-        return layer_decay_groups(model, architecture(self.config.checkpoint).num_hidden_layers, self.config)
+        return layer_decay_groups(model, architecture(self.config.checkpoint).num_hidden_layers, config)
 
     def _further_pretraining(self) -> FurtherPretraining:
         config, competition = self.config, self.competition

@@ -1,13 +1,16 @@
 """Fine-tunes a pretrained model with Hugging Face's Trainer."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
-from transformers import DataCollatorWithPadding, EvalPrediction
+from transformers import DataCollatorWithPadding, EvalPrediction, TrainingArguments
 
+from popcorn.config import PretrainedConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.errors import UserError
@@ -16,7 +19,6 @@ from popcorn.training.checkpoint import disk_errors_as_user_error
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
 from popcorn.training.losses import duplicate_batch, symmetric_kl
-from popcorn.training.optim import optimizer_and_schedule
 from popcorn.training.processes import start_processes, summary_of
 from popcorn.training.review_trainer import (
     LengthGroupedBatchSampler,
@@ -24,13 +26,16 @@ from popcorn.training.review_trainer import (
     ReviewDataset,
     ReviewTrainer,
     TrainingControlCallback,
+    complete_arguments,
     keep_pretrained,
     last_checkpoint,
     log_of,
     retry_on_oom,
-    training_arguments,
 )
 from popcorn.utils import usage
+
+MakeArguments = Callable[[PretrainedConfig], TrainingArguments]
+"""a script's config to the Trainer's arguments of its recipe"""
 
 
 class FineTuner(ReviewTrainer):
@@ -92,12 +97,17 @@ class HFTrainer:
 
     trainer_class: type[FineTuner] = FineTuner
 
+    def __init__(self, training_arguments: MakeArguments):
+        self.training_arguments = training_arguments
+
     start = staticmethod(start_processes)
 
     def set_up(self, task: PretrainedTask, run_dir: Path, deadline: float) -> None:
         """Takes what all splits have in common; `deadline` is a `time.monotonic()`."""
         self.task, self.config, self.run_dir, self.deadline = task, task.config, run_dir, deadline
-        self.micro_batch_size = task.config.micro_batch_size or task.config.batch_size
+        self.recipe = self.training_arguments(task.config)
+        self.batch_size = self.recipe.per_device_train_batch_size
+        self.micro_batch_size = task.config.micro_batch_size or self.batch_size
         self.speed = 0.0
         """reviews per second of the last fit, for the time budget of the next"""
         self.unsaved: tuple[FineTuner, Path] | None = None
@@ -127,23 +137,28 @@ class HFTrainer:
         self.micro_batch_size = micro_batch_size  # a size that did not fit into memory is not tried again in the next split
         config, task, fit_dir = self.config, self.task, self.run_dir / split.name
         dataset = ReviewDataset(task.train, split.train, targets)
-        batches = LengthGroupedBatchSampler(dataset, config.batch_size, micro_batch_size, config.seed)
+        batches = LengthGroupedBatchSampler(dataset, self.batch_size, micro_batch_size, config.seed)
         checkpoint = last_checkpoint(fit_dir)
         finished = epochs_of(log_of(checkpoint), batches.batches)
+        schedule_epochs = int(self.recipe.num_train_epochs)
         # a training that early stopping ended is not resumed
-        epochs = len(finished) if is_patience_over(finished, config.patience) else split.epochs or config.epochs
+        epochs = len(finished) if is_patience_over(finished, config.patience) else split.epochs or schedule_epochs
         validation = sort_by_length(task.train, split.validation)
         model = task.new_model()
+        rates = replace(config, learning_rate=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        arguments = complete_arguments(
+            self.recipe, config, fit_dir, batches, micro_batch_size, epochs, is_validated=len(validation) > 0
+        )
         trainer = self.trainer_class(
-            model, batches,
+            model, task.parameter_groups(model, rates), batches,
             TrainingControlCallback(
                 batches, config.checkpoint_every, self.deadline, len(task.test) + len(validation), self.speed,
                 lambda log: is_patience_over(epochs_of(log, batches.batches), config.patience),
             ),
-            args=training_arguments(config, fit_dir, batches, micro_batch_size, epochs, is_validated=len(validation) > 0),
-            data_collator=DataCollatorWithPadding(task.tokenizer), train_dataset=dataset,
+            schedule_epochs,
+            args=arguments, data_collator=DataCollatorWithPadding(task.tokenizer), train_dataset=dataset,
             eval_dataset=ReviewDataset(task.train, validation, targets) if len(validation) else None,
-            compute_metrics=metrics_of, optimizers=optimizer_and_schedule(task.parameter_groups(model), config, batches.batches),
+            compute_metrics=metrics_of,
         )  # fmt: skip
         trainer.rdrop_alpha = getattr(config, "rdrop_alpha", 0.0)
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -20,12 +20,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaForMaskedLM,
     RobertaModel,
+    TrainingArguments,
 )  # fmt: skip
 
 from popcorn.config import FineTuneConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.models.pretrained import load_pretrained
-from popcorn.training.optim import layer_decay_groups, optimizer_and_schedule
+from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
@@ -33,9 +34,9 @@ from popcorn.training.review_trainer import (
     ReviewDataset,
     ReviewTrainer,
     TrainingControlCallback,
+    complete_arguments,
     keep_pretrained,
     last_checkpoint,
-    training_arguments,
 )
 from popcorn.utils.files import fingerprint
 
@@ -129,10 +130,14 @@ class FurtherPretraining:
                 torch.default_generator.manual_seed(int(fingerprint(config.seed, batches.epoch, items[0]["input_ids"])[:8], 16))
                 return mask(items)
 
+        recipe = TrainingArguments(
+            learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+            weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+        )  # fmt: skip
         trainer = MaskedTrainer(
-            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
-            args=training_arguments(config, fit_dir, batches, micro_batch_size, config.epochs),
-            data_collator=masked, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
+            model, groups, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline), config.epochs,
+            args=complete_arguments(recipe, config, fit_dir, batches, micro_batch_size, config.epochs),
+            data_collator=masked, train_dataset=self.dataset,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=last_checkpoint(fit_dir))
         return trainer

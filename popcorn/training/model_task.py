@@ -4,6 +4,7 @@ import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
 
+from popcorn.config import TrainingConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.training.task import Task
@@ -20,8 +21,8 @@ class ModelTask(Task):
         """A new model on the CPU; `new_model` sets the random seed before."""
         raise NotImplementedError
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Parameter groups for the optimizer, each with its peak learning rate."""
+    def parameter_groups(self, model: nn.Module, config: TrainingConfig) -> list[dict]:
+        """Parameter groups for the optimizer, each with its peak `lr`; `config` has the learning rates."""
         raise NotImplementedError
 
     def new_model(self) -> nn.Module:

@@ -1,28 +1,27 @@
 """Optimizer and learning rate schedule of all models that are trained by gradient descent."""
 
+import math
 import re
 
-import torch
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from popcorn.config import FineTuneConfig, TrainingConfig
 from popcorn.errors import UserError
 
 
-def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
-    """AdamW, with linear warm-up and then linear decay to 0.
+def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: int) -> tuple[AdamW, LambdaLR]:
+    """AdamW, with linear warm-up and then linear decay to 0, as in the Trainer of transformers.
 
     Each parameter group has its peak `lr`. The schedule has `config.epochs` epochs of `steps` steps. A refit that ends earlier
     has the same learning rates as in validation.
     """
-    total = config.epochs * steps + 1
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-    schedule = OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=total,
-        pct_start=max(config.warmup_ratio, 2 / total),  # at least one step, since torch divides by the number of warm-up steps
-        anneal_strategy="linear", cycle_momentum=False,
-    )  # fmt: skip
+    total = config.epochs * steps
+    warmup = math.ceil(config.warmup_ratio * total)
+    optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    # transformers has this line as get_linear_schedule_with_warmup, and takes ten seconds to import
+    schedule = LambdaLR(optimizer, lambda step: step / warmup if step < warmup else max(0, total - step) / max(1, total - warmup))
     return optimizer, schedule
 
 

@@ -1,13 +1,14 @@
 """Hugging Face's Trainer for fine-tuning and for pretraining on the reviews.
 
-It uses the batches, the optimizer and the schedule of the PyTorch loop. Gradient accumulation, checkpoints, evaluation, parallel
-training and mixed precision come from the Trainer.
+It uses the batches and the parameter groups of the PyTorch loop. Optimizer, schedule, gradient accumulation, checkpoints,
+evaluation and mixed precision come from the Trainer.
 """
 
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from popcorn.config import PretrainedConfig
+from popcorn.config import TrainingConfig
 from popcorn.data.batching import EncodedReviews, length_grouped_batches
 from popcorn.errors import TrainingDivergedError, UserError, is_out_of_memory, log
 from popcorn.metrics import SELECTION_METRIC
@@ -184,9 +185,16 @@ class PredictingTrainer(Trainer):
 class ReviewTrainer(PredictingTrainer):
     """A Trainer with `LengthGroupedBatchSampler`, whose loss is the mean over the whole batch."""
 
-    def __init__(self, model, batches: LengthGroupedBatchSampler, control_callback: TrainingControlCallback, **options):
-        """Recomputes activations if micro-batches have only a few reviews."""
-        self.batches, self.control_callback = batches, control_callback
+    def __init__(
+        self, model, groups: list[dict], batches: LengthGroupedBatchSampler, control_callback: TrainingControlCallback,
+        schedule_epochs: int, **options,
+    ):  # fmt: skip
+        """`groups`: parameter groups, each with its peak `lr`; `schedule_epochs`: epochs until the learning rate is 0.
+
+        Recomputes activations if micro-batches have only a few reviews.
+        """
+        self.groups, self.batches, self.control_callback = groups, batches, control_callback
+        self.schedule_steps = schedule_epochs * batches.batches
         self.memory_error: Exception | None = None
         pieces = batches.accumulation * batches.processes
         if batches.accumulation > 1 and -(-batches.batch_size // pieces) <= RECOMPUTE:
@@ -196,17 +204,27 @@ class ReviewTrainer(PredictingTrainer):
         # else it would average the micro-batches' means, or add them for a model that accepts **kwargs
         self.model_accepts_loss_kwargs = True
 
+    def create_optimizer(self, *_) -> torch.optim.Optimizer:
+        """The arguments' optimizer, with the given parameter groups."""
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = optimizer(self.groups, weight_decay=self.args.weight_decay, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The arguments' schedule; a refit that ends earlier has the same learning rates as in validation."""
+        return super().create_scheduler(self.schedule_steps, optimizer)
+
     def mean_loss(self, model, inputs: dict[str, Tensor]):
         """The mean loss of a micro-batch, and the model's outputs."""
-        outputs = model(**inputs)
-        return outputs.loss, outputs
+        return super().compute_loss(model, inputs, return_outputs=True)
 
     def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
         """In training, the micro-batch's part of the batch's mean loss; otherwise its own mean."""
+        labels = inputs["labels"]  # label smoothing removes them
         loss, outputs = self.mean_loss(model, inputs)
         if model.training and num_items_in_batch is not None:
             # gradients are averaged over processes, so each process multiplies its own by their number
-            num_targets = (inputs["labels"] != IGNORE_INDEX).sum()
+            num_targets = (labels != IGNORE_INDEX).sum()
             # without any target, the library's mean is NaN
             loss = (
                 loss * num_targets / num_items_in_batch * self.accelerator.num_processes
@@ -303,21 +321,18 @@ def keep_pretrained(model: PreTrainedModel, folder: Path) -> None:
     save_model(model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
-def training_arguments(
-    config: PretrainedConfig, folder: Path, batches: LengthGroupedBatchSampler, micro_batch_size: int, epochs: int,
-    is_validated: bool = False,
+def complete_arguments(
+    recipe: TrainingArguments, config: TrainingConfig, folder: Path, batches: LengthGroupedBatchSampler, micro_batch_size: int,
+    epochs: int, is_validated: bool = False,
 ) -> TrainingArguments:  # fmt: skip
-    """The Trainer's arguments.
-
-    Learning rates, warm-up and weight decay are part of the given optimizer and schedule.
-    """
+    """The recipe, with all that has no influence on what the model learns."""
     precision = hardware.mixed_precision(config.precision)
     best_epoch = {
         "eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": SELECTION_METRIC,
         "greater_is_better": True,
     }  # fmt: skip
-    arguments = TrainingArguments(
-        output_dir=str(folder), seed=config.seed, num_train_epochs=epochs, max_grad_norm=config.max_grad_norm,
+    arguments = replace(
+        recipe, output_dir=str(folder), seed=config.seed, num_train_epochs=epochs,
         per_device_train_batch_size=micro_batch_size, gradient_accumulation_steps=batches.accumulation,
         per_device_eval_batch_size=2 * micro_batch_size,
         use_cpu=not torch.accelerator.is_available(), bf16=precision == "bf16", fp16=precision == "fp16",

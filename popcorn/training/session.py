@@ -56,7 +56,8 @@ class Session:
         self.steps_taken = 0  # of this process
         self.earlier_speed = speed
         self.is_out_of_time = False
-        optimizer, scheduler = optimizer_and_schedule(task.parameter_groups(model), self.config, self.steps_per_epoch)
+        groups = task.parameter_groups(model, self.config)
+        optimizer, scheduler = optimizer_and_schedule(groups, self.config, self.steps_per_epoch)
         # not wrapped in DistributedDataParallel, which would share gradients before all processes have computed theirs
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
         self.optimizer, self.scheduler = accelerator.prepare(optimizer, scheduler)

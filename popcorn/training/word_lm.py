@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn.config import WordVectorConfig
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
-from popcorn.training.optim import optimizer_and_schedule
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
@@ -25,8 +25,8 @@ from popcorn.training.review_trainer import (
     ReviewDataset,
     ReviewTrainer,
     TrainingControlCallback,
+    complete_arguments,
     last_checkpoint,
-    training_arguments,
 )
 from popcorn.training.word_model import ModelClass, WordModelTask
 from popcorn.utils.files import write_json
@@ -97,10 +97,14 @@ class WordLanguageModel:
         model = self.build()
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
+        recipe = TrainingArguments(
+            learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+            weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+        )  # fmt: skip
         trainer = ReviewTrainer(
-            model, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline),
-            args=training_arguments(config, fit_dir, batches, micro_batch_size, config.epochs),
-            data_collator=collate, train_dataset=self.dataset, optimizers=optimizer_and_schedule(groups, config, batches.batches),
+            model, groups, batches, TrainingControlCallback(batches, config.checkpoint_every, deadline), config.epochs,
+            args=complete_arguments(recipe, config, fit_dir, batches, micro_batch_size, config.epochs),
+            data_collator=collate, train_dataset=self.dataset,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=last_checkpoint(fit_dir))
         return trainer

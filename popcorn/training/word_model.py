@@ -53,7 +53,7 @@ class WordModelTask(ModelTask):
     def build_model(self) -> nn.Module:
         return self.model_class(self.config, self.vectors)
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: nn.Module, config: WordVectorConfig) -> list[dict]:
         """The embedding, and the rest.
 
         A rare word's vector occurs in few reviews, and would overfit at the full learning rate.
@@ -61,8 +61,8 @@ class WordModelTask(ModelTask):
         embedding = list(model.embedding.parameters())
         rest = [weights for weights in model.parameters() if not any(weights is vectors for vectors in embedding)]
         return [
-            {"params": embedding, "lr": self.config.learning_rate * self.config.embedding_lr_scale},
-            {"params": rest, "lr": self.config.learning_rate},
+            {"params": embedding, "lr": config.learning_rate * config.embedding_lr_scale},
+            {"params": rest, "lr": config.learning_rate},
         ]
 
     def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
