@@ -47,8 +47,8 @@ class FineTuner(ReviewTrainer):
         """The model's loss; with R-Drop, that of two passes."""
         if not (self.rdrop_alpha and model.training):
             return super().mean_loss(model, inputs)
-        outputs = model(**dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
-        return outputs.loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean(), outputs
+        loss, outputs = super().mean_loss(model, dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
+        return loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean(), outputs
 
     def _save_checkpoint(self, *arguments, **options) -> None:
         super()._save_checkpoint(*arguments, **options)
