@@ -1,4 +1,4 @@
-"""R-Drop: two passes with different dropout should predict the same (Wu et al. 2021).
+"""R-Drop: two passes with different dropout should predict the same (Liang et al. 2021).
 
 The loss is half of the paper's equation 4, so the same learning rate fits with and without R-Drop.
 """

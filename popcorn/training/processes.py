@@ -20,7 +20,8 @@ def start_processes(config: TrainingConfig) -> None:
     hardware.tune_allocator()
     hardware.mixed_precision(config.precision)
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # set by accelerate launch; here --precision decides
-    # without `cpu` Accelerate does not join torchrun's processes on a CPU
+    if not torch.accelerator.is_available():  # else neither Accelerate nor a TrainingArguments joins torchrun's processes
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     processes = PartialState(cpu=not torch.accelerator.is_available())
     if 1 < processes.num_processes >= config.batch_size and not getattr(config, "adapter", None):
         raise UserError(f"--batch-size is {config.batch_size} for {processes.num_processes} processes: give more reviews a step")
