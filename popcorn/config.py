@@ -210,7 +210,7 @@ class FineTuneConfig(PretrainedConfig):
     attention_dropout: Probability = 0.1
     """dropout probability of the attention weights; with 0, torch uses its fused CPU kernel, which is twice as fast"""
     rdrop_alpha: NonNegative = 0.0
-    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021); 0 turns it off"""
+    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
     further_pretrain: bool = False
     """first continue masked-language-model pretraining on all training reviews, labeled or not (Sun et al. 2019, section 5.4);
     the result is saved and reused"""
