@@ -65,6 +65,32 @@ class Score(Command):
 
 
 @dataclass
+class Compare(Command):
+    """Test whether B is better than A by more than chance.
+
+    McNemar's test of the accuracies and DeLong's of the ROC AUC, on the same reviews. Runs that were validated on the same
+    reviews are compared on these first: choose by them. The tests do not cover the seed: another one changes both models.
+    """
+
+    a: Positional[Path]
+    """name of a run, such as nbsvm, or a file with labels or probabilities (.csv)"""
+    b: Positional[Path]
+    """the same, for the model that may be better"""
+    output: Path | None = None
+    """file for the reviews that only one of the two gets right, such as reviews.csv"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/ and runs/"""
+    data_dir: Path | None = None
+    """folder with the competition's files, for the validation reviews of runs; default: found as by the scripts"""
+
+    def run(self) -> None:
+        """Compares, prints and writes."""
+        from popcorn.reporting.compare import print_comparison
+
+        print_comparison((self.a, self.b), self.output_dir, self.data_dir, self.output)
+
+
+@dataclass
 class Leaderboard(Command):
     """Print the saved results, write them into the README, and draw a chart."""
 
@@ -217,6 +243,7 @@ def main() -> None:
     commands = (
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
+        | Annotated[Compare, subcommand("compare")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]
