@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from popcorn.config import expand_home
 from popcorn.errors import UserError, exit_on_user_error
@@ -72,9 +72,9 @@ class Compare(Command):
     reviews are compared on these first: choose by them. The tests do not cover the seed: another one changes both models.
     """
 
-    a: Positional[Path]
+    a: Positional[Annotated[Path, arg(metavar="A")]]
     """name of a run, such as nbsvm, or a file with labels or probabilities (.csv)"""
-    b: Positional[Path]
+    b: Positional[Annotated[Path, arg(metavar="B")]]
     """the same, for the model that may be better"""
     output: Path | None = None
     """file for the reviews that only one of the two gets right, such as reviews.csv"""
@@ -186,7 +186,7 @@ class Kernel(Command):
 class Report(Command):
     """Write report/index.html about all saved results.
 
-    It shows learning curves, calibration, accuracy by length, agreement, and common errors.
+    It shows a comparison with the best model, learning curves, calibration, accuracy by length, agreement, and common errors.
     """
 
     output_dir: Path = Path(".")

@@ -214,5 +214,5 @@ def write_reviews(path: Path, pairs: list[Pair], comparisons: list[Comparison]) 
     ]
     table = pd.DataFrame(rows, columns=["id", "reviews", "sentiment", "A", "B", "correct"])
     with atomic_write(path, "w", option="--output") as file:
-        table.to_csv(file, index=False, lineterminator="\n")
+        table.to_csv(file, index=False, lineterminator="\n", float_format=f"%.{DECIMALS}f")
     log(f"{path}: the {len(table):,} reviews that only one of the two gets right")

@@ -36,7 +36,7 @@ class Difference:
     def cells(self) -> list[str]:
         """Difference, interval and p-value as text."""
         p = f"{self.p:.4f}" if self.p >= LEAST else f"< {LEAST}"
-        return [f"{self.value:+.4f}", f"{self.low:+.4f} to {self.high:+.4f}", p]
+        return [f"{self.value:+.5f}", f"{self.low:+.5f} to {self.high:+.5f}", p]
 
 
 @dataclass(frozen=True)
