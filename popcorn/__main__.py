@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from popcorn.config import expand_home
 from popcorn.errors import UserError, exit_on_user_error
@@ -62,6 +62,32 @@ class Score(Command):
         if not self.files:
             raise UserError("no submission was given: name one or more files, such as submissions/lstm.csv")
         print_scores(list(self.files), find_competition(self.data_dir).sample_ids())
+
+
+@dataclass
+class Compare(Command):
+    """Test whether B is better than A by more than chance.
+
+    McNemar's test of the accuracies and DeLong's of the ROC AUC, on the same reviews. Runs that were validated on the same
+    reviews are compared on these first: choose by them. The tests do not cover the seed: another one changes both models.
+    """
+
+    a: Positional[Annotated[Path, arg(metavar="A")]]
+    """name of a run, such as nbsvm, or a file with labels or probabilities (.csv)"""
+    b: Positional[Annotated[Path, arg(metavar="B")]]
+    """the same, for the model that may be better"""
+    output: Path | None = None
+    """file for the reviews that only one of the two gets right, such as reviews.csv"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/ and runs/"""
+    data_dir: Path | None = None
+    """folder with the competition's files, for the validation reviews of runs; default: found as by the scripts"""
+
+    def run(self) -> None:
+        """Compares, prints and writes."""
+        from popcorn.reporting.compare import print_comparison
+
+        print_comparison((self.a, self.b), self.output_dir, self.data_dir, self.output)
 
 
 @dataclass
@@ -160,7 +186,7 @@ class Kernel(Command):
 class Report(Command):
     """Write report/index.html about all saved results.
 
-    It shows learning curves, calibration, accuracy by length, agreement, and common errors.
+    It shows a comparison with the best model, learning curves, calibration, accuracy by length, agreement, and common errors.
     """
 
     output_dir: Path = Path(".")
@@ -217,6 +243,7 @@ def main() -> None:
     commands = (
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
+        | Annotated[Compare, subcommand("compare")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]
