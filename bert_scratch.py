@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertModel, BertPreTrainedModel, TrainingArguments
+from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass

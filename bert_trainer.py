@@ -7,13 +7,13 @@ layer classifies it. All parameters are trained, lower layers at lower learning 
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import BertForSequenceClassification, TrainingArguments
+from transformers import BertForSequenceClassification
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass

@@ -7,11 +7,9 @@ zero. Pooler and classifier are trained whole, at `head_learning_rate`. The froz
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
 from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
-from popcorn.training.adapters import AdapterTask, adapter_trainer
+from popcorn.training.adapters import AdapterTask, TrainingArguments, adapter_trainer
 
 # isort: split
 # after popcorn.training.adapters: it hides broken quantization packages, with which PEFT's import would fail

@@ -6,11 +6,9 @@ method for classification. The attention with a prefix is in popcorn/models/debe
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
 from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
-from popcorn.training.adapters import AdapterTask, adapter_trainer
+from popcorn.training.adapters import AdapterTask, TrainingArguments, adapter_trainer
 
 # isort: split
 # after popcorn.training.adapters: it hides broken quantization packages, with which PEFT's import would fail

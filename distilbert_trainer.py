@@ -7,13 +7,13 @@ DistilBERT has half of BERT's layers, trained to reproduce BERT's outputs. It ha
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import DistilBertForSequenceClassification, TrainingArguments
+from transformers import DistilBertForSequenceClassification
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass

@@ -7,13 +7,13 @@ prediction. So nothing trained a summary at <s>, and the whole head (dense, tanh
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import RobertaForSequenceClassification, TrainingArguments
+from transformers import RobertaForSequenceClassification
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass

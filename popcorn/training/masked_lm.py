@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaForMaskedLM,
     RobertaModel,
-    TrainingArguments,
 )  # fmt: skip
 
 from popcorn.config import FineTuneConfig
@@ -33,6 +32,7 @@ from popcorn.training.review_trainer import (
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
+    TrainingArguments,
     TrainingControlCallback,
     complete_arguments,
     keep_pretrained,

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn.config import WordVectorConfig
@@ -24,6 +23,7 @@ from popcorn.training.review_trainer import (
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
+    TrainingArguments,
     TrainingControlCallback,
     complete_arguments,
     last_checkpoint,
