@@ -17,7 +17,7 @@ from conftest import ROOT, run, some_fast
 from huggingface_hub import errors
 
 from popcorn.errors import UserError
-from popcorn.kaggle.plan import sizes_of
+from popcorn.kaggle.model_config import config_folder
 from popcorn.models.hub import fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -236,7 +236,7 @@ def test_every_refusal_says_what_helps_and_is_not_waited_for_in_vain(case, monke
     assert all(advice in said or advice not in str(raised.value) for advice in MISLEADING)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
     with pytest.raises(UserError, match=said):  # the plan asks for one file alone
-        sizes_of("some/model")
+        config_folder("some/model", "bert", Path())
 
 
 @pytest.mark.parametrize("case", ["too often", "down", "gated", "token", "offline"])

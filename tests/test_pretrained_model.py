@@ -29,7 +29,7 @@ import distilbert_trainer
 import roberta_trainer
 from popcorn.errors import UserError
 from popcorn.inference.load import load
-from popcorn.kaggle import plan
+from popcorn.kaggle.model_config import config_folder
 from popcorn.models.hub import fetch, find_checkpoint
 from popcorn.models.pretrained import architecture, weights_checksum
 from popcorn.models.saved import save_metadata
@@ -451,7 +451,10 @@ def test_the_checkpoint_s_settings_are_not_the_script_s(script, checkpoints, cop
 
 def test_the_plan_is_of_the_script_s_settings_too(checkpoints, copy):
     folder = configured(copy("deberta-v2"), **{name: value for some in LEAKS.values() for name, value in some.items()})
-    assert plan.sizes_of(str(folder)).to_dict() == architecture(checkpoints["deberta-v2"], num_labels=2).to_dict()
+    assert (
+        architecture(config_folder(str(folder), "deberta-v2", folder), num_labels=2).to_dict()
+        == architecture(checkpoints["deberta-v2"], num_labels=2).to_dict()
+    )
 
 
 def test_sizes_are_the_checkpoint_s(checkpoints):
