@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pretrained
@@ -272,7 +273,7 @@ def test_a_file_is_no_folder(bert):
 def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
     folder = shutil.copytree(bert, tmp_path / "changed")
     (folder / "config.json").write_text(content)
-    for read in (lambda: fetch(str(folder), "bert"), lambda: sizes_of(str(folder))):
+    for read in (lambda: fetch(str(folder), "bert"), lambda: config_folder(str(folder), "bert", tmp_path)):
         with pytest.raises(UserError, match="is not a model's configuration"):
             read()
 

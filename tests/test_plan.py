@@ -255,7 +255,7 @@ def test_several_scripts_are_added_up(sizes, monkeypatch, capsys):
     Plan((Path("deberta_lora.py"), Path("deberta_prefix")), model=str(sizes)).run()
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("T4 x2") == 3 and "this machine's CPU" not in printed
-    assert "2 scripts on T4 x2: 26.6 GPU hours, which is 3 x 12 hours" in printed
+    assert "2 scripts on T4 x2: 26.6 GPU hours, or 3 Kaggle sessions of 12 hours" in printed
 
 
 @pytest.mark.parametrize("place", ["a copy", "a folder that does not exist"])

@@ -225,8 +225,8 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
     console.print(table)
     if len(configs) > 1:
         console.print(
-            f"{len(hours)} scripts on {T4_X2.name}: {sum(hours):.1f} GPU hours, which is {ceil(sum(hours) / SESSION)} x {SESSION} "
-            "hours, the length of a Kaggle session."
+            f"{len(hours)} scripts on {T4_X2.name}: {sum(hours):.1f} GPU hours, or {ceil(sum(hours) / SESSION)} Kaggle sessions "
+            f"of {SESSION} hours."
         )
     console.print(
         f"This is an estimate. Memory: all tensors of a step at the maximum length, plus {OVERHEAD / GIB:.1f} GiB. Time: reviews "
