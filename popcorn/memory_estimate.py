@@ -214,7 +214,9 @@ def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
     """The loss on tokens (reviews, time) of the same length: of the library's models, or of a logit (reviews,)."""
     labels = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
     if isinstance(model, PreTrainedModel | PeftModel):
-        return model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+        # with labels, the library's DeBERTa would look at their values, which fake tensors do not have
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        return F.cross_entropy(logits.float(), labels)
     logits = model(tokens, torch.full_like(labels, tokens.shape[1]))
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
 

@@ -36,6 +36,8 @@ LENGTHS = np.array(
 """tokens of a training review: medians of twenty equal groups, with BERT's tokenizer"""
 OVERHEAD = 0.7 * GIB
 """memory of a GPU's driver, its libraries and memory fragmentation, from experience"""
+T4_PEAK = 65e12
+"""FLOP/s of a T4 in fp16"""
 MFU = 0.15
 """model FLOPs utilization: fraction of a T4's peak rate that training reaches
 
@@ -62,7 +64,7 @@ class Machine:
     """number of devices"""
 
 
-T4 = Machine("T4", 15 * GIB, MFU * 65e12, Arithmetic("fp16", on_gpu=True, bits=8))
+T4 = Machine("T4", 15 * GIB, MFU * T4_PEAK, Arithmetic("fp16", on_gpu=True, bits=8))
 T4_X2 = replace(T4, name="T4 x2", count=2)
 
 
