@@ -5,7 +5,7 @@ torch's fake tensors have shapes and no data. All tensors that are alive at the 
 
 import weakref
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from popcorn.config import AdapterConfig, FineTuneConfig
 from popcorn.models.deberta import DebertaClassifier
 from popcorn.training.memory import recompute_activations
 from popcorn.utils.packages import hide_unusable_quantizers
+from popcorn.utils.simulated_gpu import gpu_kernels, replaced
 
 aten = torch.ops.aten
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -148,22 +149,6 @@ def return_input_dtype(model: nn.Module) -> None:
             module.register_forward_hook(lambda _, inputs, output: output.to(inputs[0].dtype))
 
 
-@contextmanager
-def replaced(owner: object, functions: dict[str, Callable]):
-    """Replaces functions of a module or a class for a while."""
-    before = {name: vars(owner).get(name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(owner, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            if function is None:  # inherited
-                delattr(owner, name)
-            else:
-                setattr(owner, name, function)
-
-
 def without_torchscript(module: ModuleType):
     """Replaces the module's TorchScript functions with the original Python functions.
 
@@ -171,43 +156,6 @@ def without_torchscript(module: ModuleType):
     """
     compiled = {name: value for name, value in vars(module).items() if isinstance(value, torch.jit.ScriptFunction)}
     return replaced(module, {name: function._torchdynamo_inline for name, function in compiled.items()})
-
-
-def in_float32(function: Callable) -> Callable:
-    """The function, with its tensors in float32."""
-
-    def float32_function(*arguments, **options) -> Tensor:
-        return function(*(each.float() if isinstance(each, Tensor) else each for each in arguments), **options)
-
-    return float32_function
-
-
-def fused_dropout(states: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Dropout that keeps one byte a value, as on a GPU; a CPU keeps the factors."""
-    return torch.native_dropout(states, p, training)[0] if training and p else states
-
-
-def fused_attention(*arguments, dropout_p: float = 0.0, **options) -> Tensor:
-    """Attention that does not keep its weights: a GPU does so with dropout too, a CPU without it."""
-    return scaled_dot_product_attention(*arguments, **options)
-
-
-scaled_dot_product_attention = F.scaled_dot_product_attention
-
-
-@contextmanager
-def gpu_kernels(precision: str):
-    """Keeps the tensors for the backward pass that a GPU keeps, where the tensors are a CPU's.
-
-    With mixed precision, layer norm and softmax are computed in float32 there (PyTorch's table of autocast's operations).
-    """
-    functions = {"dropout": fused_dropout, "scaled_dot_product_attention": fused_attention}
-    of_tensor = {}
-    if precision != "no":
-        functions |= {name: in_float32(getattr(F, name)) for name in ("layer_norm", "softmax")}
-        of_tensor = {"softmax": in_float32(Tensor.softmax)}
-    with replaced(F, functions), replaced(Tensor, of_tensor):
-        yield
 
 
 def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
