@@ -105,7 +105,9 @@ def recipe_of(model: str, config: Config) -> Recipe:
         AutoModelForSequenceClassification.from_config(sizes, dtype=torch.float16).save_pretrained(folder)
     return Recipe(
         lambda: build_adapter(script.peft_config, options, folder).to(device),
-        lambda reviews, length, recomputed: plan.training_step(script, options, folder, reviews, length, arithmetic, recomputed),
+        lambda reviews, length, recomputed: plan.training_step(
+            script, options, folder, reviews, length, arithmetic, recomputed, accumulated=reviews < BATCH
+        ),
         arithmetic, options.max_length // scale, options.epochs,
     )  # fmt: skip
 

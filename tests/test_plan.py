@@ -126,8 +126,8 @@ def test_memory_of_quantized_weights(name, bits, tmp_path):
 def test_memory_of_full_fine_tuning(name, precision, recomputed, accumulated, tmp_path):
     script, arithmetic = import_module(name), Arithmetic(precision)
     AutoModel.from_config(FINE_TUNED[script.Config.MODEL_TYPE]).save_pretrained(tmp_path)
-    config = script.Config(model=str(tmp_path), batch_size=2 * REVIEWS if accumulated else REVIEWS)
-    estimate = plan.training_step(script, config, tmp_path, REVIEWS, TOKENS, arithmetic, recomputed).peak
+    config = script.Config(model=str(tmp_path))
+    estimate = plan.training_step(script, config, tmp_path, REVIEWS, TOKENS, arithmetic, recomputed, accumulated).peak
     build = getattr(script, "build", None) or getattr(script, {"bert_native": "BERT"}.get(name, "DistilBERT"))
     model = build(config, tmp_path)
     real = measured(model, tmp_path, arithmetic, recomputed=recomputed, accumulated=accumulated)

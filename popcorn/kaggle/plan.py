@@ -98,16 +98,19 @@ def this_machine() -> Machine:
 
 def training_step(
     script: ModuleType, config: PretrainedConfig, checkpoint: Path, reviews: int, length: int, arithmetic: Arithmetic,
-    recomputed: bool = False,
+    recomputed: bool = False, accumulated: bool = False,
 ) -> Step:  # fmt: skip
-    """A step of the whole model on reviews of the same length, in tokens; of `checkpoint` only config.json is read."""
+    """A step of the whole model on reviews of the same length, in tokens; of `checkpoint` only config.json is read.
+
+    `accumulated`: whether there are gradients of an earlier micro-batch.
+    """
+    how = arithmetic, recomputed, accumulated
     if not isinstance(config, AdapterConfig):
-        accumulated = reviews < config.batch_size
-        return step(lambda: classifier_on_meta(script, config, checkpoint), reviews, length, arithmetic, recomputed, accumulated)
+        return step(lambda: classifier_on_meta(script, config, checkpoint), reviews, length, *how)
     sizes = architecture(checkpoint, num_labels=2)
     config.checkpoint = checkpoint  # PEFT's configurations name it
     one, two = (
-        step(lambda depth=depth: adapter_on_meta(script, config, of_depth(sizes, depth)), reviews, length, arithmetic, recomputed)
+        step(lambda depth=depth: adapter_on_meta(script, config, of_depth(sizes, depth)), reviews, length, *how)
         for depth in (1, 2)
     )
     more = sizes.num_hidden_layers - 1
@@ -173,7 +176,8 @@ def estimate(script: ModuleType, config: PretrainedConfig, machine: Machine, che
     steps: dict[int, Step] = {}
 
     def peak_of(reviews: int, recomputed: bool) -> float:
-        taken = training_step(script, config, checkpoint, reviews, config.max_length, arithmetic, recomputed)
+        accumulated = reviews * machine.count < config.batch_size
+        taken = training_step(script, config, checkpoint, reviews, config.max_length, arithmetic, recomputed, accumulated)
         steps[config.max_length] = taken
         # several devices exchange gradients in buckets, which are as large as the gradients
         return taken.peak + (4 * taken.trainable if machine.count > 1 else 0)
