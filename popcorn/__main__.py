@@ -3,12 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from popcorn.config import expand_home
+from popcorn.config import AdapterConfig, PretrainedConfig, expand_home
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.utils.packages import hide_unusable_quantizers
 from popcorn.utils.scripts import load_script
@@ -205,13 +206,13 @@ class Report(Command):
 
 @dataclass
 class Plan(Command):
-    """Estimate time and memory of training an adapter, and which GPU it fits on.
+    """Estimate time and memory of training pretrained models on Kaggle's GPUs.
 
     It needs neither a GPU nor the weights.
     """
 
-    script: Positional[Path]
-    """deberta_lora.py, or another script that trains an adapter"""
+    scripts: Positional[tuple[Path, ...]] = ()
+    """scripts such as deberta_lora.py; default: all that train a pretrained model"""
     model: str | None = None
     """model id on the hub, or a folder with a config.json; default: the script's"""
     max_length: int | None = None
@@ -219,23 +220,32 @@ class Plan(Command):
     batch_size: int | None = None
     """reviews per optimizer step; default: the script's"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """bits of a frozen weight; default: the best for each machine"""
+    """bits of an adapter's frozen weight; default: the best for each machine"""
 
     def run(self) -> None:
         """Prints a table."""
         hide_unusable_quantizers()
-        try:
-            script = load_script(self.script.stem)
-        except FileNotFoundError as problem:
-            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py") from problem
-        if (self.script.parent != Path() or self.script.exists()) and self.script.resolve() != Path(script.__file__).resolve():
-            raise UserError(f"{self.script} is not a script of this repository: name one such as deberta_lora.py")
-        if not hasattr(script, "peft_config"):
-            raise UserError(f"{self.script} trains no adapter: plan is for scripts such as deberta_lora.py")
-        from popcorn.kaggle.plan import show
+        from popcorn.kaggle.plan import pretrained_scripts, show
 
-        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size", "bits")}
-        show(script, script.Config(**{name: value for name, value in given.items() if value is not None}))
+        scripts = [self._load(path) for path in self.scripts] or pretrained_scripts()
+        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size")}
+        configs = {}
+        for script in scripts:
+            if not issubclass(script.Config, PretrainedConfig):
+                raise UserError(f"{script.__name__}.py trains no pretrained model: plan is for scripts such as deberta_lora.py")
+            options = given | ({"bits": self.bits} if issubclass(script.Config, AdapterConfig) else {})
+            configs[script.__name__] = script.Config(**{name: value for name, value in options.items() if value is not None})
+        show(configs)
+
+    def _load(self, path: Path) -> ModuleType:
+        """The script; raises `UserError` for a file that is not one."""
+        try:
+            script = load_script(path.stem)
+        except FileNotFoundError as problem:
+            raise UserError(f"there is no {path}: name a script such as deberta_lora.py") from problem
+        if (path.parent != Path() or path.exists()) and path.resolve() != Path(script.__file__).resolve():
+            raise UserError(f"{path} is not a script of this repository: name one such as deberta_lora.py")
+        return script
 
 
 def main() -> None:

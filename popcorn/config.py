@@ -231,8 +231,8 @@ class AdapterConfig(PretrainedConfig):
     max_length: Count = 256
     """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019)"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones (P100), 32 on
-    a CPU"""
+    """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a
+    CPU"""
     head_learning_rate: Positive = 1e-3
     """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
     adapter: Path | None = None

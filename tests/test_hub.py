@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pretrained
@@ -17,7 +18,7 @@ from conftest import ROOT, run, some_fast
 from huggingface_hub import errors
 
 from popcorn.errors import UserError
-from popcorn.kaggle.plan import sizes_of
+from popcorn.kaggle.model_config import config_folder
 from popcorn.models.hub import fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -236,7 +237,7 @@ def test_every_refusal_says_what_helps_and_is_not_waited_for_in_vain(case, monke
     assert all(advice in said or advice not in str(raised.value) for advice in MISLEADING)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
     with pytest.raises(UserError, match=said):  # the plan asks for one file alone
-        sizes_of("some/model")
+        config_folder("some/model", "bert", Path())
 
 
 @pytest.mark.parametrize("case", ["too often", "down", "gated", "token", "offline"])
@@ -272,7 +273,7 @@ def test_a_file_is_no_folder(bert):
 def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
     folder = shutil.copytree(bert, tmp_path / "changed")
     (folder / "config.json").write_text(content)
-    for read in (lambda: fetch(str(folder), "bert"), lambda: sizes_of(str(folder))):
+    for read in (lambda: fetch(str(folder), "bert"), lambda: config_folder(str(folder), "bert", tmp_path)):
         with pytest.raises(UserError, match="is not a model's configuration"):
             read()
 

@@ -20,6 +20,7 @@ from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_h
 from popcorn.models.hub import find_checkpoint
 from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
 from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.utils import hardware
 from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
 from popcorn.utils.scripts import load_script
 
@@ -32,7 +33,8 @@ AGAIN = "copy the run's whole folder, or run its script again"
 def load(folder: Path) -> Predictor:
     """The model of a run's folder: the refit, or the mean of the folds' models.
 
-    Raises `UserError` where the folder lacks a file, or has another tokenizer version.
+    Raises `UserError` where the folder lacks a file, or has another tokenizer version, or PyTorch has no kernels for the GPU of
+    an adapter.
     """
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -44,6 +46,8 @@ def load(folder: Path) -> Predictor:
         ) from problem
     if metadata.get("tokenizer") != TOKENIZER:
         raise UserError(f"{folder} was made with another tokenizer ({metadata.get('tokenizer')}): run {script}.py again")
+    if kind == "adapter":
+        hardware.require_gpu_kernels()  # other models predict on the CPU
     if kind in ("subwords", "adapter"):
         hide_unusable_quantizers()
         quiet_transformers()

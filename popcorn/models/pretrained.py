@@ -67,12 +67,15 @@ def load_pretrained(
     """Like `model_class.from_pretrained`, but every weight must be in the checkpoint.
 
     `new`: modules that may start at random where the checkpoint lacks them, such as a head. `recipe`: settings of the config.
-    Only the architecture comes from the checkpoint. The model's `random_weights` are the names of its new weights. Raises
-    `UserError` where the checkpoint cannot be read, is damaged, or does not fit the model.
+    Only the architecture comes from the checkpoint. The model's `random_weights` are the names of its new weights. With torch's
+    meta device as the default, no weights are read. Raises `UserError` where the checkpoint cannot be read, is damaged, or does
+    not fit the model.
     """
     config = architecture(checkpoint, **recipe)
     if not isinstance(config, model_class.config_class):
         raise UserError(f"{checkpoint / CONFIG} is of the family {config.model_type!r}, which {model_class.__name__} is not")
+    if torch.get_default_device().type == "meta":  # for shapes alone, no weights are needed
+        return model_class(config)
     weights = unwrapped(read_weights(checkpoint), model_class.base_model_prefix, checkpoint)
     require_sound(weights, checkpoint)
     try:
