@@ -89,7 +89,7 @@ def read_commands(lines: list[str], options: str) -> list[Command]:
     commands = []
     for line in lines:
         try:
-            name, *given = [*shlex.split(line), *shlex.split(options)]
+            name, *given = shlex.split(line) + shlex.split(options)
         except ValueError as problem:
             raise UserError(f"{line} {options} cannot be read ({problem}): name a script, and close every quotation") from problem
         name = name.removesuffix(".py")
@@ -180,15 +180,14 @@ def write_kernel(
     `scripts`: for the name "table", the scripts with their own options, separated by commas. `continues`: whether the kernel
     continues its own last version. Raises `UserError` for options that do not go together.
     """
-    is_table = name == TABLE
-    if is_table != bool(scripts):
+    in_table = [line for line in (scripts or "").split(",") if line.strip()]
+    if (name == TABLE) != bool(in_table):
         raise UserError(
             f"--scripts and the kernel {TABLE} need each other: kernel {TABLE} --scripts bert_trainer,roberta_trainer"
         )
     if continues and user == NO_USER:
         raise UserError("--continue attaches your own kernel's output: give your Kaggle user name with --user")
-    lines = [f"{line} --save-results" for line in scripts.split(",")] if is_table else [name]
-    commands = read_commands(lines, options)
+    commands = read_commands([f"{line} --save-results" for line in in_table] or [name], options)
     id = f"{user}/popcorn-{name.replace('_', '-')}"
     for command in commands:
         if continues and hasattr(command.config, "resume") and not command.config.resume:

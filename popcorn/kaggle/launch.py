@@ -40,7 +40,7 @@ def launch(folder: Path, commands: list[str], on_gpus: list[str], previous: str 
         end = kaggle.session_end()
         if end is not None:
             os.environ[kaggle.SESSION_END] = str(end)
-        finished, codes = read_finished(), []
+        finished, codes = read_finished() if previous else [], []
         for command in commands:
             without_resume = command.replace(" --resume", "")
             if without_resume in finished:

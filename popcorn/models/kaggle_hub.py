@@ -37,9 +37,14 @@ def not_fetched(handle: str, problem: Exception) -> UserError:
             f"Kaggle does not give {handle} to this account: accept its terms on https://www.kaggle.com/models/{handle}, and set "
             "KAGGLE_API_TOKEN"
         )
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return UserError(
+            f"{handle} cannot be kept ({problem.strerror}): free some space, or set KAGGLEHUB_CACHE to another folder"
+        )
+    reason = "is out of reach" if isinstance(problem, OSError) and status is None else f"fails ({first_line(problem)})"
     return UserError(
-        f"{handle} cannot be had from Kaggle ({first_line(problem)}): switch the internet on; on Kaggle add the model to the "
-        "notebook (Add Input, Models)"
+        f"Kaggle {reason}, and {handle} is not attached: switch the internet on; or on Kaggle add the model to the notebook (Add "
+        "Input, Models)"
     )
 
 
