@@ -143,7 +143,7 @@ class Kernel(Command):
     saved"""
     output: Path = Path("kernels")
     """folder for the kernel's folder"""
-    user: str = os.environ.get("KAGGLE_USERNAME", "INSERT_KAGGLE_USERNAME_HERE")
+    user: str | None = os.environ.get("KAGGLE_USERNAME")
     """your Kaggle user name, the start of the kernel's id; default: $KAGGLE_USERNAME"""
     options: str = ""
     """the script's options in quotes, such as '--epochs 2 --folds 5'; a model on Kaggle in --model is attached"""

@@ -6,6 +6,7 @@ import time
 
 import psutil
 import pytest
+from conftest import ROOT
 
 from popcorn.config import STARTED
 from popcorn.errors import UserError
@@ -35,7 +36,7 @@ def scripts(tmp_path, monkeypatch):
     monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
     for name in (kaggle.RUN_TYPE, kaggle.SESSION_END, launch.PROCESSES):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(launch.__file__).removesuffix("/popcorn/kaggle/launch.py"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # in a kernel, the package is in the scripts' folder
     return folder
 
 

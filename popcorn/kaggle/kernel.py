@@ -23,7 +23,7 @@ from popcorn.utils.packages import needs
 from popcorn.utils.scripts import ROOT, load_script
 
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
-LAUNCHER = Path(launch.__file__), Path(launch.__file__).with_name("processes.py")
+LAUNCHER = [Path(launch.__file__).with_name(name) for name in ("__init__.py", "launch.py", "processes.py")]
 TEACHER = "nbsvm"
 """another script, which --pseudo-labels needs"""
 TABLE = "table"
@@ -172,23 +172,24 @@ def model_block(script: Path, as_notebook: bool) -> str:
 
 
 def write_kernel(
-    name: str, output: Path, user: str, options: str = "", *, scripts: str | None = None, accelerator: str | None = None,
+    name: str, output: Path, user: str | None, options: str = "", *, scripts: str | None = None, accelerator: str | None = None,
     docker_image: str | None = None, continues: bool = False, as_notebook: bool = False,
 ) -> None:  # fmt: skip
     """Writes `<output>/<name>/`: the script or notebook, and kernel-metadata.json.
 
-    `scripts`: for the name "table", the scripts with their own options, separated by commas. `continues`: whether the kernel
-    continues its own last version. Raises `UserError` for options that do not go together.
+    `user`: the owner's name on Kaggle; None leaves its place open. `scripts`: for the name "table", the scripts with their own
+    options, separated by commas. `continues`: whether the kernel continues its own last version. Raises `UserError` for options
+    that do not go together.
     """
     in_table = [line for line in (scripts or "").split(",") if line.strip()]
     if (name == TABLE) != bool(in_table):
         raise UserError(
             f"--scripts and the kernel {TABLE} need each other: kernel {TABLE} --scripts bert_trainer,roberta_trainer"
         )
-    if continues and user == NO_USER:
+    if continues and user is None:
         raise UserError("--continue attaches your own kernel's output: give your Kaggle user name with --user")
     commands = read_commands([f"{line} --save-results" for line in in_table] or [name], options)
-    id = f"{user}/popcorn-{name.replace('_', '-')}"
+    id = f"{user or NO_USER}/popcorn-{name.replace('_', '-')}"
     for command in commands:
         if continues and hasattr(command.config, "resume") and not command.config.resume:
             command.options.append("--resume")
