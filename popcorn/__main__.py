@@ -164,15 +164,22 @@ class Kernel(Command):
     """Write a script as one file for Kaggle, with kernel-metadata.json, for `kaggle kernels push`."""
 
     script: Positional[str]
-    """name of the script, such as lstm"""
+    """name of the script, such as lstm; or table, for several scripts one after another (--scripts)"""
+    scripts: str | None = None
+    """scripts of the table, separated by commas, also with options: "bert_trainer,deberta_lora --epochs 1"; their results are
+    saved"""
     output: Path = Path("kernels")
     """folder for the kernel's folder"""
-    user: str = os.environ.get("KAGGLE_USERNAME", "INSERT_KAGGLE_USERNAME_HERE")
+    user: str | None = os.environ.get("KAGGLE_USERNAME")
     """your Kaggle user name, the start of the kernel's id; default: $KAGGLE_USERNAME"""
     options: str = ""
-    """the script's options in quotes, such as '--epochs 2 --folds 5'"""
-    attach: str | None = None
-    """a model on Kaggle to attach and start from: owner/model/framework/variation/version"""
+    """the script's options in quotes, such as '--epochs 2 --folds 5'; a model on Kaggle in --model is attached"""
+    continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
+    """continue the kernel's last version, which the session's time limit ended"""
+    accelerator: str | None = None
+    """Kaggle's name of another GPU than two T4 (NvidiaTeslaT4)"""
+    docker_image: str | None = None
+    """pin Kaggle's image, as `kaggle kernels pull --metadata` shows it; default: the latest"""
     notebook: bool = False
     """write a notebook instead of a script"""
 
@@ -180,7 +187,10 @@ class Kernel(Command):
         """Writes the folder."""
         from popcorn.kaggle.kernel import write_kernel
 
-        write_kernel(self.script.removesuffix(".py"), self.output, self.user, self.options, self.attach, self.notebook)
+        write_kernel(
+            self.script.removesuffix(".py"), self.output, self.user, self.options, scripts=self.scripts,
+            accelerator=self.accelerator, docker_image=self.docker_image, continues=self.continue_, as_notebook=self.notebook,
+        )  # fmt: skip
 
 
 @dataclass

@@ -4,6 +4,7 @@ Nothing here imports torch, so a mistyped option fails immediately.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ sys.excepthook = uncaught  # a script imports this module before everything else
 STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
 """start time of this process; in a notebook, whose process is older, the time of this module's import"""
 Config = TypeVar("Config")
+KAGGLE_HANDLE = re.compile(r"[\w-]+/[\w.-]+/\w+/[\w.-]+(/\d+)?")
+"""name of a model on Kaggle: owner/model/framework/variation, or with a version at the end"""
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of a folder with a saved adapter"""
 
@@ -71,6 +74,11 @@ def expand_home(options: object) -> None:
             setattr(options, name, tuple(Path(os.path.expanduser(each)) for each in value))
         elif name == "model" and isinstance(value, str):
             setattr(options, name, os.path.expanduser(value))
+
+
+def is_kaggle_handle(model: str) -> bool:
+    """Whether `model` is the name of a model on Kaggle, and not a folder here."""
+    return KAGGLE_HANDLE.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 @dataclass
@@ -144,7 +152,8 @@ class TrainingConfig(RunConfig):
     resume: bool = False
     """resume a stopped or killed run of the same name, seed and options"""
     time_budget: str | None = None
-    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume; default: on Kaggle what
+    is left of the session"""
 
 
 @dataclass
@@ -182,7 +191,8 @@ class PretrainedConfig(TrainingConfig):
     """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
     model: str = ""
-    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """model id on the Hugging Face hub, a model on Kaggle (owner/model/framework/variation, or with /version), or a local
+    folder"""
     max_length: Count = 512
     """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019,
     section 5.3.1)"""
@@ -193,9 +203,10 @@ class PretrainedConfig(TrainingConfig):
 
     def prepare(self, script: str) -> None:
         """A checkpoint other than the default gives the run another name."""
-        last = Path(self.model).parts[-1:]
-        if last and last[0].isdigit():  # Kaggle's folders end in framework, variation and version
-            last = Path(self.model).parts[-4:]
+        parts = Path(self.model).parts
+        last = parts[-3:] if is_kaggle_handle(self.model) else parts[-1:]
+        if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
+            last = parts[-4:]
         super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
 
 

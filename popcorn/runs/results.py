@@ -84,9 +84,15 @@ def _others(path: Path, head: dict, seed: int) -> list[dict]:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line as the user typed it, without the folders of their machine."""
-    script, *options = (Path(word).name if "/" in word else word for word in argv)
+    """The command line as the user typed it, without `--resume` and the folders of their machine."""
+    script, *options = (_without_folder(word) for word in argv if word != "--resume")
     return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
+
+
+def _without_folder(word: str) -> str:
+    """A path, also in `--option=path`, as its name; a model's name with slashes is no path."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if "/" in value and Path(value).exists() else value)
 
 
 def find_run(path: Path, score: Score | None) -> dict | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from popcorn.config import FineTuneConfig, PretrainedConfig
+from popcorn.config import FineTuneConfig, PretrainedConfig, is_kaggle_handle
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import TEST, TRAIN, UNLABELED, find_competition
 from popcorn.data.subword_tokenizer import read_subwords
@@ -42,7 +42,8 @@ class PretrainedTask(ModelTask):
         train, test = self.competition.read(TRAIN), self.competition.read(TEST)
         self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
         self.train, self.test = (read_subwords(self.competition, name, self.tokenizer, config) for name in (TRAIN, TEST))
-        self.provenance = {"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)}
+        name = config.model if is_kaggle_handle(config.model) else Path(config.model).name
+        self.provenance = {"weights": name, "weights_sha256": weights_checksum(config.checkpoint)}
 
     def build_model(self) -> nn.Module:
         return self.build(self.config, self.config.checkpoint)

@@ -25,6 +25,8 @@ from transformers import (
 from popcorn.config import FineTuneConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.models.pretrained import load_pretrained
+from popcorn.training.disk import require_disk_space
+from popcorn.training.model_task import count_parameters
 from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
@@ -119,6 +121,7 @@ class FurtherPretraining:
         model = load_pretrained(
             self.classes.model, self.checkpoint, new=self.classes.head, **{dropout: config.attention_dropout}
         )  # fmt: skip
+        require_disk_space(fit_dir, count_parameters(model)[0], models=1)
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = layer_decay_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED)
