@@ -1,4 +1,4 @@
-"""DeBERTa-v2 with LoRA: frozen weights plus trainable low-rank matrices (Hu et al. 2022).
+"""DeBERTa with LoRA: frozen weights plus trainable low-rank matrices (Hu et al. 2022).
 
 W x becomes W x + (alpha / rank) B A x for the query and value projections of every layer (section 4.2). A starts at random, B at
 zero. Pooler and classifier are trained whole, at `head_learning_rate`. The frozen weights may be quantized to 8 or 4 bits
@@ -21,8 +21,8 @@ class Config(AdapterConfig):
     """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
-    model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    model: str = "microsoft/deberta-v3-large"
+    """a DeBERTa-v3 or v2 on the hub, or a local folder; microsoft/deberta-v2-xxlarge is four times as large"""
     rank: Count = 16
     """rank of the update: columns of B, rows of A (r in the paper)"""
     alpha: Count = 32

@@ -1,4 +1,4 @@
-"""DeBERTa-v2 with prefix tuning: trainable keys and values in every layer (Li & Liang 2021).
+"""DeBERTa with prefix tuning: trainable keys and values in every layer (Li & Liang 2021).
 
 Every word of the review can attend to them, as if there were text before the review. Liu et al. 2022 (P-tuning v2) use the same
 method for classification. The attention with a prefix is in popcorn/models/deberta.py.
@@ -20,8 +20,8 @@ class Config(AdapterConfig):
     """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
-    model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    model: str = "microsoft/deberta-v3-large"
+    """a DeBERTa-v3 or v2 on the hub, or a local folder; microsoft/deberta-v2-xxlarge is four times as large"""
     virtual_tokens: Count = 20
     """number of keys and values in each layer"""
     hidden: Count | None = None

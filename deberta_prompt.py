@@ -1,4 +1,4 @@
-"""DeBERTa-v2 with prompt tuning: trainable vectors before the review (Lester et al. 2021).
+"""DeBERTa with prompt tuning: trainable vectors before the review (Lester et al. 2021).
 
 They start as the word vectors of an instruction (section 3.2). Only the input of the first layer changes. So this method needs a
 large model, and a learning rate a hundred times higher than for weights.
@@ -20,8 +20,8 @@ class Config(AdapterConfig):
     """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
-    model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    model: str = "microsoft/deberta-v3-large"
+    """a DeBERTa-v3 or v2 on the hub, or a local folder; microsoft/deberta-v2-xxlarge is four times as large"""
     virtual_tokens: Count = 20
     """number of vectors before the review"""
     text: str = "Is the sentiment of this movie review positive or negative? The review that follows is"

@@ -1,4 +1,4 @@
-"""DeBERTa-v2 with P-tuning: a small network computes vectors before the review (Liu et al. 2021).
+"""DeBERTa with P-tuning: a small network computes vectors before the review (Liu et al. 2021).
 
 The network's input is trainable too. It makes the vectors depend on each other, which makes training easier (section 3.2). After
 training, only the computed vectors are saved.
@@ -21,8 +21,8 @@ class Config(AdapterConfig):
     """This method's options, in addition to those of all adapters."""
 
     MODEL_TYPE = "deberta-v2"
-    model: str = "microsoft/deberta-v2-xxlarge"
-    """a DeBERTa-v2 or v3 on the hub, or a local folder; microsoft/deberta-v3-large is smaller and scores higher"""
+    model: str = "microsoft/deberta-v3-large"
+    """a DeBERTa-v3 or v2 on the hub, or a local folder; microsoft/deberta-v2-xxlarge is four times as large"""
     virtual_tokens: Count = 20
     """number of vectors before the review"""
     encoder: Literal["MLP", "LSTM"] = "MLP"

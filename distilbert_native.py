@@ -17,7 +17,7 @@ from popcorn.models.layers import mask_of, masked_mean
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.losses import duplicate_batch, pooled_features, supervised_contrastive, symmetric_kl
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 from popcorn.training.session import Session
 
@@ -75,8 +75,12 @@ def train(session: Session) -> None:
                     for inputs, labels in session.micro_batches(batch):
                         if config.rdrop_alpha:  # two passes with different dropout
                             inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
-                        logits = model(*inputs)  # (micro-batch,)
+                        with pooled_features(model) as features:
+                            logits = model(*inputs)  # (micro-batch,)
                         loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.scl:  # features of reviews with the same label should be similar
+                            contrast = supervised_contrastive(features[0], labels).sum()
+                            loss = (1 - config.scl) * loss + config.scl * contrast
                         if config.rdrop_alpha:
                             loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
                         session.backward(loss / len(batch), logits, labels)

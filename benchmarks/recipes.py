@@ -2,8 +2,9 @@
 
 The common practice, as in public notebooks: every review padded to 512 tokens or cut to its first, a constant rate of
 5e-5, no warm-up, the last epoch, fp32. Ours is the script's own recipe, at a rate for so small a model and without attention
-dropout, for which a CPU has no fast kernel. Each option is tried on top of it for one family: R-Drop and further pretraining
-(one pass over the first training reviews, without their labels) on the BERT, that dropout on the RoBERTa. Training and
+dropout, for which a CPU has no fast kernel. Each option is tried on top of it for one family: R-Drop, the supervised contrastive
+loss with its paper's weight and further pretraining (one pass over the first training reviews, without their labels) on the BERT,
+that dropout on the RoBERTa. Training and
 validation reviews are of different movies, and the test is not touched. A DistilBERT and a RoBERTa are laid out from the same
 weights. Writes results/benchmarks/recipes-<family>.json after every row; the same command goes on where it was stopped (remove
 the file where a recipe has changed since).
@@ -162,6 +163,7 @@ def compare(family: str, config: Config) -> None:
     tried = {
         "bert": {
             "ours, --rdrop-alpha 1": (ours, replace(own, rdrop_alpha=1.0)),
+            "ours, --scl 0.9": (ours, replace(own, scl=0.9)),
             "ours, --further-pretrain": (ours, further),
         },
         "roberta": {"ours, --attention-dropout 0.1": (ours, replace(own, attention_dropout=0.1))},

@@ -222,6 +222,10 @@ class FineTuneConfig(PretrainedConfig):
     """dropout probability of the attention weights; with 0, torch uses its fused CPU kernel, which is twice as fast"""
     rdrop_alpha: NonNegative = 0.0
     """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
+    scl: Probability = 0.0
+    """supervised contrastive learning: weight of the contrastive loss; cross-entropy has the rest (lambda in Gunel et al. 2021,
+    who used 0.9). It compares only reviews of the same micro-batch, so smaller micro-batches or more processes make it weaker; 0
+    turns it off"""
     further_pretrain: bool = False
     """first continue masked-language-model pretraining on all training reviews, labeled or not (Sun et al. 2019, section 5.4);
     the result is saved and reused"""

@@ -10,6 +10,8 @@ from transformers import (
     DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
     RobertaConfig,
     RobertaModel,
 )  # fmt: skip
@@ -39,12 +41,17 @@ FAMILIES = {
             type_vocab_size=0,
         ),
     ),
-}
+    # one layer with attention to all words, one with attention to neighbors
+    "modernbert": (
+        ModernBertModel, ModernBertConfig(**SMALL, pad_token_id=0, local_attention=8, global_attn_every_n_layers=2)
+    ),
+}  # fmt: skip
 
 
 def write(folder: Path, family: str, **changes) -> Path:
     """A tiny checkpoint of the family, with random weights, in the folder."""
     build, config = FAMILIES[family]
     build(type(config)(**(config.to_dict() | changes))).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
+    length = 8192 if family == "modernbert" else 512
+    AutoTokenizer.from_pretrained(MINILM, model_max_length=length).save_pretrained(folder)
     return folder

@@ -14,14 +14,24 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DebertaV2ForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)  # fmt: skip
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import bert_native
 import bert_scratch
 import bert_trainer
+import deberta_trainer
 import distilbert_native
 import distilbert_trainer
+import modernbert_trainer
 import roberta_trainer
 from benchmarks import layouts
 from popcorn.data import competition as competition_data
@@ -33,8 +43,8 @@ from popcorn.models.layers import mask_of
 from popcorn.models.tokenizer import load_tokenizer
 from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.hf_trainer import FineTuner, HFTrainer
-from popcorn.training.losses import duplicate_batch, symmetric_kl
-from popcorn.training.masked_lm import MaskedTrainer
+from popcorn.training.losses import duplicate_batch, pooled_features, supervised_contrastive, symmetric_kl
+from popcorn.training.masked_lm import MODEL_CLASSES, MaskedTrainer
 from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 from popcorn.training.review_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
@@ -46,6 +56,8 @@ SCRIPTS = {
     "bert_trainer": (bert_trainer.build, bert_trainer.Config),
     "distilbert_trainer": (distilbert_trainer.build, distilbert_trainer.Config),
     "roberta_trainer": (roberta_trainer.build, roberta_trainer.Config),
+    "deberta_trainer": (deberta_trainer.build, deberta_trainer.Config),
+    "modernbert_trainer": (modernbert_trainer.build, modernbert_trainer.Config),
 }
 TRAIN = {"bert_native": bert_native.train, "distilbert_native": distilbert_native.train}
 """the scripts' own loops"""
@@ -175,7 +187,7 @@ def model_s_loss(self, model, inputs, return_outputs):
     return outputs.loss, outputs
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
 def test_the_head_of_masked_subwords_learns_as_that_of_all(family, checkpoints, monkeypatch):
     """The same loss and the same gradients as the library's own forward pass has, from fewer logits."""
     model = AutoModelForMaskedLM.from_pretrained(checkpoints[family]).eval()
@@ -210,25 +222,25 @@ def test_a_piece_in_which_nothing_is_masked_teaches_nothing(config_of, tmp_path)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_attention_dropout_is_the_option_s(script, config_of, tmp_path):
     """Whatever the checkpoint's was, in fine-tuning and in the training of the language model before it."""
-    names = {"distilbert": ("dropout", "attention_dropout")}
+    names = {"distilbert": ("dropout", "attention_dropout"), "modernbert": ("mlp_dropout", "attention_dropout")}
     family = SCRIPTS[script][1].MODEL_TYPE
     others, attention = names.get(family, ("hidden_dropout_prob", "attention_probs_dropout_prob"))
     checkpoint = pretrained.write(tmp_path / "checkpoint", family, **{others: 0.0, attention: 0.9})
     changes, further = [], []
     for share in (0.0, 0.5):
-        config = config_of(script, model=str(checkpoint), attention_dropout=share, further_pretrain=True, pretrain_epochs=1)
+        config = config_of(script, model=str(checkpoint), attention_dropout=share, pretrain_epochs=1)
+        config.further_pretrain = family in MODEL_CLASSES
         config.max_train_samples, config.max_length, config.output_dir = 32, 8, tmp_path  # two steps: the first one's rate is 0
         task = loaded(SCRIPTS[script][0], config)
         task.pretrain(float("inf"))
-        (new,) = set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
-        further.append(new)
+        further += set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
         model = task.new_model().train()
         tokens = torch.arange(1_000, 1_008).repeat(2, 1)
         inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens, torch.ones_like(tokens))
         first, second = (getattr(answer, "logits", answer) for answer in (model(*inputs), model(*inputs)))
         changes.append(not torch.equal(first, second))
     assert changes == [False, True]
-    assert further[0].read_bytes() != further[1].read_bytes()
+    assert len({path.read_bytes() for path in further}) == 2 * (family in MODEL_CLASSES)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -288,7 +300,10 @@ def test_lower_layers_learn_more_slowly_and_biases_do_not_decay(script, config_o
     assert sum(len(group["params"]) for group in groups) == len(group_of) == len(list(model.parameters()))
     for name, weights in model.named_parameters():
         group = group_of[id(weights)]
-        power = 3 if "embeddings" in name else 2 if ".layer.0." in name else 1 if ".layer.1." in name else 0
+        # DeBERTa's layer norm of relative positions, and its convolution parallel to the first layer
+        is_bottom = "embeddings" in name or name.startswith(("deberta.encoder.LayerNorm", "deberta.encoder.conv"))
+        layer = re.search(r"\blayers?\.(\d)\.", name)
+        power = 3 if is_bottom else 2 - int(layer[1]) if layer else 0
         assert group["lr"] == 0.5**power, name
         assert group["weight_decay"] == (0.0 if "bias" in name or "norm" in name.lower() else 0.1), name
 
@@ -502,7 +517,7 @@ def test_rdrop_is_half_of_the_papers_loss(monkeypatch):
     model.training = True
     monkeypatch.setattr(Trainer, "compute_loss", model_s_loss)
     trainer = FineTuner.__new__(FineTuner)
-    trainer.rdrop_alpha = 3.0
+    trainer.rdrop_alpha, trainer.scl = 3.0, 0.0
     found, _ = trainer.mean_loss(model, {"input_ids": torch.zeros(3, 5), "labels": labels})
     p, q = first.softmax(1), second.softmax(1)
     both = ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)) / 2
@@ -520,6 +535,135 @@ def test_rdrop_without_dropout_is_plain_training_and_with_it_is_not(script, conf
             losses[dropout, alpha] = result.history[-1]["validation_loss"]
     assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 20.0], abs=1e-4)
     assert abs(losses[0.5, 0.0] - losses[0.5, 20.0]) > 1e-3
+
+
+# supervised contrastive learning
+
+
+def contrast_pair_by_pair(features: torch.Tensor, labels: list[int]) -> torch.Tensor:
+    """Gunel et al. 2021, equation 3, as two loops; the mean over the reviews."""
+    unit = [row / row.norm() for row in features]
+    losses = []
+    for i, label in enumerate(labels):
+        others = [j for j in range(len(labels)) if j != i]
+        positives = [j for j in others if labels[j] == label]
+        total = sum((unit[i] @ unit[j] / 0.3).exp() for j in others)
+        losses += [-sum(((unit[i] @ unit[j] / 0.3).exp() / total).log() for j in positives) / len(positives)] if positives else []
+    return sum(losses) / len(labels)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1], [1, 1, 1], [0, 1, 1]])  # the last one's first review has no company
+def test_the_contrastive_loss_and_its_gradient_are_the_papers(labels):
+    torch.manual_seed(0)
+    features = torch.randn(len(labels), 8, requires_grad=True)
+    ours = supervised_contrastive(features, torch.tensor(labels)).mean()
+    papers = contrast_pair_by_pair(features, labels)
+    torch.testing.assert_close(ours, papers)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (ours, papers)))
+    assert torch.equal(supervised_contrastive(features, torch.tensor(labels) * 0.4 + 0.3).mean(), ours)  # probabilities
+
+
+@pytest.mark.parametrize("labels", [[1], [0, 1]])
+def test_a_review_without_company_has_no_contrastive_loss(labels):
+    features = torch.randn(len(labels), 8, requires_grad=True)
+    loss = supervised_contrastive(features, torch.tensor(labels))
+    (gradient,) = torch.autograd.grad(loss.sum(), features)
+    assert not loss.any() and not gradient.any()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_pooled_features_are_what_the_logits_are_made_of(script, config_of):
+    """A linear layer away from the logits, in every family."""
+    config = config_of(script)
+    model = SCRIPTS[script][0](config, config.checkpoint).train()
+    tokens = torch.arange(1_000, 1_016).view(2, 8)
+    inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens,)
+    options = {} if script.endswith("native") else {"attention_mask": torch.ones_like(tokens)}
+    with pooled_features(model) as features:
+        outputs = model(*inputs, **options)
+    logits = getattr(outputs, "logits", outputs).view(2, -1)
+    (found,), last = features, [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    assert found.shape == (2, last.in_features) and torch.equal(last(found), logits)
+    model(*inputs, **options)
+    assert len(features) == 1  # nothing is left in the model
+
+
+@pytest.mark.parametrize(("scl", "rdrop_alpha"), [(0.25, 0.0), (0.25, 3.0)])
+def test_the_contrastive_loss_has_its_weight(scl, rdrop_alpha, config_of):
+    """In training alone; with R-Drop both passes are compared."""
+    config = config_of()
+    model = bert_trainer.build(config, config.checkpoint).train()
+    tokens, labels = torch.randint(5, 2_000, (4, 9)), torch.tensor([0, 1, 1, 0])
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+    trainer = object.__new__(FineTuner)
+    trainer.label_smoother = trainer.compute_loss_func = None
+    trainer.model_accepts_loss_kwargs, trainer.args = False, SimpleNamespace(past_index=-1, average_tokens_across_devices=False)
+    trainer.accelerator = SimpleNamespace(num_processes=1)
+    trainer.scl, trainer.rdrop_alpha = scl, rdrop_alpha
+    loss, outputs = trainer.mean_loss(model, dict(inputs))
+    copies = 2 if rdrop_alpha else 1
+    hidden = model.bert(tokens).pooler_output.repeat(copies, 1)
+    contrast = contrast_pair_by_pair(hidden, labels.repeat(copies).tolist())
+    plain = model(**inputs).loss
+    assert len(outputs.logits) == 4 * copies
+    torch.testing.assert_close(loss, 0.75 * plain + 0.25 * contrast)  # without dropout both passes are the same
+    torch.testing.assert_close(trainer.mean_loss(model.eval(), dict(inputs))[0], plain)
+
+
+def test_both_trainers_contrast_alike_and_say_what_they_compare(config_of, tmp_path, capsys):
+    config = config_of(scl=0.5)
+    for trainer, build, name in (
+        (PyTorchTrainer(bert_native.train), TwoLogits, "native"),
+        (trainer_of("bert_trainer"), bert_trainer.build, "trainer"),
+    ):
+        whole = fit(trainer, build, config, tmp_path / name)
+        assert "--scl" not in capsys.readouterr().out
+        pieces = fit(trainer, build, replace(config, micro_batch_size=4), tmp_path / f"{name}-pieces")
+        assert "--scl compares only the 4 reviews of a micro-batch, not all 16 of a batch" in capsys.readouterr().out
+        plain = fit(trainer, build, replace(config, scl=0.0), tmp_path / f"{name}-plain")
+        if name == "native":
+            of_loop = whole, pieces, plain
+    for ours, theirs in zip(of_loop, (whole, pieces, plain), strict=True):
+        assert [each["loss"] for each in ours.history] == pytest.approx([each["loss"] for each in theirs.history], abs=1e-4)
+        assert np.allclose(ours.test, theirs.test, atol=1e-5)
+    losses = [found.history[0]["loss"] for found in of_loop]
+    assert min(abs(losses[0] - losses[1]), abs(losses[0] - losses[2])) > 1e-3
+
+
+def test_memory_that_runs_out_is_told_of_the_contrastive_loss(config_of, tmp_path, capsys):
+    split = replace(SPLIT, train=np.arange(32))
+    config = config_of(epochs=1, scl=0.5)
+    fit(trainer_of("bert_trainer"), bert_trainer.build, config, tmp_path / "trainer", split, change=without_memory)
+    said = capsys.readouterr().out
+    assert "compares only the 8 reviews" in said and "compares only the 4 reviews" in said
+    fit(
+        PyTorchTrainer(bert_native.train), TwoLogits, config, tmp_path / "loop", split,
+        change=lambda model: without_memory(model.inner) and model,
+    )  # fmt: skip
+    assert "compares only the 4 reviews" in capsys.readouterr().out
+
+
+# what half precision does to DeBERTa
+
+
+def test_deberta_does_not_overflow_in_half_precision(config_of):
+    """Products of contents and positions that are too large for fp16 before they are scaled, and masked padding."""
+    config = config_of("deberta_trainer")
+    torch.manual_seed(0)
+    model = deberta_trainer.build(config, config.checkpoint)
+    with torch.no_grad():
+        for layer in model.deberta.encoder.layer:
+            for project in (layer.attention.self.query_proj, layer.attention.self.key_proj):
+                project.weight.copy_(100 * torch.eye(16))
+    library = DebertaV2ForSequenceClassification(model.config)
+    library.load_state_dict(model.state_dict())
+    tokens, lengths = torch.randint(5, 2_000, (2, 12)), torch.tensor([12, 5])
+    inputs = {"input_ids": tokens, "attention_mask": mask_of(lengths, 12).long(), "labels": torch.tensor([0, 1])}
+    with torch.autocast("cpu", torch.float16):
+        ours, theirs = model.train()(**inputs), library.train()(**inputs)
+    assert ours.logits.dtype == torch.float16 and ours.loss.isfinite() and not theirs.loss.isfinite()
+    ours.loss.backward()
+    assert all(weights.dtype == torch.float32 and weights.grad.isfinite().all() for weights in model.parameters())
 
 
 # the layouts that stand in for checkpoints that cannot be had

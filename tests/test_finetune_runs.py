@@ -25,7 +25,8 @@ from popcorn.training.processes import start_processes
 
 SCRIPTS = {
     "bert_native": "bert", "bert_scratch": "bert", "bert_trainer": "bert", "distilbert_native": "distilbert",
-    "distilbert_trainer": "distilbert", "roberta_trainer": "roberta",
+    "distilbert_trainer": "distilbert", "roberta_trainer": "roberta", "deberta_trainer": "deberta-v2",
+    "modernbert_trainer": "modernbert",
 }  # fmt: skip
 RECIPE = "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.005", "--checkpoint-every", "5"
 FURTHER = "--further-pretrain", "--pretrain-epochs", "1", "--no-validation"
@@ -53,7 +54,7 @@ def undisturbed(tmp_path_factory, options):
     return folder
 
 
-@pytest.mark.parametrize("script", some_fast(["bert_native", "roberta_trainer"], SCRIPTS))
+@pytest.mark.parametrize("script", some_fast(["bert_native", "modernbert_trainer"], SCRIPTS))
 def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path, monkeypatch):
     # in this process, which has loaded the libraries already; its kernel does it as a command
     monkeypatch.setattr(

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pretrained
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 import bert_trainer
+import modernbert_trainer
 from popcorn.data import competition as competition_data
 from popcorn.data import subword_tokenizer
 from popcorn.data.subword_tokenizer import read_subwords, require_fitting_tokenizer
+from popcorn.data.word_tokenizer import plain
 from popcorn.errors import UserError
 from popcorn.models.hub import find_checkpoint
 from popcorn.models.tokenizer import load_tokenizer
@@ -95,6 +97,33 @@ def test_a_tokenizer_of_other_texts_is_refused(tokenizer, said, folder, competit
         with pytest.raises(UserError, match=said) as raised:
             read_subwords(competition_data.Competition(competition, ""), competition_data.TRAIN, load_tokenizer(config), config)
         assert str(folder) in str(raised.value) and "tokenizer.json and tokenizer_config.json" in str(raised.value)
+
+
+def test_a_modernbert_s_tokenizer_is_byte_level_with_berts_special_tokens(competition, tmp_path):
+    """Trained here as its own was: bytes, merges, and special tokens of the highest ids."""
+    folder = pretrained.write(tmp_path / "modernbert", "modernbert")
+    data = competition_data.Competition(competition, "")
+    texts = data.read(competition_data.TRAIN).texts
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"])
+    of_its_own(folder, tokenizer)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_token": "[MASK]", "model_max_length": 8192}))
+    config = modernbert_trainer.Config(model=str(folder))
+    find_checkpoint(config)
+    made = load_tokenizer(config)
+    assert config.max_length == 1024 and made.pad_token_id == tokenizer.token_to_id("[PAD]") > 400
+    reviews = read_subwords(data, competition_data.TRAIN, made, config)
+    for text, ids in zip(texts, reviews.reviews, strict=True):
+        assert (ids[0], ids[-1]) == (made.cls_token_id, made.sep_token_id) and made.unk_token_id not in ids
+        assert made.decode(ids[1:-1]) == plain(text)
+    assert reviews.padding == made.pad_token_id
+    text = "Superb naïve acting <br />… 10/10"
+    assert "".join(word for word, _ in subword_tokenizer.words_of(text, made, 1024)) == "".join(plain(text).split())
 
 
 def test_a_few_unknown_tokens_are_usual(checkpoint):

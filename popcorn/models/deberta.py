@@ -11,6 +11,9 @@ from transformers import Cache, DebertaV2Config, DebertaV2ForSequenceClassificat
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
+OVERFLOW_GUARD = 16.0
+"""a power of two, so dividing and multiplying by it are exact; larger than the scale of scores with heads of up to 85 units"""
+
 
 class PrefixSelfAttention(DisentangledSelfAttention):
     """Disentangled attention with trainable prefix keys and values (Li & Liang 2021).
@@ -33,6 +36,20 @@ class PrefixSelfAttention(DisentangledSelfAttention):
         if torch.is_autocast_enabled(device_type):
             x = x.to(torch.get_autocast_dtype(device_type))
         return super().transpose_for_scores(x, attention_heads)
+
+    def disentangled_attention_bias(
+        self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor | None, rel_embeddings: Tensor, scale_factor: int
+    ) -> Tensor:
+        """Scores between contents and relative positions, (batch * heads, time, time).
+
+        The library divides the products by the scale only after it has made them, so that they can overflow in half precision
+        where the scores do not. Both terms are linear in query or key.
+        """
+        bias = super().disentangled_attention_bias(
+            query_layer / OVERFLOW_GUARD, key_layer / OVERFLOW_GUARD, relative_pos, rel_embeddings, scale_factor
+        )
+        bias *= OVERFLOW_GUARD  # in place: it is as large as the scores
+        return bias
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor, output_attentions: bool = False,

@@ -27,17 +27,21 @@ ARCHITECTURE = (
     # DeBERTa's
     "relative_attention", "max_relative_positions", "position_buckets", "norm_rel_ebd", "share_att_key", "pos_att_type",
     "position_biased_input", "conv_kernel_size", "conv_groups", "conv_act", "embedding_size", "attention_head_size",
+    # ModernBERT's; the older settings of its attention layers and rotary positions too
+    "hidden_activation", "norm_eps", "norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias",
+    "classifier_activation", "embedding_dropout", "mlp_dropout", "initializer_cutoff_factor", "local_attention", "layer_types",
+    "rope_parameters", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta",
     # for the tokenizer, where its files do not have it
     "tokenizer_class",
 )  # fmt: skip
 """settings of config.json that define the architecture; the others belong to the task that the checkpoint was saved for"""
 WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """prefixes that torch's wrapper classes add to the names of weights"""
-ANCHOR = "embeddings.word_embeddings.weight"
+ANCHOR = re.compile(r"(|.*\.)embeddings\.(?:word|tok)_embeddings\.weight$")
 """the first weight in every model type; the text before it is the model's name within the checkpoint"""
-INSIDE = re.compile(r"(^|\.)(embeddings|encoder|transformer)\.")
+INSIDE = re.compile(r"(^|\.)(embeddings|encoder|transformer)\.|^(model\.)?(layers|final_norm)\.")
 """weights of the model itself; others belong to heads for other tasks"""
-MATRICES = re.compile(r"\.layer\.\d+\..*weight$|word_embeddings\.weight$")
+MATRICES = re.compile(r"(^|\.)layers?\.\d+\..*weight$|(word|tok)_embeddings\.weight$")
 """weights that are never all zero in a pretrained model"""
 
 
@@ -117,7 +121,7 @@ def unwrapped(weights: dict[str, Tensor], prefix: str, checkpoint: Path) -> dict
     where two weights would get the same name.
     """
     plain = [WRAPPER.sub("", name) for name in weights]
-    anchors = {name.removesuffix(ANCHOR) for name in plain if re.search(rf"(^|\.){re.escape(ANCHOR)}$", name)}
+    anchors = {match[1] for match in map(ANCHOR.match, plain) if match}
     if len(anchors) > 1:
         raise UserError(
             f"the weights in {checkpoint} are of {len(anchors)} models ({', '.join(sorted(anchors))}): take one of them alone"

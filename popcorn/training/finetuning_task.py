@@ -13,7 +13,7 @@ from popcorn.models.hub import find_checkpoint
 from popcorn.models.pretrained import architecture, weights_checksum
 from popcorn.models.saved import ENCODER, save_metadata
 from popcorn.models.tokenizer import load_tokenizer
-from popcorn.training.masked_lm import FurtherPretraining
+from popcorn.training.masked_lm import FurtherPretraining, require_masked_lm
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import layer_decay_groups
 from popcorn.utils.files import fingerprint
@@ -64,6 +64,12 @@ class FinetuningTask(PretrainedTask):
     config: FineTuneConfig
 
     def load(self) -> None:
+        """Loads the tokenizer, and encodes the reviews.
+
+        Raises `UserError` where `--further-pretrain` does not suit the model type.
+        """
+        if self.config.further_pretrain:
+            require_masked_lm(self.config.MODEL_TYPE)
         super().load()
         self.further = self._further_pretraining() if self.config.further_pretrain else None
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from popcorn.metrics import SELECTION_METRIC, compute_metrics
 from popcorn.training.checkpoint import disk_errors_as_user_error
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
-from popcorn.training.losses import duplicate_batch, symmetric_kl
+from popcorn.training.losses import (
+    duplicate_batch,
+    log_contrastive_limit,
+    pooled_features,
+    supervised_contrastive,
+    symmetric_kl,
+)
 from popcorn.training.processes import start_processes, summary_of
 from popcorn.training.review_trainer import (
     LengthGroupedBatchSampler,
@@ -40,16 +47,25 @@ MakeArguments = Callable[[PretrainedConfig], TrainingArguments]
 
 
 class FineTuner(ReviewTrainer):
-    """Trains a classifier of two classes by its loss, optionally with R-Drop."""
+    """Trains a classifier of two classes by its loss, optionally with R-Drop and a contrastive loss."""
 
     rdrop_alpha = 0.0
+    scl = 0.0
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The model's loss; with R-Drop, that of two passes."""
-        if not (self.rdrop_alpha and model.training):
+        """The model's loss, in training with R-Drop's divergence of two passes and the contrastive loss."""
+        if not model.training:
             return super().mean_loss(model, inputs)
-        loss, outputs = super().mean_loss(model, dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
-        return loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean(), outputs
+        if self.rdrop_alpha:
+            inputs = dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True))
+        labels = inputs["labels"]  # label smoothing removes them
+        with pooled_features(model) if self.scl else nullcontext() as features:
+            loss, outputs = super().mean_loss(model, inputs)
+        if self.scl:
+            loss = (1 - self.scl) * loss + self.scl * supervised_contrastive(features[0], labels).mean()
+        if self.rdrop_alpha:
+            loss = loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean()
+        return loss, outputs
 
     def _save_checkpoint(self, *arguments, **options) -> None:
         super()._save_checkpoint(*arguments, **options)
@@ -139,6 +155,7 @@ class HFTrainer:
         config, task, fit_dir = self.config, self.task, self.run_dir / split.name
         dataset = ReviewDataset(task.train, split.train, targets)
         batches = LengthGroupedBatchSampler(dataset, self.batch_size, micro_batch_size, config.seed)
+        log_contrastive_limit(config, -(-self.batch_size // (batches.accumulation * batches.processes)), self.batch_size)
         checkpoint = last_checkpoint(fit_dir)
         finished = epochs_of(log_of(checkpoint), batches.batches)
         schedule_epochs = int(self.recipe.num_train_epochs)
@@ -161,7 +178,7 @@ class HFTrainer:
             eval_dataset=ReviewDataset(task.train, validation, targets) if len(validation) else None,
             compute_metrics=metrics_of,
         )  # fmt: skip
-        trainer.rdrop_alpha = getattr(config, "rdrop_alpha", 0.0)
+        trainer.rdrop_alpha, trainer.scl = getattr(config, "rdrop_alpha", 0.0), getattr(config, "scl", 0.0)
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer
 

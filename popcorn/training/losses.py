@@ -1,10 +1,21 @@
-"""R-Drop: two passes with different dropout should predict the same (Liang et al. 2021).
+"""Losses of fine-tuning in addition to cross-entropy: R-Drop, and supervised contrastive learning.
 
-The loss is half of the paper's equation 4, so the same learning rate fits with and without R-Drop.
+R-Drop: two passes with different dropout should predict the same (Liang et al. 2021). The loss is half of the paper's equation 4,
+so the same learning rate fits with and without R-Drop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from popcorn.config import TrainingConfig
+from popcorn.errors import log
+
+TEMPERATURE = 0.3
+"""of the contrastive loss (Gunel et al. 2021, section 4.2)"""
 
 
 def duplicate_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -23,3 +34,37 @@ def symmetric_kl(log_odds: Tensor) -> Tensor:
     """
     (first, second), (p, q) = log_odds.chunk(2), log_odds.sigmoid().chunk(2)
     return (p - q) * (first - second) / 2
+
+
+def supervised_contrastive(features: Tensor, labels: Tensor) -> Tensor:
+    """Contrastive loss of each review (Gunel et al. 2021, equation 3): (batch, hidden), (batch,) -> float32 (batch,)
+
+    The mean negative log-probability of the other reviews of its label, among all other reviews, by the cosine of their features.
+    It is 0 for a review without another one of its label. Labels may be probabilities, and above 0.5 are positive.
+    """
+    unit = normalize(features.float(), dim=1)
+    scores = (unit @ unit.T).float() / TEMPERATURE  # (batch, batch)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    # the lowest finite number instead of infinity, for which a batch of one review would have no gradient
+    log_probability = scores.masked_fill(itself, torch.finfo(scores.dtype).min).log_softmax(1)
+    classes = labels > 0.5
+    positives = (classes.unsqueeze(1) == classes) & ~itself
+    return -log_probability.masked_fill(~positives, 0).sum(1) / positives.sum(1).clamp(min=1)
+
+
+@contextmanager
+def pooled_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list of one tensor (batch, hidden) per forward pass: the input of the model's last linear layer.
+
+    This is the last hidden layer before the logits, in every classifier of this collection and of the library.
+    """
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    features: list[Tensor] = []
+    with last.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])):
+        yield features
+
+
+def log_contrastive_limit(config: TrainingConfig, micro_batch_size: int, batch_size: int) -> None:
+    """Logs that the contrastive loss compares fewer reviews than a batch has, if so."""
+    if getattr(config, "scl", 0) and micro_batch_size < batch_size:
+        log(f"--scl compares only the {micro_batch_size} reviews of a micro-batch, not all {batch_size} of a batch")

@@ -16,6 +16,7 @@ from transformers import (
     DataCollatorForLanguageModeling,
     DistilBertForMaskedLM,
     DistilBertModel,
+    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RobertaForMaskedLM,
@@ -24,6 +25,7 @@ from transformers import (
 
 from popcorn.config import FineTuneConfig
 from popcorn.data.batching import EncodedReviews
+from popcorn.errors import UserError
 from popcorn.models.pretrained import load_pretrained
 from popcorn.training.disk import require_disk_space
 from popcorn.training.model_task import count_parameters
@@ -51,18 +53,31 @@ class ModelClasses:
     """The classes of one model type."""
 
     model: type[PreTrainedModel]
-    encoder: type[PreTrainedModel]
+    encoder: type[PreTrainedModel] | None
+    """the part that is kept; None for the whole language model, if the classifier starts from its head"""
     head: tuple[str, ...]
     """modules of the language model that a checkpoint may lack"""
+    attention_dropout: str = "attention_probs_dropout_prob"
+    """the config's name of that option"""
 
 
 MODEL_CLASSES = {
     "bert": ModelClasses(BertForMaskedLM, BertModel, ("cls",)),
     "distilbert": ModelClasses(
-        DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector")
+        DistilBertForMaskedLM, DistilBertModel, ("vocab_transform", "vocab_layer_norm", "vocab_projector"), "attention_dropout"
     ),
     "roberta": ModelClasses(RobertaForMaskedLM, RobertaModel, ("lm_head",)),
+    "modernbert": ModelClasses(ModernBertForMaskedLM, None, ("head", "decoder"), "attention_dropout"),
 }
+
+
+def require_masked_lm(model_type: str) -> None:
+    """Raises `UserError` for a model type whose checkpoints are not masked language models."""
+    if model_type not in MODEL_CLASSES:
+        raise UserError(
+            f"--further-pretrain trains a masked language model, and {model_type!r} models are pretrained in another way: leave "
+            "it out"
+        )
 
 
 class MaskedTrainer(ReviewTrainer):
@@ -103,6 +118,10 @@ class FurtherPretraining:
         train_once(self.folder, len(self.dataset), lambda *where: self._train(*where, deadline), self.config, self._write)
 
     def _write(self, trainer: ReviewTrainer, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        if self.classes.encoder is None:
+            keep_pretrained(trainer.model, folder)
+            return
         encoder = load_pretrained(self.classes.encoder, self.checkpoint, new=["pooler"])
         if encoder.random_weights:
             encoder.pooler = None  # a random pooler must not be saved like a pretrained one
@@ -112,15 +131,12 @@ class FurtherPretraining:
         if mismatched:
             raise ValueError(f"the language model's encoder is not the checkpoint's: {mismatched}")
         keep_pretrained(encoder, folder)
-        self.tokenizer.save_pretrained(folder)
 
     def _train(self, micro_batch_size: int, fit_dir: Path, deadline: float) -> ReviewTrainer:
         config = self.config
         set_seed(config.seed)  # for a new head, where the checkpoint has no language model's head
-        dropout = "attention_dropout" if config.MODEL_TYPE == "distilbert" else "attention_probs_dropout_prob"
-        model = load_pretrained(
-            self.classes.model, self.checkpoint, new=self.classes.head, **{dropout: config.attention_dropout}
-        )  # fmt: skip
+        dropout = {self.classes.attention_dropout: config.attention_dropout}
+        model = load_pretrained(self.classes.model, self.checkpoint, new=self.classes.head, **dropout)
         require_disk_space(fit_dir, count_parameters(model)[0], models=1)
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = layer_decay_groups(model, model.config.num_hidden_layers, config)

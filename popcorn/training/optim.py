@@ -25,23 +25,26 @@ def optimizer_and_schedule(groups: list[dict], config: TrainingConfig, steps: in
     return optimizer, schedule
 
 
-LAYER = re.compile(r"\blayers?\.(\d+)\.")  # encoder.layer.3.attention in BERT and RoBERTa, transformer.layer.3 in DistilBERT
+LAYER = re.compile(r"\blayers?\.(\d+)\.")
+"""encoder.layer.3 in BERT, RoBERTa and DeBERTa, transformer.layer.3 in DistilBERT, layers.3 in ModernBERT"""
+BOTTOM = re.compile(r"embeddings|\.encoder\.")
+"""the embeddings, and DeBERTa's other parameters that serve all layers or the first: encoder.LayerNorm, encoder.conv"""
 
 
 def layer_decay_groups(model: nn.Module, num_layers: int, config: FineTuneConfig) -> list[dict]:
     """Parameter groups for AdamW with layer-wise learning rate decay.
 
-    The learning rate is multiplied by `layer_decay` for each layer below the top (Sun et al. 2019, section 5.3.4). The head and
-    the pooler are the top. The embeddings are the bottom, below `num_layers` layers. As in Devlin et al.'s code, biases and layer
-    norms (parameters with one dimension) have no weight decay. Raises `UserError` where the names of the parameters do not show
-    their layers, since layer decay would then have no effect.
+    The learning rate is multiplied by `layer_decay` for each layer below the top (Sun et al. 2019, section 5.3.4). The head, the
+    pooler and a last layer norm are the top. The embeddings are the bottom, below `num_layers` layers. As in Devlin et al.'s
+    code, biases and layer norms (parameters with one dimension) have no weight decay. Raises `UserError` where the names of the
+    parameters do not show their layers, since layer decay would then have no effect.
     """
     groups: dict[tuple[int, bool], dict] = {}
     for name, weights in model.named_parameters():
         if not weights.requires_grad:
             continue
         layer = LAYER.search(name)
-        layer_id = int(layer[1]) + 1 if layer else 0 if "embeddings" in name else num_layers + 1
+        layer_id = int(layer[1]) + 1 if layer else 0 if BOTTOM.search(name) else num_layers + 1
         rate = config.learning_rate * config.layer_decay ** (num_layers + 1 - layer_id)
         decay = config.weight_decay if weights.ndim > 1 else 0.0
         groups.setdefault((layer_id, decay > 0), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(weights)

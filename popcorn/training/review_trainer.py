@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -318,7 +318,9 @@ def keep_pretrained(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
     # the library renames weights to the first checkpoint's names, such as gamma and beta of a layer norm;
     # only its own loading functions know these names
-    save_model(model, str(folder / SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+    tied = model.all_tied_weights_keys  # names of weights that others share
+    weights = {name: value.contiguous() for name, value in model.state_dict().items() if name not in tied}
+    save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def complete_arguments(

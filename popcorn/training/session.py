@@ -24,6 +24,7 @@ from popcorn.errors import TrainingDivergedError, is_out_of_memory, log
 from popcorn.metrics import compute_metrics
 from popcorn.training.checkpoint import Checkpoints
 from popcorn.training.fit_result import FitResult
+from popcorn.training.losses import log_contrastive_limit
 from popcorn.training.memory import Pieces, average_gradients, fails_in_any_process, out_of_memory_error, recompute_activations
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import optimizer_and_schedule
@@ -52,6 +53,8 @@ class Session:
         self.num_epochs = split.epochs or self.config.epochs
         self.steps_per_epoch = -(-len(split.train) // self.config.batch_size)
         self.micro_batch_size = getattr(self.config, "micro_batch_size", None) or self.config.batch_size
+        batch_size = self.config.batch_size
+        log_contrastive_limit(self.config, min(self.micro_batch_size, -(-batch_size // accelerator.num_processes)), batch_size)
         self.pieces = Pieces()
         self.steps_taken = 0  # of this process
         self.earlier_speed = speed
@@ -212,6 +215,7 @@ class Session:
                 f"Out of memory: continuing with micro-batches of {self.micro_batch_size} reviews, the same batch and the "
                 "same gradient"
             )
+            log_contrastive_limit(self.config, self.micro_batch_size, self.config.batch_size)
             return True
         return recompute_activations(self.model)
 

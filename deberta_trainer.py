@@ -1,0 +1,64 @@
+"""DeBERTa fine-tuned as a whole with Hugging Face's Trainer (He et al. 2021 and 2023).
+
+Attention compares contents with contents, and contents with relative positions. Version 3 learned to detect replaced words, so
+every word was a training example. Its checkpoints have no pooler, so pooler and classifier are new. All parameters are trained in
+float32. On a GPU, autocast computes the products in half precision (popcorn/models/deberta.py keeps them from overflowing).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.deberta import DebertaClassifier
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """This model's options, in addition to those of all pretrained models."""
+
+    MODEL_TYPE = "deberta-v2"
+    model: str = "microsoft/deberta-v3-base"
+    """a DeBERTa-v3 or v2 on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    dropout: Probability = 0.1
+    """dropout probability of the pooled output"""
+
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    max_length: Count = 512
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 2e-5
+    layer_decay: Positive = 0.9
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.1
+
+
+def build(config: Config, checkpoint: Path) -> DebertaClassifier:
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
+    return load_pretrained(
+        DebertaClassifier, checkpoint, new=["pooler", "classifier"], num_labels=2,
+        cls_dropout=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
+    )  # fmt: skip
+
+
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(FinetuningTask(build, parse(Config)), HFTrainer(training_arguments))

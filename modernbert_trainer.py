@@ -1,0 +1,66 @@
+"""ModernBERT fine-tuned with Hugging Face's Trainer and classifier (Warner et al. 2024).
+
+It is BERT with rotary positions and attention to 128 neighboring tokens in two of three layers. Its pretraining has two trillion
+tokens and reviews of up to 8,192, so almost no review is cut here. The classifier starts from the head of its masked language
+model and receives the mean over all words, because [CLS] has few neighbors in most layers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import ModernBertForSequenceClassification
+
+from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
+from popcorn.models.pretrained import load_pretrained
+from popcorn.runs.run import run
+from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
+
+
+@dataclass
+class Config(FineTuneConfig):
+    """This model's options, in addition to those of all pretrained models."""
+
+    MODEL_TYPE = "modernbert"
+    model: str = "answerdotai/ModernBERT-base"
+    """a ModernBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    dropout: Probability = 0.1
+    """dropout probability of the head's output"""
+
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    max_length: Count = 1024
+    epochs: Count = 3
+    patience: Count = 2
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-5
+    layer_decay: Positive = 0.95
+    warmup_ratio: Probability = 0.1
+    weight_decay: NonNegative = 1e-5
+    max_grad_norm: Positive = 1.0
+    attention_dropout: Probability = 0.0
+
+
+def build(config: Config, checkpoint: Path) -> ModernBertForSequenceClassification:
+    """tokens and attention mask (batch, time) -> logits (batch, 2), and optionally the loss"""
+    return load_pretrained(
+        ModernBertForSequenceClassification, checkpoint, new=["head", "classifier"], num_labels=2,
+        classifier_pooling="mean", classifier_dropout=config.dropout, attention_dropout=config.attention_dropout,
+        reference_compile=False,  # else transformers 5.0 compiles the model again for every length of a batch
+    )  # fmt: skip
+
+
+def training_arguments(config: Config) -> TrainingArguments:
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
+    return TrainingArguments(
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
+        learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(FinetuningTask(build, parse(Config)), HFTrainer(training_arguments))
