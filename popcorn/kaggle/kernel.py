@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from popcorn.config import TrainingConfig
+from popcorn.config import TrainingConfig, ZeroShotConfig
 from popcorn.errors import UserError, log
 from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
@@ -133,10 +133,11 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
     content = notebook(blocks) if as_notebook else "\n".join(blocks)
     with atomic_write(file, "w", option="--output") as target:
         target.write(content)
+    needs_gpu = isinstance(config, TrainingConfig | ZeroShotConfig)
     write_json(file.parent / "kernel-metadata.json", {
         "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": file.name, "language": "python",
         "kernel_type": "notebook" if as_notebook else "script", "is_private": "true",
-        "enable_gpu": str(isinstance(config, TrainingConfig)).lower(), "enable_tpu": "false", "enable_internet": "true",
+        "enable_gpu": str(needs_gpu).lower(), "enable_tpu": "false", "enable_internet": "true",
         "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
         "model_sources": [attach] if attach else [],
     }, option="--output")  # fmt: skip
