@@ -32,6 +32,7 @@ from popcorn.inference.load import load
 from popcorn.models import label_words
 from popcorn.models.hub import find_checkpoint
 from popcorn.models.pretrained import architecture
+from popcorn.runs.results import recipe_of
 from popcorn.runs.run import run as run_task
 from popcorn.training import adapters, label_word_task, zero_shot
 from popcorn.training.adapters import AdapterTuner, adapter_trainer
@@ -494,6 +495,11 @@ def test_folds_share_the_test_sets_chunks_without_examples(checkpoints, competit
     untuned(checkpoints["phi"], competition, tmp_path, folds=2)
     assert sum(computed) == 400 + 100  # each review once
     assert len(pd.read_csv(tmp_path / "submissions" / "qwen_zero_shot.oof.csv")) == 400
+
+
+def test_a_long_prompt_is_part_of_the_saved_recipe(tmp_path):
+    config = zero_shot_config(tmp_path, tmp_path, tmp_path, prompt="Word " * 100 + REVIEW)
+    assert recipe_of(config)["prompt"] == config.prompt and recipe_of(config)["model"] == tmp_path.name
 
 
 @pytest.mark.slow
