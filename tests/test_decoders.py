@@ -37,6 +37,7 @@ from popcorn.runs.run import run as run_task
 from popcorn.training import adapters, label_word_task, zero_shot
 from popcorn.training.adapters import AdapterTuner, adapter_trainer
 from popcorn.training.label_word_task import LabelWordTask, load_decoder, load_prompt
+from popcorn.training.memory import Pieces
 from popcorn.training.zero_shot import ZeroShotTask, ZeroShotTrainer, choose_examples
 from popcorn.utils import hardware
 
@@ -330,11 +331,11 @@ def test_a_killed_zero_shot_run_goes_on_to_the_same_submission(checkpoints, comp
     arguments = checkpoints["qwen3"], competition
     computed, killed_at, predict = [], None, zero_shot.predict_log_odds
 
-    def counted(model, prompts, rows, config):
+    def counted(model, prompts, rows, *rest):
         computed.append(len(rows))
         if len(computed) == killed_at:
             raise KeyboardInterrupt
-        return predict(model, prompts, rows, config)
+        return predict(model, prompts, rows, *rest)
 
     monkeypatch.setattr(zero_shot, "predict_log_odds", counted)
     changes = {"shots": 2, "calibrate": True}
@@ -358,9 +359,9 @@ def test_a_spent_time_budget_leaves_a_valid_submission(checkpoints, competition,
     complete = untuned(checkpoints["qwen3"], competition, tmp_path / "complete")
     predict = zero_shot.predict_log_odds
 
-    def slow(model, prompts, rows, config):
+    def slow(model, prompts, rows, *rest):
         trainer.deadline = 0.0 if len(prompts) == 100 else trainer.deadline  # within the test set
-        return predict(model, prompts, rows, config)
+        return predict(model, prompts, rows, *rest)
 
     monkeypatch.setattr(zero_shot, "predict_log_odds", slow)
     config, trainer = zero_shot_config(checkpoints["qwen3"], competition, tmp_path), ZeroShotTrainer()
@@ -481,15 +482,15 @@ def test_values_that_overflow_are_no_submission(checkpoints, competition, tmp_pa
     model = load_decoder(config, prompt.label_ids)
     model.lm_head.weight.data[prompt.label_ids[0]] = torch.inf
     with pytest.raises(UserError, match="overflows in this precision"):
-        zero_shot.predict_log_odds(model, prompt.encode([np.arange(9)], NO_EXAMPLES), np.array([0]), config)
+        zero_shot.predict_log_odds(model, prompt.encode([np.arange(9)], NO_EXAMPLES), np.array([0]), config, Pieces())
 
 
 def test_folds_share_the_test_sets_chunks_without_examples(checkpoints, competition, tmp_path, monkeypatch):
     computed, predict = [], zero_shot.predict_log_odds
 
-    def counted(model, prompts, rows, config):
+    def counted(model, prompts, rows, *rest):
         computed.append(len(rows))
-        return predict(model, prompts, rows, config)
+        return predict(model, prompts, rows, *rest)
 
     monkeypatch.setattr(zero_shot, "predict_log_odds", counted)
     untuned(checkpoints["phi"], competition, tmp_path, folds=2)

@@ -167,7 +167,7 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
     total = len(model.state_dict())
     other_shape = {name: (tuple(found), tuple(expected)) for name, found, expected in info["mismatched_keys"]}
     missing = [name for name in info["missing_keys"] if name not in other_shape and not _is_in(name.removeprefix(prefix), new)]
-    if missing == ["lm_head.weight"]:
+    if missing and set(missing) <= {"lm_head.weight", "lm_head.bias"}:
         raise UserError(
             f"the model in {checkpoint} has no language-model head (its weights lack lm_head.weight): take the whole causal "
             "language model, not its base"

@@ -49,12 +49,16 @@ class ZeroShotTask(PromptTask):
     config: ZeroShotConfig
 
     def __init__(self, config: ZeroShotConfig):
-        super().__init__(lambda *_: self.decoder, config)
+        super().__init__(self.build_decoder, config)
 
     def load(self) -> None:
         """Loads the tokenizer, and encodes the reviews; raises `UserError` where the hardware does not support the bits."""
         self.config.bits = resolve_bits(self.config.bits)
         super().load()
+
+    def build_decoder(self, config: ZeroShotConfig, checkpoint: Path) -> PreTrainedModel:
+        """The same model every time, since it is not trained."""
+        return self.decoder
 
     @cached_property
     def decoder(self) -> PreTrainedModel:
@@ -95,12 +99,14 @@ def choose_examples(rows: np.ndarray, labels: np.ndarray, shots: int, seed: int)
     return generator.permutation(np.concatenate([generator.choice(each, shots // 2, replace=False) for each in classes]))
 
 
-def predict_log_odds(model: PreTrainedModel, prompts: EncodedReviews, rows: np.ndarray, config: ZeroShotConfig) -> np.ndarray:
+def predict_log_odds(
+    model: PreTrainedModel, prompts: EncodedReviews, rows: np.ndarray, config: ZeroShotConfig, pieces: Pieces
+) -> np.ndarray:
     """The log-odds of the positive label word for the rows, float64 (len(rows),).
 
     Raises `UserError` where they are not finite.
     """
-    found, pieces = np.zeros(len(prompts)), Pieces()
+    found = np.zeros(len(prompts))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(hardware.mixed_precision(config.precision))
 
     def predict(piece: np.ndarray) -> np.ndarray:
@@ -122,7 +128,8 @@ def content_free_log_odds(task: ZeroShotTask, examples: np.ndarray) -> float:
     Subtracted from a review's log-odds, they leave what the review adds (contextual calibration, Zhao et al. 2021, section 5).
     """
     contents = [np.array(ids, np.int32) for ids in tokenize_texts(list(CONTENT_FREE), task.tokenizer)]
-    found = predict_log_odds(task.decoder, task.prompt.encode(contents, examples), np.arange(len(contents)), task.config)
+    prompts = task.prompt.encode(contents, examples)
+    found = predict_log_odds(task.decoder, prompts, np.arange(len(contents)), task.config, Pieces())
     return float(logit(expit(found).mean()))
 
 
@@ -137,7 +144,7 @@ class ZeroShotTrainer:
     def set_up(self, task: ZeroShotTask, run_dir: Path, deadline: float) -> None:
         """Receives the task and the run's folder; `deadline` is a `time.monotonic()`."""
         self.task, self.run_dir, self.deadline = task, run_dir, deadline
-        self.slowest, self.is_complete = 0.0, True
+        self.slowest, self.is_complete, self.pieces = 0.0, True, Pieces()
 
     def fit(self, split: Split) -> FitResult:
         """Predicts with examples from the split's training reviews.
@@ -190,7 +197,7 @@ class ZeroShotTrainer:
         """The log-odds of a chunk, from its file or computed."""
 
         def make() -> dict[str, np.ndarray]:
-            return {"log_odds": predict_log_odds(self.task.decoder, prompts, chunk, self.task.config)}
+            return {"log_odds": predict_log_odds(self.task.decoder, prompts, chunk, self.task.config, self.pieces)}
 
         return cached(self.path_of(prompts, chunk), make)["log_odds"]
 
