@@ -26,6 +26,8 @@ KAGGLE_HANDLE = re.compile(r"[\w-]+/[\w.-]+/\w+/[\w.-]+(/\d+)?")
 """name of a model on Kaggle: owner/model/framework/variation, or with a version at the end"""
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of a folder with a saved adapter"""
+DECODERS = ("qwen3", "gemma3_text", "llama", "phi", "phi3")
+"""model types of the decoders in popcorn/models/label_words.py"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ Seed = Annotated[int, Bound(lambda value: 0 <= value < 2**32, f"give a whole num
 Positive = Annotated[float, Bound(lambda value: 0 < value < inf, "give a number above 0")]
 NonNegative = Annotated[float, Bound(lambda value: 0 <= value < inf, "give 0, or a number above it")]
 Probability = Annotated[float, Bound(lambda value: 0 <= value < 1, "give a number from 0 to less than 1")]
+EvenCount = Annotated[int, Bound(lambda value: value >= 0 and value % 2 == 0, "give 0 or an even number, half of each class")]
 
 
 def require_bounds(options: object) -> None:
@@ -185,8 +188,8 @@ class WordVectorConfig(TrainingConfig):
 class PretrainedConfig(TrainingConfig):
     """Options of all pretrained models; a script sets its own checkpoint and recipe."""
 
-    MODEL_TYPE: ClassVar[str] = ""
-    """the required `model_type` in the checkpoint's config.json"""
+    MODEL_TYPE: ClassVar[str | tuple[str, ...]] = ""
+    """the required `model_type` in the checkpoint's config.json, or several that it may be"""
     checkpoint: ClassVar[Path | None] = None
     """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
@@ -203,11 +206,16 @@ class PretrainedConfig(TrainingConfig):
 
     def prepare(self, script: str) -> None:
         """A checkpoint other than the default gives the run another name."""
-        parts = Path(self.model).parts
-        last = parts[-3:] if is_kaggle_handle(self.model) else parts[-1:]
-        if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
-            last = parts[-4:]
-        super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
+        super().prepare(name_with_model(script, self))
+
+
+def name_with_model(script: str, config: "PretrainedConfig | ZeroShotConfig") -> str:
+    """The script's name, with that of a checkpoint other than the default."""
+    parts = Path(config.model).parts
+    last = parts[-3:] if is_kaggle_handle(config.model) else parts[-1:]
+    if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
+        last = parts[-4:]
+    return "-".join([script, *last]) if config.model != type(config).model else script
 
 
 @dataclass
@@ -240,16 +248,14 @@ class FineTuneConfig(PretrainedConfig):
 
 
 @dataclass
-class AdapterConfig(PretrainedConfig):
-    """Options of frozen models with a small trainable adapter, pooler and head."""
+class FrozenConfig(PretrainedConfig):
+    """Options of frozen models with a small trainable adapter."""
 
     max_length: Count = 256
     """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019)"""
     bits: Literal[4, 8, 16, 32] | None = None
     """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a
     CPU"""
-    head_learning_rate: Positive = 1e-3
-    """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
     adapter: Path | None = None
     """folder of a saved adapter: predict with it, without training"""
 
@@ -264,6 +270,47 @@ class AdapterConfig(PretrainedConfig):
         if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(f"--adapter {self.adapter} is no folder with an adapter: give one such as {ADAPTER}")
         super().prepare(script + ("-predicted" if self.adapter else ""))
+
+
+@dataclass
+class AdapterConfig(FrozenConfig):
+    """Options of frozen models with a small trainable adapter, pooler and head."""
+
+    head_learning_rate: Positive = 1e-3
+    """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
+
+
+@dataclass
+class ZeroShotConfig(RunConfig):
+    """Options of pretrained models that classify without training."""
+
+    MODEL_TYPE: ClassVar[str | tuple[str, ...]] = DECODERS
+    """the `model_type` that the checkpoint's config.json may have"""
+    checkpoint: ClassVar[Path | None] = None
+    """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
+
+    model: str = ""
+    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    batch_size: Count = 32
+    """prompts per forward pass; fewer if memory requires it"""
+    bits: Literal[4, 8, 16, 32] | None = None
+    """bits of each weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a CPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 with hardware support, fp16 on older GPUs, otherwise fp32"""
+    resume: bool = False
+    """resume a stopped or killed run of the same name, seed and options"""
+    time_budget: str | None = None
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    refit: tyro.conf.Suppress[bool] = False
+    """nothing is trained, so there is no refit"""
+
+    def __post_init__(self):
+        self.refit = self.no_validation  # whose only split is named so
+        super().__post_init__()
+
+    def prepare(self, script: str) -> None:
+        """A checkpoint other than the default gives the run another name."""
+        super().prepare(name_with_model(script, self))
 
 
 def parse(config: type[Config]) -> Config:

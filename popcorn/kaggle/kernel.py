@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from popcorn.config import RunConfig, TrainingConfig, is_kaggle_handle
+from popcorn.config import RunConfig, TrainingConfig, ZeroShotConfig, is_kaggle_handle
 from popcorn.data.competition import SLUG
 from popcorn.errors import UserError, log
 from popcorn.kaggle import launch
@@ -210,9 +210,9 @@ def metadata_of(id: str, commands: list[Command], accelerator: str | None, docke
 
     Raises `UserError` for a model of Kaggle without a version, and for an accelerator of linear models.
     """
-    uses_gpu = any(isinstance(command.config, TrainingConfig) for command in commands)
+    uses_gpu = any(isinstance(command.config, TrainingConfig | ZeroShotConfig) for command in commands)
     if accelerator and not uses_gpu:
-        raise UserError(f"{commands[0].script} trains on no GPU: leave --accelerator out")
+        raise UserError(f"{commands[0].script} needs no GPU: leave --accelerator out")
     models = dict.fromkeys(getattr(command.config, "model", "") for command in commands)
     handles = [model for model in models if is_kaggle_handle(model)]
     for handle in handles:

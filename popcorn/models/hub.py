@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
-from popcorn.config import PretrainedConfig, is_kaggle_handle
+from popcorn.config import PretrainedConfig, ZeroShotConfig, is_kaggle_handle
 from popcorn.data.tokenizer_files import TOKENIZERS
 from popcorn.errors import UserError, first_line, log
 from popcorn.models.kaggle_hub import fetch_from_kaggle
@@ -23,7 +23,7 @@ ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass i
 WHOLE = "fetch or attach the whole model again"
 
 
-def find_checkpoint(config: PretrainedConfig) -> None:
+def find_checkpoint(config: PretrainedConfig | ZeroShotConfig) -> None:
     """Sets `config.checkpoint`, the folder of `--model`; downloads a model once.
 
     Raises `UserError` where the model cannot be downloaded, is incomplete, or has another type than the script's.
@@ -32,8 +32,9 @@ def find_checkpoint(config: PretrainedConfig) -> None:
         config.checkpoint = fetch(config.model, config.MODEL_TYPE)
 
 
-def fetch(model: str, family: str) -> Path:
+def fetch(model: str, family: str | tuple[str, ...]) -> Path:
     """The folder of `model`, complete and of the right `model_type`; otherwise a `UserError`."""
+    families = (family,) if isinstance(family, str) else family
     if Path(model).is_file():
         raise UserError(f"--model {model} is a file: give the folder that it is in")
     fetch_model = fetch_from_kaggle if is_kaggle_handle(model) else _download
@@ -41,9 +42,10 @@ def fetch(model: str, family: str) -> Path:
     require_parts(folder, WHOLE)
     weight_files(folder)
     found = read_config(folder / CONFIG).get("model_type")
-    if found != family:
+    if found not in families:
+        accepted = " or ".join(map(repr, families))
         raise UserError(
-            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {family!r} models"
+            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {accepted} models"
         )
     return folder
 

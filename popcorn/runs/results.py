@@ -1,6 +1,7 @@
 """Published results: one JSON per script, with everything needed to verify and repeat its runs."""
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -151,7 +152,8 @@ def versions() -> dict[str, str]:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_dir())
+    # unlike Path.is_dir, which raises an error for a prompt that is longer than a file's name may be
+    return isinstance(value, Path) or (isinstance(value, str) and os.path.isdir(value))
 
 
 @dataclass(frozen=True)
