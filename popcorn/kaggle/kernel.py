@@ -22,6 +22,8 @@ from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
 from popcorn.utils.scripts import ROOT, load_script
 
+ON_GPU = TrainingConfig, ZeroShotConfig
+"""options of the scripts that use a GPU"""
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
 LAUNCHER = [Path(launch.__file__).with_name(name) for name in ("__init__.py", "launch.py", "processes.py")]
 TEACHER = "nbsvm"
@@ -156,7 +158,7 @@ def blocks_of(name: str, commands: list[Command], previous: str | None, as_noteb
         title=title if name != TABLE else "Several models, one after another", name=name, competition=SLUG, commands=lines
     )
     files = local_imports(scripts, any("--pseudo-labels" in command.options for command in commands))
-    on_gpus = list(dict.fromkeys(command.path.name for command in commands if isinstance(command.config, TrainingConfig)))
+    on_gpus = list(dict.fromkeys(command.path.name for command in commands if isinstance(command.config, ON_GPU)))
     plumbing = [f"NEEDED = {packages([*scripts, *files])!r}", f"ON_GPUS = {on_gpus!r}", f"PREVIOUS = {previous!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
     return [header, "\n".join(plumbing) + "\n", START, *(model_block(path, as_notebook) for path in scripts), END]
@@ -210,7 +212,7 @@ def metadata_of(id: str, commands: list[Command], accelerator: str | None, docke
 
     Raises `UserError` for a model of Kaggle without a version, and for an accelerator of linear models.
     """
-    uses_gpu = any(isinstance(command.config, TrainingConfig | ZeroShotConfig) for command in commands)
+    uses_gpu = any(isinstance(command.config, ON_GPU) for command in commands)
     if accelerator and not uses_gpu:
         raise UserError(f"{commands[0].script} needs no GPU: leave --accelerator out")
     models = dict.fromkeys(getattr(command.config, "model", "") for command in commands)
