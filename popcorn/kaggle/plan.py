@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import psutil
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 from transformers import DebertaV2Config
 
 from popcorn.config import AdapterConfig, PretrainedConfig
@@ -210,7 +210,17 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
     `configs`: options by the script's name. Raises `UserError` for a model whose config.json is not at hand.
     """
     machines = (T4, T4_X2, this_machine()) if len(configs) == 1 else (T4_X2,)
-    table = Table("script", "on", "precision", "micro-batch", "recomputed", "GiB a device", "of", "hours per epoch", "a run")
+    table = Table(
+        Column("script", no_wrap=True),
+        "on",
+        "precision",
+        "micro-batch",
+        "recomputed",
+        "GiB a device",
+        "of",
+        "hours per epoch",
+        "a run",
+    )
     hours = []
     with TemporaryDirectory() as work:
         for name, config in configs.items():
