@@ -240,7 +240,7 @@ def test_the_command_needs_a_config_and_nothing_else(sizes):
     assert [row[:5] for row in rows[:2]] == [
         ["deberta_prompt", "T4", "fp16, 8 bits", "4", "no"], ["deberta_prompt", "T4 x2", "fp16, 8 bits", "2", "no"]
     ]  # fmt: skip
-    assert "this machine" in done.stdout and "P100" not in done.stdout
+    assert "this CPU" in done.stdout and "P100" not in done.stdout
     with pytest.raises(UserError, match="trains no pretrained model"):
         Plan((Path("lstm.py"),)).run()
     with pytest.raises(UserError, match=r"config\.json"):
@@ -254,7 +254,7 @@ def test_several_scripts_are_added_up(sizes, monkeypatch, capsys):
     monkeypatch.setattr(plan, "estimate", lambda *_: plan.Estimate(16, False, 6 * plan.GIB, 2.5, 13.3))
     Plan((Path("deberta_lora.py"), Path("deberta_prefix")), model=str(sizes)).run()
     printed = " ".join(capsys.readouterr().out.split())
-    assert printed.count("T4 x2") == 3 and "this machine's CPU" not in printed
+    assert printed.count("T4 x2") == 3 and "this CPU" not in printed
     assert "2 scripts on T4 x2: 26.6 GPU hours, or 3 Kaggle sessions of 12 hours" in printed
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import psutil
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 from transformers import DebertaV2Config
 
 from popcorn.config import AdapterConfig, PretrainedConfig
@@ -93,7 +93,7 @@ def this_machine() -> Machine:
         one @ one
         seconds.append(time.monotonic() - start)
     rate = 0.5 * 2 * 2048**3 / min(seconds)
-    return Machine("this machine's CPU", psutil.virtual_memory().total, rate, Arithmetic(hardware.mixed_precision("auto")))
+    return Machine("this CPU", psutil.virtual_memory().total, rate, Arithmetic(hardware.mixed_precision("auto")))
 
 
 def training_step(
@@ -210,17 +210,7 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
     `configs`: options by the script's name. Raises `UserError` for a model whose config.json is not at hand.
     """
     machines = (T4, T4_X2, this_machine()) if len(configs) == 1 else (T4_X2,)
-    table = Table(
-        Column("script", no_wrap=True),
-        "on",
-        "precision",
-        "micro-batch",
-        "recomputed",
-        "GiB a device",
-        "of",
-        "hours per epoch",
-        "a run",
-    )
+    table = Table("script", "on", "precision", "micro-batch", "recomputed", "GiB a device", "hours/epoch", "hours/run")
     hours = []
     with TemporaryDirectory() as work:
         for name, config in configs.items():
@@ -228,13 +218,13 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
             for machine in machines:
                 found = estimate(load_script(name), config, machine, checkpoint)
                 row = (name, machine.name, precision_of(config, machine))
-                memory = f"{machine.memory / GIB:.0f}"
+                memory = f"of {machine.memory / GIB:.0f}"
                 if found is None:
-                    table.add_row(*row, "none fits", "", "", memory, "", "")
+                    table.add_row(*row, "none fits", "", memory, "", "")
                     continue
                 hours.append(found.run_hours)
                 table.add_row(
-                    *row, str(found.micro_batch_size), "yes" if found.recomputed else "no", f"{found.peak / GIB:.1f}", memory,
+                    *row, str(found.micro_batch_size), "yes" if found.recomputed else "no", f"{found.peak / GIB:.1f} {memory}",
                     f"{found.epoch_hours:.2f}", f"{found.run_hours:.2f}",
                 )  # fmt: skip
     console = make_console()
