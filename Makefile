@@ -4,7 +4,7 @@ BIN = .venv/bin
 
 # sets of library versions, and the tests for each of them
 SETS = oldest middle newest
-SMALL_TESTS = $(addprefix tests/test_,finetune.py weights.py tokenizers.py predict.py plan.py kernel.py saved.py split.py data.py)
+SMALL_TESTS = $(addprefix tests/test_,finetune.py weights.py tokenizers.py predict.py plan.py kernel.py launch.py disk.py saved.py split.py data.py)
 CI_TESTS = $(addprefix tests/test_,weights.py tokenizers.py saved.py split.py)
 
 .PHONY: run test test-all compatibility leaderboard

@@ -1,7 +1,8 @@
 """Bidirectional LSTM with attention over its states (Zhou et al. 2016).
 
 A small network computes a weight for each word, and the weights of a review sum to 1 (Yang et al. 2016, section 2.2). The
-review's vector is the weighted sum of the LSTM states. After a forward pass the weights are in `model.attention.weights`.
+review's vector is the weighted sum of the LSTM states. After a forward pass the weights are in `model.attention.weights`. The
+training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """dropout probability of the review's vector"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

@@ -1,8 +1,8 @@
-"""BERT fine-tuned in a plain PyTorch loop (Devlin et al. 2019, section 4.1).
+"""BERT fine-tuned in a PyTorch loop (Devlin et al. 2019, section 4.1).
 
-The encoder is the library's BertModel. The classifier is written out here: the pooler's output at [CLS], dropout, and one linear
-layer to the logit of a positive review. The recipe is that of Sun et al. 2019. The training loop is `train` below. A `Session`
-(popcorn/training/session.py) handles checkpoints, resume and memory.
+The encoder is the library's BertModel. The classifier is written out here: the pooler's output at [CLS], dropout, and one
+linear layer to the logit of a positive review. Lower layers have lower learning rates (Sun et al. 2019). The training loop is
+`train` below. A `Session` (popcorn/training/session.py) handles checkpoints, resume and memory.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.1
     """dropout probability of the pooled output"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -69,9 +70,9 @@ def train(session: Session) -> None:
     Validates after every epoch.
     """
     config, model = session.config, session.model
-    for epoch in session.epochs():  # until early stopping or the end of the time budget
-        for batch in session.batches(epoch):  # from where a stopped run was
-            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+    for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
+        for batch in session.batches(epoch):  # a resumed run continues where it stopped
+            for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
                         if config.rdrop_alpha:  # two passes with different dropout

@@ -2,7 +2,8 @@
 
 Each primary capsule is a feature vector, the maximum over the words of the review. It predicts the capsules of both classes.
 Routing gives more weight to predictions that agree. The longer of the two class capsules is the prediction. The loss is the
-cross-entropy of the two lengths. The paper's margin loss gives no probabilities, which ROC AUC and ensembles need.
+cross-entropy of the two lengths. The paper's margin loss gives no probabilities, which ROC AUC and ensembles need. The
+training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """probability of zeroing a primary capsule in training"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

@@ -1,6 +1,7 @@
 """Convolutional network over word vectors (Kim 2014).
 
 Filters over windows of 3, 4 and 5 words give feature maps. The maximum of each feature map over time goes to a linear layer.
+The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """dropout probability of the pooled feature maps"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 4
     patience: Count = 2

@@ -1,7 +1,8 @@
 """C-LSTM: an LSTM over the feature maps of a convolution (Zhou et al. 2015).
 
-Filters over three words turn the review into a sequence of phrase vectors. The LSTM's state at the last word and its maximum over
-time go to a linear layer. As in the paper, there is no pooling between convolution and LSTM.
+Filters over three words turn the review into a sequence of phrase vectors. The LSTM's state at the last word and its maximum
+over time go to a linear layer. As in the paper, there is no pooling between convolution and LSTM. The training loop is
+popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """dropout probability of the last state and the maximum"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

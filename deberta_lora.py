@@ -1,19 +1,18 @@
 """DeBERTa with LoRA: frozen weights plus trainable low-rank matrices (Hu et al. 2022).
 
 W x becomes W x + (alpha / rank) B A x for the query and value projections of every layer (section 4.2). A starts at random, B at
-zero. The frozen weights may be quantized to 8 or 4 bits (Dettmers et al. 2022 and 2023).
+zero. Pooler and classifier are trained whole, at `head_learning_rate`. The frozen weights may be quantized to 8 or 4 bits
+(`--bits`; Dettmers et al. 2022 and 2023).
 """
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
 from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
-from popcorn.training.adapters import AdapterTask, adapter_trainer
+from popcorn.training.adapters import AdapterTask, TrainingArguments, adapter_trainer
 
 # isort: split
-# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+# after popcorn.training.adapters: it hides broken quantization packages, with which PEFT's import would fail
 from peft import LoraConfig
 
 
@@ -27,11 +26,12 @@ class Config(AdapterConfig):
     rank: Count = 16
     """rank of the update: columns of B, rows of A (r in the paper)"""
     alpha: Count = 32
-    """scale of the update, divided by the rank"""
+    """the update is scaled by alpha / rank"""
     dropout: Probability = 0.1
     """dropout probability of the adapter's input"""
 
-    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 256
     epochs: Count = 2
     patience: Count = 2
@@ -52,7 +52,10 @@ def peft_config(config: Config) -> LoraConfig:
 
 
 def training_arguments(config: Config) -> TrainingArguments:
-    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
     return TrainingArguments(
         num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
         learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,

@@ -6,14 +6,12 @@ method for classification. The attention with a prefix is in popcorn/models/debe
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
 from popcorn.config import AdapterConfig, Count, NonNegative, Positive, Probability, parse
 from popcorn.runs.run import run
-from popcorn.training.adapters import AdapterTask, adapter_trainer
+from popcorn.training.adapters import AdapterTask, TrainingArguments, adapter_trainer
 
 # isort: split
-# after popcorn.training.adapters, which hides the quantizers that PEFT would fail on
+# after popcorn.training.adapters: it hides broken quantization packages, with which PEFT's import would fail
 from peft import PrefixTuningConfig
 
 
@@ -29,7 +27,8 @@ class Config(AdapterConfig):
     hidden: Count | None = None
     """hidden units of a network that computes keys and values in training (Li & Liang); default: train them directly"""
 
-    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 256
     epochs: Count = 2
     patience: Count = 2
@@ -50,7 +49,10 @@ def peft_config(config: Config) -> PrefixTuningConfig:
 
 
 def training_arguments(config: Config) -> TrainingArguments:
-    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
     return TrainingArguments(
         num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
         learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,

@@ -8,14 +8,12 @@ float32. On a GPU, autocast computes the products in half precision (popcorn/mod
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import TrainingArguments
-
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.deberta import DebertaClassifier
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass
@@ -28,7 +26,8 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.1
     """dropout probability of the pooled output"""
 
-    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -50,7 +49,10 @@ def build(config: Config, checkpoint: Path) -> DebertaClassifier:
 
 
 def training_arguments(config: Config) -> TrainingArguments:
-    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
     return TrainingArguments(
         num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
         learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,

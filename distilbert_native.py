@@ -1,4 +1,4 @@
-"""DistilBERT fine-tuned in a plain PyTorch loop (Sanh et al. 2019).
+"""DistilBERT fine-tuned in a PyTorch loop (Sanh et al. 2019).
 
 DistilBERT has no pooler, and no pretraining task trained its [CLS]. So the review's vector is the mean of the last hidden states
 of all words: Reimers & Gurevych 2019 found the mean better than [CLS] for sentences. A small network classifies it. The training
@@ -32,7 +32,8 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.2
     """dropout probability of the head's hidden layer"""
 
-    # the recipe: AdamW, cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -67,9 +68,9 @@ def train(session: Session) -> None:
     Validates after every epoch.
     """
     config, model = session.config, session.model
-    for epoch in session.epochs():  # until early stopping or the end of the time budget
-        for batch in session.batches(epoch):  # from where a stopped run was
-            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+    for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
+        for batch in session.batches(epoch):  # a resumed run continues where it stopped
+            for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
                         if config.rdrop_alpha:  # two passes with different dropout

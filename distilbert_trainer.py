@@ -7,13 +7,13 @@ DistilBERT has half of BERT's layers, trained to reproduce BERT's outputs. It ha
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import DistilBertForSequenceClassification, TrainingArguments
+from transformers import DistilBertForSequenceClassification
 
 from popcorn.config import Count, FineTuneConfig, NonNegative, Positive, Probability, parse
 from popcorn.models.pretrained import load_pretrained
 from popcorn.runs.run import run
 from popcorn.training.finetuning_task import FinetuningTask
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Config(FineTuneConfig):
     dropout: Probability = 0.2
     """dropout probability before the classifier (seq_classif_dropout)"""
 
-    # the recipe: cross-entropy, and early stopping after `patience` epochs without a better one; --help explains each
+    # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 512
     epochs: Count = 3
     patience: Count = 2
@@ -48,7 +49,10 @@ def build(config: Config, checkpoint: Path) -> DistilBertForSequenceClassificati
 
 
 def training_arguments(config: Config) -> TrainingArguments:
-    """The recipe for the Trainer; popcorn adds precision, evaluation, checkpoints, and batches of similar lengths."""
+    """The recipe as the Trainer receives it; popcorn/training/hf_trainer.py adds what does not change the model.
+
+    That is precision, evaluation, checkpoints and micro-batches. A `warmup_steps` below 1 is a fraction of all steps.
+    """
     return TrainingArguments(
         num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, optim="adamw_torch_fused",
         learning_rate=config.learning_rate, lr_scheduler_type="linear", warmup_steps=config.warmup_ratio,

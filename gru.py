@@ -1,7 +1,7 @@
 """Bidirectional GRU over word vectors (Cho et al. 2014, section 2.3), in torch's reset-after form.
 
-As in the paper, the final state represents the review. Here there are two, from both directions: one at the last word and one at
-the first. The maximum of each unit over all words is added to both.
+As in the paper, the final state represents the review. Here there are two, from both directions: one at the last word and one
+at the first. The maximum of each unit over all words is added to both. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """dropout probability of the final states and the maxima"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

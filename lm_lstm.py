@@ -1,9 +1,9 @@
 """Bidirectional LSTM, first trained as a language model: LM-LSTM (Dai & Le 2015, section 3).
 
 One LSTM predicts each word of a review from the words before it, another one from the words after it. Both share one softmax
-(Peters et al. 2018, section 3.1). This language model is trained on all training reviews, labeled or not. The classifier starts
-from its word vectors and LSTMs, and fine-tunes all parameters in one stage. It needs a GPU: on two CPU cores the language model
-alone would take half a day or more.
+(Peters et al. 2018, section 3.1). This language model is trained on all training reviews, labeled or not. The classifier
+starts from its word vectors and LSTMs, and fine-tunes all parameters in one stage. It needs a GPU: on two CPU cores the
+language model alone would take half a day or more. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ class Config(WordVectorConfig):
     pretrain_learning_rate: Positive = 2e-3
     """peak learning rate of the language model"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

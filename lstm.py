@@ -1,7 +1,8 @@
 """Bidirectional LSTM over word vectors (Hochreiter & Schmidhuber 1997; Graves & Schmidhuber 2005).
 
-One LSTM runs from the first word of a review to the last, another one from the last to the first. Their states at each word are
-projected together. Maximum and mean over the words go to a linear layer.
+One LSTM runs from the first word of a review to the last, another one from the last to the first. Their states at each word
+are concatenated and projected. A linear layer classifies the maximum and the mean over the words. The training loop is
+popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.3
     """dropout probability of the pooled states"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2
@@ -49,7 +51,7 @@ class LSTM(nn.Module):
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.lstm = BiRNN(nn.LSTM, vectors.shape[1], config.hidden)
-        # LSTM states are between -1 and 1, so a maximum over hundreds of words is near 1; the projection has no such bound
+        # LSTM states are between -1 and 1, and their maximum over hundreds of words is near 1; a projection has no such limit
         self.projection = nn.Linear(2 * config.hidden, 2 * config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(4 * config.hidden, 1)

@@ -1,9 +1,9 @@
 """Transformer encoder over word vectors, from scratch (Vaswani et al. 2017).
 
 Blocks of multi-head self-attention and feed-forward networks process the word vectors, with layer norms before the sublayers
-(pre-norm, Xiong et al. 2020). Maximum and mean over the words go to a linear layer. Positions enter as distances: ALiBi (Press et
-al. 2022) subtracts the distance of two words from their attention score. The slope differs from head to head, so some heads focus
-on neighboring words from the start.
+(pre-norm, Xiong et al. 2020). Maximum and mean over the words go to a linear layer. Positions enter as distances: ALiBi (Press
+et al. 2022) subtracts the distance of two words from their attention score. The slope differs from head to head, so some heads
+focus on neighboring words from the start. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class Config(WordVectorConfig):
     dropout: Probability = 0.1
     """dropout probability of each sublayer's output (P_drop)"""
 
-    # the recipe: AdamW, binary cross-entropy, linear warm-up and decay, early stopping; --help explains each
+    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
+    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2

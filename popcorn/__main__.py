@@ -3,12 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
 
-from popcorn.config import expand_home
+from popcorn.config import AdapterConfig, PretrainedConfig, expand_home
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.utils.packages import hide_unusable_quantizers
 from popcorn.utils.scripts import load_script
@@ -62,6 +63,32 @@ class Score(Command):
         if not self.files:
             raise UserError("no submission was given: name one or more files, such as submissions/lstm.csv")
         print_scores(list(self.files), find_competition(self.data_dir).sample_ids())
+
+
+@dataclass
+class Compare(Command):
+    """Test whether B is better than A by more than chance.
+
+    McNemar's test of the accuracies and DeLong's of the ROC AUC, on the same reviews. Runs that were validated on the same
+    reviews are compared on these first: choose by them. The tests do not cover the seed: another one changes both models.
+    """
+
+    a: Positional[Annotated[Path, arg(metavar="A")]]
+    """name of a run, such as nbsvm, or a file with labels or probabilities (.csv)"""
+    b: Positional[Annotated[Path, arg(metavar="B")]]
+    """the same, for the model that may be better"""
+    output: Path | None = None
+    """file for the reviews that only one of the two gets right, such as reviews.csv"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/ and runs/"""
+    data_dir: Path | None = None
+    """folder with the competition's files, for the validation reviews of runs; default: found as by the scripts"""
+
+    def run(self) -> None:
+        """Compares, prints and writes."""
+        from popcorn.reporting.compare import print_comparison
+
+        print_comparison((self.a, self.b), self.output_dir, self.data_dir, self.output)
 
 
 @dataclass
@@ -137,15 +164,22 @@ class Kernel(Command):
     """Write a script as one file for Kaggle, with kernel-metadata.json, for `kaggle kernels push`."""
 
     script: Positional[str]
-    """name of the script, such as lstm"""
+    """name of the script, such as lstm; or table, for several scripts one after another (--scripts)"""
+    scripts: str | None = None
+    """scripts of the table, separated by commas, also with options: "bert_trainer,deberta_lora --epochs 1"; their results are
+    saved"""
     output: Path = Path("kernels")
     """folder for the kernel's folder"""
-    user: str = os.environ.get("KAGGLE_USERNAME", "INSERT_KAGGLE_USERNAME_HERE")
+    user: str | None = os.environ.get("KAGGLE_USERNAME")
     """your Kaggle user name, the start of the kernel's id; default: $KAGGLE_USERNAME"""
     options: str = ""
-    """the script's options in quotes, such as '--epochs 2 --folds 5'"""
-    attach: str | None = None
-    """a model on Kaggle to attach and start from: owner/model/framework/variation/version"""
+    """the script's options in quotes, such as '--epochs 2 --folds 5'; a model on Kaggle in --model is attached"""
+    continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
+    """continue the kernel's last version, which the session's time limit ended"""
+    accelerator: str | None = None
+    """Kaggle's name of another GPU than two T4 (NvidiaTeslaT4)"""
+    docker_image: str | None = None
+    """pin Kaggle's image, as `kaggle kernels pull --metadata` shows it; default: the latest"""
     notebook: bool = False
     """write a notebook instead of a script"""
 
@@ -153,14 +187,17 @@ class Kernel(Command):
         """Writes the folder."""
         from popcorn.kaggle.kernel import write_kernel
 
-        write_kernel(self.script.removesuffix(".py"), self.output, self.user, self.options, self.attach, self.notebook)
+        write_kernel(
+            self.script.removesuffix(".py"), self.output, self.user, self.options, scripts=self.scripts,
+            accelerator=self.accelerator, docker_image=self.docker_image, continues=self.continue_, as_notebook=self.notebook,
+        )  # fmt: skip
 
 
 @dataclass
 class Report(Command):
     """Write report/index.html about all saved results.
 
-    It shows learning curves, calibration, accuracy by length, agreement, and common errors.
+    It shows a comparison with the best model, learning curves, calibration, accuracy by length, agreement, and common errors.
     """
 
     output_dir: Path = Path(".")
@@ -179,13 +216,13 @@ class Report(Command):
 
 @dataclass
 class Plan(Command):
-    """Estimate time and memory of training an adapter, and which GPU it fits on.
+    """Estimate time and memory of training pretrained models on Kaggle's GPUs.
 
     It needs neither a GPU nor the weights.
     """
 
-    script: Positional[Path]
-    """deberta_lora.py, or another script that trains an adapter"""
+    scripts: Positional[tuple[Path, ...]] = ()
+    """scripts such as deberta_lora.py; default: all that train a pretrained model"""
     model: str | None = None
     """model id on the hub, or a folder with a config.json; default: the script's"""
     max_length: int | None = None
@@ -193,23 +230,32 @@ class Plan(Command):
     batch_size: int | None = None
     """reviews per optimizer step; default: the script's"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """bits of a frozen weight; default: the best for each machine"""
+    """bits of an adapter's frozen weight; default: the best for each machine"""
 
     def run(self) -> None:
         """Prints a table."""
         hide_unusable_quantizers()
-        try:
-            script = load_script(self.script.stem)
-        except FileNotFoundError as problem:
-            raise UserError(f"there is no {self.script}: name a script such as deberta_lora.py") from problem
-        if (self.script.parent != Path() or self.script.exists()) and self.script.resolve() != Path(script.__file__).resolve():
-            raise UserError(f"{self.script} is not a script of this repository: name one such as deberta_lora.py")
-        if not hasattr(script, "peft_config"):
-            raise UserError(f"{self.script} trains no adapter: plan is for scripts such as deberta_lora.py")
-        from popcorn.kaggle.plan import show
+        from popcorn.kaggle.plan import pretrained_scripts, show
 
-        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size", "bits")}
-        show(script, script.Config(**{name: value for name, value in given.items() if value is not None}))
+        scripts = [self._load(path) for path in self.scripts] or pretrained_scripts()
+        given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size")}
+        configs = {}
+        for script in scripts:
+            if not issubclass(script.Config, PretrainedConfig):
+                raise UserError(f"{script.__name__}.py trains no pretrained model: plan is for scripts such as deberta_lora.py")
+            options = given | ({"bits": self.bits} if issubclass(script.Config, AdapterConfig) else {})
+            configs[script.__name__] = script.Config(**{name: value for name, value in options.items() if value is not None})
+        show(configs)
+
+    def _load(self, path: Path) -> ModuleType:
+        """The script; raises `UserError` for a file that is not one."""
+        try:
+            script = load_script(path.stem)
+        except FileNotFoundError as problem:
+            raise UserError(f"there is no {path}: name a script such as deberta_lora.py") from problem
+        if (path.parent != Path() or path.exists()) and path.resolve() != Path(script.__file__).resolve():
+            raise UserError(f"{path} is not a script of this repository: name one such as deberta_lora.py")
+        return script
 
 
 def main() -> None:
@@ -217,6 +263,7 @@ def main() -> None:
     commands = (
         Annotated[Prepare, subcommand("prepare")]
         | Annotated[Score, subcommand("score")]
+        | Annotated[Compare, subcommand("compare")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]

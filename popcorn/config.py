@@ -4,6 +4,7 @@ Nothing here imports torch, so a mistyped option fails immediately.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,12 @@ sys.excepthook = uncaught  # a script imports this module before everything else
 STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
 """start time of this process; in a notebook, whose process is older, the time of this module's import"""
 Config = TypeVar("Config")
+KAGGLE_HANDLE = re.compile(r"[\w-]+/[\w.-]+/\w+/[\w.-]+(/\d+)?")
+"""name of a model on Kaggle: owner/model/framework/variation, or with a version at the end"""
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of a folder with a saved adapter"""
+DECODERS = ("qwen3", "gemma3_text", "llama", "phi", "phi3")
+"""model types of the decoders in popcorn/models/label_words.py"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ Seed = Annotated[int, Bound(lambda value: 0 <= value < 2**32, f"give a whole num
 Positive = Annotated[float, Bound(lambda value: 0 < value < inf, "give a number above 0")]
 NonNegative = Annotated[float, Bound(lambda value: 0 <= value < inf, "give 0, or a number above it")]
 Probability = Annotated[float, Bound(lambda value: 0 <= value < 1, "give a number from 0 to less than 1")]
+EvenCount = Annotated[int, Bound(lambda value: value >= 0 and value % 2 == 0, "give 0 or an even number, half of each class")]
 
 
 def require_bounds(options: object) -> None:
@@ -71,6 +77,11 @@ def expand_home(options: object) -> None:
             setattr(options, name, tuple(Path(os.path.expanduser(each)) for each in value))
         elif name == "model" and isinstance(value, str):
             setattr(options, name, os.path.expanduser(value))
+
+
+def is_kaggle_handle(model: str) -> bool:
+    """Whether `model` is the name of a model on Kaggle, and not a folder here."""
+    return KAGGLE_HANDLE.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 @dataclass
@@ -144,7 +155,8 @@ class TrainingConfig(RunConfig):
     resume: bool = False
     """resume a stopped or killed run of the same name, seed and options"""
     time_budget: str | None = None
-    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume; default: on Kaggle what
+    is left of the session"""
 
 
 @dataclass
@@ -176,13 +188,14 @@ class WordVectorConfig(TrainingConfig):
 class PretrainedConfig(TrainingConfig):
     """Options of all pretrained models; a script sets its own checkpoint and recipe."""
 
-    MODEL_TYPE: ClassVar[str] = ""
-    """the required `model_type` in the checkpoint's config.json"""
+    MODEL_TYPE: ClassVar[str | tuple[str, ...]] = ""
+    """the required `model_type` in the checkpoint's config.json, or several that it may be"""
     checkpoint: ClassVar[Path | None] = None
     """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
     model: str = ""
-    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """model id on the Hugging Face hub, a model on Kaggle (owner/model/framework/variation, or with /version), or a local
+    folder"""
     max_length: Count = 512
     """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019,
     section 5.3.1)"""
@@ -193,10 +206,16 @@ class PretrainedConfig(TrainingConfig):
 
     def prepare(self, script: str) -> None:
         """A checkpoint other than the default gives the run another name."""
-        last = Path(self.model).parts[-1:]
-        if last and last[0].isdigit():  # Kaggle's folders end in framework, variation and version
-            last = Path(self.model).parts[-4:]
-        super().prepare("-".join([script, *last]) if self.model != type(self).model else script)
+        super().prepare(name_with_model(script, self))
+
+
+def name_with_model(script: str, config: "PretrainedConfig | ZeroShotConfig") -> str:
+    """The script's name, with that of a checkpoint other than the default."""
+    parts = Path(config.model).parts
+    last = parts[-3:] if is_kaggle_handle(config.model) else parts[-1:]
+    if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
+        last = parts[-4:]
+    return "-".join([script, *last]) if config.model != type(config).model else script
 
 
 @dataclass
@@ -210,7 +229,7 @@ class FineTuneConfig(PretrainedConfig):
     attention_dropout: Probability = 0.1
     """dropout probability of the attention weights; with 0, torch uses its fused CPU kernel, which is twice as fast"""
     rdrop_alpha: NonNegative = 0.0
-    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Wu et al. 2021); 0 turns it off"""
+    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
     scl: Probability = 0.0
     """supervised contrastive learning: weight of the contrastive loss; cross-entropy has the rest (lambda in Gunel et al. 2021,
     who used 0.9). It compares only reviews of the same micro-batch, so smaller micro-batches or more processes make it weaker; 0
@@ -229,16 +248,14 @@ class FineTuneConfig(PretrainedConfig):
 
 
 @dataclass
-class AdapterConfig(PretrainedConfig):
-    """Options of frozen models with a small trainable adapter, pooler and head."""
+class FrozenConfig(PretrainedConfig):
+    """Options of frozen models with a small trainable adapter."""
 
     max_length: Count = 256
     """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019)"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones (P100), 32 on
-    a CPU"""
-    head_learning_rate: Positive = 1e-3
-    """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
+    """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a
+    CPU"""
     adapter: Path | None = None
     """folder of a saved adapter: predict with it, without training"""
 
@@ -253,6 +270,47 @@ class AdapterConfig(PretrainedConfig):
         if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(f"--adapter {self.adapter} is no folder with an adapter: give one such as {ADAPTER}")
         super().prepare(script + ("-predicted" if self.adapter else ""))
+
+
+@dataclass
+class AdapterConfig(FrozenConfig):
+    """Options of frozen models with a small trainable adapter, pooler and head."""
+
+    head_learning_rate: Positive = 1e-3
+    """peak learning rate of the pooler and the classifier, which DeBERTa's checkpoints do not include"""
+
+
+@dataclass
+class ZeroShotConfig(RunConfig):
+    """Options of pretrained models that classify without training."""
+
+    MODEL_TYPE: ClassVar[str | tuple[str, ...]] = DECODERS
+    """the `model_type` that the checkpoint's config.json may have"""
+    checkpoint: ClassVar[Path | None] = None
+    """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
+
+    model: str = ""
+    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    batch_size: Count = 32
+    """prompts per forward pass; fewer if memory requires it"""
+    bits: Literal[4, 8, 16, 32] | None = None
+    """bits of each weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a CPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 with hardware support, fp16 on older GPUs, otherwise fp32"""
+    resume: bool = False
+    """resume a stopped or killed run of the same name, seed and options"""
+    time_budget: str | None = None
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    refit: tyro.conf.Suppress[bool] = False
+    """nothing is trained, so there is no refit"""
+
+    def __post_init__(self):
+        self.refit = self.no_validation  # whose only split is named so
+        super().__post_init__()
+
+    def prepare(self, script: str) -> None:
+        """A checkpoint other than the default gives the run another name."""
+        super().prepare(name_with_model(script, self))
 
 
 def parse(config: type[Config]) -> Config:

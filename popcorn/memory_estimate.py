@@ -1,26 +1,60 @@
-"""Memory and FLOP of an adapter's training step, from tensor shapes alone.
+"""Memory and FLOP of a training step, from tensor shapes alone.
 
 torch's fake tensors have shapes and no data. All tensors that are alive at the same time are counted.
 """
 
 import weakref
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 from types import ModuleType
 
 import torch
-from peft import PeftModel, PeftType, PromptTuningConfig, get_peft_model
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import DebertaV2Config
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import DebertaV2Config, PreTrainedModel
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from popcorn.config import AdapterConfig
+from popcorn.config import AdapterConfig, FineTuneConfig
 from popcorn.models.deberta import DebertaClassifier
+from popcorn.training.memory import recompute_activations
 from popcorn.utils.packages import hide_unusable_quantizers
+from popcorn.utils.simulated_gpu import gpu_kernels, replaced
+
+aten = torch.ops.aten
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""by Accelerate's names of mixed precision"""
+CPU_ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+}
+"""FLOP of the fused attention of a CPU, which torch's counter does not know"""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a device computes a training step."""
+
+    precision: str = "no"
+    """mixed precision: "no", "fp16" or "bf16" """
+    on_gpu: bool = False
+    """whether kernels and autocast are a GPU's"""
+    bits: int = 32
+    """bits of a frozen weight"""
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Dtype of the frozen weights; of quantized ones, the dtype of their products."""
+        if self.bits == 32:
+            return torch.float32
+        return torch.bfloat16 if self.bits == 16 and self.precision == "no" else DTYPES[self.precision]
 
 
 @dataclass(frozen=True)
@@ -37,8 +71,6 @@ class Step:
     """frozen parameters"""
     trainable: int
     """trainable parameters"""
-    is_prefix: bool
-    """whether every review has its own copy of the trainable parameters"""
 
 
 class LiveMemoryTracker(TorchDispatchMode):
@@ -77,68 +109,109 @@ class LiveMemoryTracker(TorchDispatchMode):
         return result
 
 
-def build_on_meta(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
-    """The script's model on torch's meta device, without data."""
+def adapter_on_meta(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
+    """The model of a script that trains an adapter, on torch's meta device, without data."""
     hide_unusable_quantizers()
     with torch.device("meta"):
         peft_config = script.peft_config(config)
         if isinstance(peft_config, PromptTuningConfig):
             peft_config.prompt_tuning_init = "RANDOM"  # sizes do not depend on the words of the text
-        return get_peft_model(DebertaClassifier(sizes), peft_config).train()
+        return get_peft_model(DebertaClassifier(sizes), peft_config)
 
 
-def materialize(model: PeftModel) -> None:
-    """Replaces the model's meta tensors with tensors of the current mode."""
+def classifier_on_meta(script: ModuleType, config: FineTuneConfig, checkpoint: Path) -> nn.Module:
+    """The model of a script that fine-tunes all weights, on torch's meta device.
+
+    Of the checkpoint only config.json is read.
+    """
+    modules = [each for each in vars(script).values() if isinstance(each, type) and issubclass(each, nn.Module)]
+    own = [each for each in modules if each.__module__ == script.__name__]
+    with torch.device("meta"):
+        return (script.build if hasattr(script, "build") else own[0])(config, checkpoint)
+
+
+def materialize(model: nn.Module, frozen_dtype: torch.dtype = torch.float32) -> None:
+    """Replaces the model's meta tensors with tensors of the current mode; trainable ones are float32."""
     for module in model.modules():
         for name, weights in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(weights.shape), weights.requires_grad))
+            dtype = torch.float32 if weights.requires_grad else frozen_dtype
+            setattr(module, name, nn.Parameter(torch.empty(weights.shape, dtype=dtype), weights.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False)
     if hasattr(model, "prompt_tokens"):
         model.prompt_tokens = {name: torch.arange(len(tokens)) for name, tokens in model.prompt_tokens.items()}
 
 
-@contextmanager
+def return_input_dtype(model: nn.Module) -> None:
+    """Makes frozen linear layers return the dtype of their input, as quantized ones do under autocast."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.register_forward_hook(lambda _, inputs, output: output.to(inputs[0].dtype))
+
+
 def without_torchscript(module: ModuleType):
     """Replaces the module's TorchScript functions with the original Python functions.
 
     Older versions of transformers compile some. TorchScript does not support fake tensors.
     """
     compiled = {name: value for name, value in vars(module).items() if isinstance(value, torch.jit.ScriptFunction)}
-    try:
-        for name, function in compiled.items():
-            setattr(module, name, function._torchdynamo_inline)
-        yield
-    finally:
-        for name, function in compiled.items():
-            setattr(module, name, function)
+    return replaced(module, {name: function._torchdynamo_inline for name, function in compiled.items()})
 
 
-def step(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int) -> Step:
-    """One training step on N reviews of `max_length` each, in float32, without recomputation.
+def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The loss on tokens (reviews, time) of the same length: of the library's models, or of a logit (reviews,)."""
+    labels = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+    if isinstance(model, PreTrainedModel | PeftModel):
+        # with labels, the library's DeBERTa would look at their values, which fake tensors do not have
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        return F.cross_entropy(logits.float(), labels)
+    logits = model(tokens, torch.full_like(labels, tokens.shape[1]))
+    return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
 
-    A first step before it creates the optimizer's state.
+
+def autocast_loss(model: nn.Module, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """The loss in mixed precision."""
+    with torch.autocast(tokens.device.type, DTYPES[arithmetic.precision], enabled=arithmetic.precision != "no"):
+        return loss_of(model, tokens)
+
+
+def step(
+    build: Callable[[], nn.Module], reviews: int, length: int, arithmetic: Arithmetic, recomputed: bool = False,
+    accumulated: bool = False,
+) -> Step:  # fmt: skip
+    """One training step on N reviews of the same length, in tokens.
+
+    `build`: the model on torch's meta device. `recomputed`: whether activations are. `accumulated`: whether there are gradients
+    of an earlier micro-batch.
     """
-    model = build_on_meta(script, config, sizes)
-    with FakeTensorMode(), without_torchscript(modeling_deberta_v2):
-        materialize(model)
-        optimizer = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad])
-        tokens = torch.zeros((reviews, config.max_length), dtype=torch.long)
-        mask, labels = torch.ones_like(tokens), torch.zeros(reviews, dtype=torch.long)
-        living = LiveMemoryTracker([*model.parameters(), *model.buffers(), tokens, mask, labels])
-        with living, FlopCounterMode(display=False) as flop:
-            for _ in range(2):
-                living.peak = 0
-                loss = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
-                forward = flop.get_total_flops()
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                del loss
-        both = flop.get_total_flops() / 2
+    model = build().train()
+    if arithmetic.bits < 16:
+        return_input_dtype(model)
+    if recomputed:
+        with redirect_stdout(StringIO()):  # the run logs it, and not the plan
+            recompute_activations(model)
+    kernels = gpu_kernels(arithmetic.precision) if arithmetic.on_gpu else nullcontext()
+    with FakeTensorMode(), without_torchscript(modeling_deberta_v2), kernels:
+        materialize(model, arithmetic.frozen_dtype)
+        optimizer = torch.optim.AdamW([weights for weights in model.parameters() if weights.requires_grad], fused=True)
+        tokens = torch.zeros((reviews, length), dtype=torch.long)
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flop:
+            loss = autocast_loss(model, tokens, arithmetic)
+            forward = flop.get_total_flops()
+            loss.backward()
+        optimizer.step()  # which creates its state
+        if not accumulated:
+            optimizer.zero_grad()
+        # memory in another pass, because torch's counter keeps tensors that are recomputed
+        state = [value for values in optimizer.state.values() for value in values.values()]
+        gradients = [weights.grad for weights in model.parameters() if weights.grad is not None]
+        living = LiveMemoryTracker([*model.parameters(), *model.buffers(), tokens, *state, *gradients])
+        del loss, gradients
+        with living:
+            autocast_loss(model, tokens, arithmetic).backward()
+            optimizer.step()
     frozen, trainable = (
         sum(weights.numel() for weights in model.parameters() if weights.requires_grad == is_trainable)
         for is_trainable in (False, True)
     )
-    is_prefix = model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
-    return Step(living.peak, forward - both, both, frozen, trainable, is_prefix)
+    return Step(living.peak, forward, flop.get_total_flops(), frozen, trainable)

@@ -3,8 +3,6 @@
 import io
 import os
 import runpy
-import shlex
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,9 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+from kaggle_session import Session
 
 from popcorn.data import stanford
-from popcorn.kaggle.kernel import write_kernel
 
 ROOT = Path(__file__).parent.parent
 PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
@@ -131,21 +129,11 @@ def run_here(script: str, *arguments: object, code: int = 0) -> str:
 
 
 def run_kernel(script: str, options: list, competition: Path, folder: Path) -> list[bytes]:
-    """Both submissions of the script's kernel: one file, alone, where Kaggle would have its input and its working folder."""
-    output, kaggle, working = folder / "kernels", folder / "kaggle" / "input", folder / "working"
-    write_kernel(script, output, "somebody", shlex.join(map(str, options)), attach=None, as_notebook=False)
-    shutil.copytree(competition, kaggle / "word2vec-nlp-tutorial")
-    for path in kaggle.rglob("*"):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    working.mkdir()
-    alone = folder / "src" / "script.py"
-    alone.parent.mkdir()
-    made = (output / script / f"{script}.py").read_text()
-    assert made.count('"/kaggle/input"') == 1
-    alone.write_text(made.replace('"/kaggle/input"', repr(str(kaggle))))
-    done = subprocess.run([sys.executable, alone], cwd=working, capture_output=True, text=True)
+    """Both submissions of the script's kernel: one file, alone, in a simulated session of Kaggle."""
+    session = Session(folder, competition)
+    done = session.run(script, options)
     assert done.returncode == 0 and "(Kaggle input)" in done.stdout, done.stdout + done.stderr
-    return [(working / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
+    return session.submissions(script)
 
 
 SMALL = (

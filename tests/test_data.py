@@ -1,10 +1,13 @@
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import zipped
 
 from popcorn.data import competition as competition_data
 from popcorn.errors import UserError
+from popcorn.utils import kaggle
 
 ROWS = 'id\tsentiment\treview\n"1_9"\t1\t"It\'s ""\\"good\\"""<br />"\n"2_2"\t0\t""\n"3_1"\t0\tunquoted\\ text\x85\n"4_8"\t1\n'
 
@@ -76,7 +79,7 @@ def test_damaged_zip_is_refused(tmp_path):
 
 def test_order_of_the_places(tmp_path, monkeypatch, competition):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path / "kaggle")
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "kaggle")
     monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
     places = {
         competition_data.FALLBACK: None,
@@ -96,9 +99,55 @@ def test_order_of_the_places(tmp_path, monkeypatch, competition):
         assert found.folder.resolve() == (folder or competition).resolve()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "kaggle/competitions/word2vec-nlp-tutorial",
+        "kaggle/word2vec-nlp-tutorial",
+        "kaggle/word2vec-nlp-tutorial/unzipped",
+        "kaggle/datasets/somebody/reviews",
+        "kaggle/datasets/somebody/reviews/unzipped",
+        "kaggle/reviews",
+        "data",
+        "data/word2vec-nlp-tutorial",
+    ],
+)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_complete_folder_goes_before_one_that_lacks_files(place, is_packed, tmp_path, monkeypatch, competition):
+    """Also where all files are in the one archive of "Download All"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "kaggle")
+    for incomplete in ("kaggle/competitions/a", "kaggle/b", "data/c"):
+        (tmp_path / incomplete).mkdir(parents=True)
+        written(tmp_path / incomplete, ROWS)
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_packed:
+        with zipfile.ZipFile(folder / "word2vec-nlp-tutorial.zip", "w") as archive:
+            for path in competition.iterdir():
+                packed = path.suffix == ".tsv"
+                inner = zipped(Path(shutil.copy(path, tmp_path))) if packed else path
+                archive.write(inner, inner.name)
+    else:
+        shutil.copytree(competition, folder, dirs_exist_ok=True)
+    found = competition_data.find_competition(None)
+    assert found.folder.resolve() == folder and found.num_files == 4
+    plain = competition_data.Competition(competition, "data/")
+    for name in competition_data.COLUMNS:
+        assert found.read(name).texts == plain.read(name).texts
+    assert found.sample_ids() == plain.sample_ids()
+
+
+def test_the_competition_goes_before_another_complete_folder(tmp_path, monkeypatch, competition):
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    for place in ("aaa", "word2vec-nlp-tutorial", "competitions/word2vec-nlp-tutorial"):
+        shutil.copytree(competition, tmp_path / place)
+        assert competition_data.find_competition(None).folder == tmp_path / place
+
+
 def test_the_fallback_is_announced(tmp_path, monkeypatch, competition, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(competition_data, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
     monkeypatch.setattr(competition_data.fallback, "folder", lambda: competition)
     competition_data.find_competition(None)
     assert "NOT comparable with Kaggle's score" in capsys.readouterr().out

@@ -9,16 +9,19 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pretrained
 import pytest
+import requests
 from conftest import ROOT, run, some_fast
 from huggingface_hub import errors
 
 from popcorn.errors import UserError
-from popcorn.kaggle.plan import sizes_of
+from popcorn.kaggle.model_config import config_folder
 from popcorn.models.hub import fetch
+from popcorn.utils import kaggle
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -130,7 +133,7 @@ def test_a_hub_out_of_reach_gives_one_sentence(hub, tmp_path):
     done = fetched(hub, tmp_path)
     assert done.returncode == 2 and time.monotonic() - started < 15
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "the hub is out of reach" in line and "Add Input, Models" in line and "pass its folder with --model" in line
+    assert "the hub is out of reach" in line and "Add Input, Models" in line and "pass its handle or folder with --model" in line
 
 
 def test_a_token_that_is_not_taken_is_reported(hub, tmp_path):
@@ -236,7 +239,7 @@ def test_every_refusal_says_what_helps_and_is_not_waited_for_in_vain(case, monke
     assert all(advice in said or advice not in str(raised.value) for advice in MISLEADING)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
     with pytest.raises(UserError, match=said):  # the plan asks for one file alone
-        sizes_of("some/model")
+        config_folder("some/model", "bert", Path())
 
 
 @pytest.mark.parametrize("case", ["too often", "down", "gated", "token", "offline"])
@@ -272,7 +275,7 @@ def test_a_file_is_no_folder(bert):
 def test_a_config_that_is_no_object_is_refused(content, bert, tmp_path):
     folder = shutil.copytree(bert, tmp_path / "changed")
     (folder / "config.json").write_text(content)
-    for read in (lambda: fetch(str(folder), "bert"), lambda: sizes_of(str(folder))):
+    for read in (lambda: fetch(str(folder), "bert"), lambda: config_folder(str(folder), "bert", tmp_path)):
         with pytest.raises(UserError, match="is not a model's configuration"):
             read()
 
@@ -282,3 +285,76 @@ def test_a_script_without_network_says_so_before_it_reads_anything(script, tmp_p
     done = run(f"{script}.py", code=2, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
     assert done.stderr.splitlines()[-1].startswith("error: the hub is out of reach")
     assert all(line.startswith(("Model: ", "The hub did not answer")) for line in done.stdout.splitlines())
+
+
+HANDLE = "someone/bert/PyTorch/base-uncased"
+
+
+@pytest.mark.parametrize("place", ["models/someone/bert/pytorch/base-uncased", "bert/pytorch/base-uncased"])
+def test_an_attached_model_of_kaggle_is_found_without_network(place, bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    for version in ("2", "10"):
+        shutil.copytree(bert, tmp_path / place / version)
+    assert fetch(HANDLE, "bert") == tmp_path / place / "10"
+    assert fetch(f"{HANDLE}/2", "bert") == tmp_path / place / "2"
+
+
+def test_a_model_that_is_not_attached_comes_through_kagglehub(bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "empty")
+    monkeypatch.setattr("kagglehub.model_download", lambda handle: {f"{HANDLE}/2": str(bert)}[handle])
+    assert fetch(f"{HANDLE}/2", "bert") == bert
+
+
+def response(status):
+    """A failure of kagglehub with an answer from Kaggle."""
+    from kagglehub.exceptions import KaggleApiHTTPError
+
+    answer = requests.Response()
+    answer.status_code = status
+    return KaggleApiHTTPError(f"{status} Client Error.", response=answer)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (lambda: response(404), f"--model {HANDLE} is neither a folder here nor a model on Kaggle"),
+        (lambda: response(403), f"accept its terms on https://www.kaggle.com/models/{HANDLE}, and set KAGGLE_API_TOKEN"),
+        (lambda: response(500), "Kaggle fails (500 Client Error.)"),
+        (lambda: requests.ConnectionError("no route"), f"Kaggle is out of reach, and {HANDLE} is not attached"),
+        (lambda: OSError(errno.ENOSPC, "No space left on device"), "free some space, or set KAGGLEHUB_CACHE"),
+        (lambda: ValueError("nothing\nat all"), "Kaggle fails (nothing), and"),
+    ],
+)
+def test_a_model_that_kaggle_does_not_give_leads_to_one_sentence(failure, said, tmp_path, monkeypatch):
+    def fail(handle):
+        raise failure()
+
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    monkeypatch.setattr("kagglehub.model_download", fail)
+    with pytest.raises(UserError) as refusal:
+        fetch(HANDLE, "bert")
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_folder_goes_before_a_model_of_kaggle(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bert, tmp_path / HANDLE)
+    assert fetch(HANDLE, "bert").resolve() == tmp_path / HANDLE
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (f"{HANDLE}/2", "bert_trainer-bert-PyTorch-base-uncased-2"),
+        (HANDLE, "bert_trainer-bert-PyTorch-base-uncased"),
+        ("/kaggle/input/models/someone/bert/pytorch/base-uncased/2", "bert_trainer-bert-pytorch-base-uncased-2"),
+        ("someone/bert", "bert_trainer-bert"),
+        ("bert-base-uncased", "bert_trainer"),
+    ],
+)
+def test_a_run_is_named_after_another_model(model, name):
+    from bert_trainer import Config
+
+    config = Config(model=model)
+    config.prepare("bert_trainer")
+    assert config.name == name

@@ -177,7 +177,7 @@ def test_peft_works_beside_any_torchao(version, script, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import_utils.is_torchao_available.cache_clear()
     module = import_module(script)
-    assert memory_estimate.build_on_meta(module, module.Config(model=str(tmp_path)), SIZES).peft_config
+    assert memory_estimate.adapter_on_meta(module, module.Config(model=str(tmp_path)), SIZES).peft_config
     import_utils.is_torchao_available.cache_clear()
 
 

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from conftest import BLAME, PRAISE, SMALL, reviews, run
+from conftest import BLAME, PRAISE, ROOT, SMALL, reviews, run
 from matplotlib.image import imread
 from sklearn.metrics import log_loss
 
@@ -18,6 +18,7 @@ from popcorn.data import stanford
 from popcorn.data.splits import validation_folds
 from popcorn.data.submission import read_probabilities
 from popcorn.metrics import true_labels
+from popcorn.reporting.paired import compare
 from popcorn.reporting.report import at_temperature, fitted_temperature
 from popcorn.runs.run_dir import load_fit_result
 
@@ -44,12 +45,62 @@ def page(glove, tmp_path_factory):
 def test_the_page_has_all_its_parts_and_needs_nothing_else(page):
     text = page.read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
-        "Leaderboard", "Accuracy against time", "Learning curves", "Calibration", "Accuracy by length", "Agreement",
-        "Errors common to all models",
+        "Leaderboard", "Comparison with the best model", "Accuracy against time", "Learning curves", "Calibration",
+        "Accuracy by length", "Agreement", "Errors common to all models",
     ]  # fmt: skip
-    assert text.count("<svg") == 6 and "currentColor" in text and "#010203" not in text
-    assert not re.search(r"<script|<link|<img|url\((?!#)|@import", text)
+    assert text.count("<svg") == 4 and "currentColor" in text and "#010203" not in text
+    assert not re.search(r"<script[^>]|<link|<img|url\((?!#)|@import", text) and text.count("<script>") == 1
     assert all(f"<td>{name}</td>" in text for name in ("tfidf", "lstm"))
+
+
+def submitted(page):
+    """The ids of the test reviews, and by model its probabilities."""
+    test = competition_data.find_competition(_data_of(page)).read(competition_data.TEST)
+    folder = page.parents[1] / "submissions"
+    names = "tfidf", "lstm"
+    return test.ids, {
+        name: read_probabilities(folder / f"{name}.proba.csv", test.ids, "")["sentiment"].to_numpy() for name in names
+    }
+
+
+def test_each_model_is_compared_with_the_best(page):
+    text = page.read_text()
+    ids, probability = submitted(page)
+    best = re.search(r"against that of <b>(\w+)</b>", text)[1]
+    (other,) = set(probability) - {best}
+    comparison = compare(true_labels(ids), probability[best], probability[other])
+    assert comparison.accuracy[0] >= comparison.accuracy[1]
+    row = re.search(rf'<tr><td>{other}</td><td class="group">([\d.]+)</td>(.*?)<td class="group">([\d.]+)</td>(.*?)</tr>', text)
+    assert (float(row[1]), float(row[3])) == pytest.approx((comparison.accuracy[1], comparison.auc[1]), abs=5e-5)
+    for shown, difference in ((row[2], comparison.accuracy_difference), (row[4], comparison.auc_difference)):
+        assert shown == "".join(f"<td>{cell.replace('<', '&lt;')}</td>" for cell in difference.cells())
+    agreed = re.findall(r"<td style=[^>]*>([\d.]+)</td>", text)
+    assert [float(each) for each in agreed] == pytest.approx([100 * comparison.agreement] * 2, abs=0.05)
+
+
+def luminance(color: np.ndarray) -> float:
+    """The relative luminance of a color in sRGB, (3,) from 0 to 255 (WCAG 2.2)."""
+    part = color / 255
+    return float(np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_text_on_color_can_be_read(mode, page):
+    """On the strongest shade that agreement, and the words of a review, may have."""
+    template = (ROOT / "popcorn" / "reporting" / "report.html").read_text()
+    rule = re.findall(r":root {(.*?)}", template, re.DOTALL)[mode]
+    hexadecimal = {
+        name: "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+        for name, digits in re.findall(r"--(\w+): #(\w+);", rule)
+    }
+    ink, ground, note = (np.frombuffer(bytes.fromhex(hexadecimal[name]), np.uint8) for name in ("ink", "page", "note"))
+    shades = {name: np.array(values.split(), float) for name, values in re.findall(r"--(\w+): (\d+ \d+ \d+);", rule)}
+    highest = {name: float(factor) for name, factor in re.findall(r"--(\w+)\) / {{ \(-?\w+ \* ([\d.]+)\)", template)}
+    assert set(highest) == set(shades) == {"good", "bad", "same"}
+    on = [(ink, ground * (1 - highest[name]) + color * highest[name]) for name, color in shades.items()]
+    for text, behind in [*on, (note, ground)]:
+        low, high = sorted((luminance(text), luminance(behind)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_reviews_are_shown_as_text_with_the_words_that_carried_the_prediction(page):
@@ -65,7 +116,7 @@ def test_what_a_review_brings_is_escaped(page, tmp_path):
     folder = shutil.copytree(page.parents[1], tmp_path / "copy", ignore=shutil.ignore_patterns("runs"))
     run("-m", "popcorn", "report", "--output-dir", folder, "--results", folder / "results", "--data-dir", _data_of(page))
     text = (folder / "report" / "index.html").read_text()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "alert(1)</script>" not in text
 
 
 def test_temperatures_are_those_of_reviews_that_were_held_out(page):
@@ -134,16 +185,23 @@ MEASURE = """<iframe id=page width={width} height=800 src=index.html></iframe><s
 document.getElementById("page").onload = event => {{
   const inside = event.target.contentDocument;
   const texts = [...inside.querySelectorAll("svg text")].filter(each => each.textContent.trim());
+  const field = inside.getElementById("filter");
+  field.value = "LST nothing";
+  field.dispatchEvent(new Event("input"));
+  const rows = [...inside.querySelectorAll(".models tbody tr")].filter(each => each.offsetHeight);
   document.title = inside.documentElement.scrollWidth + " " +
+    Math.min(...[...inside.querySelectorAll("svg")].map(each => each.getBoundingClientRect().width)) + " " +
+    [...new Set(rows.map(each => each.cells[0].textContent))] + " " +
     Math.min(...texts.map(each => each.getBBox().height * Math.hypot(each.getScreenCTM().a, each.getScreenCTM().b)));
 }}</script>"""
-"""a page that reads how wide the report is and how high its smallest lettering; Chromium's own windows are not as narrow"""
+"""a page that reads how wide the report and its charts are, which models a filter leaves, and how high the smallest lettering is;
+Chromium's own windows are not as narrow"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
 @pytest.mark.parametrize("width", [1280, 375])
 def test_it_is_as_wide_as_a_laptop_or_a_phone_and_can_be_read(width, page, tmp_path):
-    """Wide parts scroll in themselves, and lettering does not shrink with them."""
+    """Wide parts scroll in themselves, and lettering does not shrink with them; charts fill the page, and a filter its tables."""
     shutil.copy(page, tmp_path / "index.html")
     (tmp_path / "measure.html").write_text(MEASURE.format(width=width))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
@@ -156,5 +214,6 @@ def test_it_is_as_wide_as_a_laptop_or_a_phone_and_can_be_read(width, page, tmp_p
         ).stdout  # fmt: skip
     finally:
         server.shutdown()
-    found = re.search(r"<title>(\S+) (\S+)</title>", shown)
-    assert int(found[1]) <= width and float(found[2]) > 8
+    page_width, chart_width, models, lettering = re.search(r"<title>(\S+) (\S+) (\S+) (\S+)</title>", shown).groups()
+    assert int(page_width) <= width and float(lettering) > 8
+    assert float(chart_width) > 0.9 * width and models == "lstm"

@@ -144,7 +144,9 @@ def test_a_checkpoint_is_read_whole_or_refused(name, checkpoint, tmp_path):
 
 
 def test_further_pretraining_loses_no_weight(config_of, checkpoint, tmp_path):
-    config = config_of(bert_native, "further", pretrain_epochs=1, max_train_samples=16)
+    config = config_of(
+        bert_native, "further", pretrain_epochs=1, max_train_samples=32
+    )  # two steps: the first has a learning rate of 0
     task = FinetuningTask(bert_native.BERT, config)
     task.load()
     first = FurtherPretraining(config, task.train, task.tokenizer, "content")

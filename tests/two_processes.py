@@ -70,9 +70,9 @@ if __name__ == "__main__":
     found = {}
     for name in TRAINERS:
         found[name] = predicted(name, checkpoint, folder / "fewer", 1e-30, SIZES)
-        found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (3,))
+        found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (1,))
     BertEncoder.forward = with_memory_for_two(BertEncoder.forward)
     for name in TRAINERS:
-        found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (3,))
+        found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (1,))
     if PartialState().is_main_process:
         (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")

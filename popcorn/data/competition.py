@@ -5,6 +5,7 @@ content of a file decides its format and its quoting, not its name.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from popcorn.data import fallback
 from popcorn.data.tables import Table, bare, read_table
 from popcorn.data.text_files import members_of, read_text
 from popcorn.errors import UserError, log
+from popcorn.utils import kaggle
 from popcorn.utils.files import fingerprint
 
 TRAIN, TEST, UNLABELED, SAMPLE = "labeledTrainData.tsv", "testData.tsv", "unlabeledTrainData.tsv", "sampleSubmission.csv"
@@ -26,7 +28,8 @@ READING = "two dialects of quotes, 1"
 RULE = "=" * 100
 FALLBACK = "fallback data"
 """source of data that are not the competition's"""
-KAGGLE_INPUT = Path("/kaggle/input")
+SLUG = "word2vec-nlp-tutorial"
+"""the competition's name on Kaggle, also of the archive of "Download All"; its files are zipped inside"""
 ADD_DATA = "download the files from https://www.kaggle.com/c/word2vec-nlp-tutorial/data again"
 
 
@@ -54,10 +57,25 @@ class Competition:
     """files whose number of reviews was printed"""
 
     def path(self, name: str) -> Path | None:
-        """The file of that name, plain before packed; None where there is none."""
+        """The file of that name, plain before packed, alone before with all others; None where there is none."""
         # some programs unpack <name>.zip into a folder of that name
         candidates = (self.folder / each for each in (name, f"{name}.zip", f"{name}.gz", f"{name}/{name}"))
-        return next((path for path in candidates if path.is_file()), None)
+        return next((path for path in candidates if path.is_file()), self.archive if name in self.archived else None)
+
+    @property
+    def archive(self) -> Path:
+        """The archive of all files, as "Download All" gives it."""
+        return self.folder / f"{SLUG}.zip"
+
+    @cached_property
+    def archived(self) -> set[str]:
+        """Names of the files in `archive`."""
+        return _names_in(self.archive)
+
+    @property
+    def num_files(self) -> int:
+        """Number of the competition's files that are here, 0 to 4."""
+        return sum(self.path(name) is not None for name in (TRAIN, TEST, UNLABELED, SAMPLE))
 
     @cached_property
     def checksum(self) -> str:
@@ -75,7 +93,7 @@ class Competition:
         if path is None:
             raise UserError(f"{self.folder} lacks {name} (or {name}.zip): {ADD_DATA}")
         _require_own_member(path, name)
-        reviews = read_reviews(path, COLUMNS[name])
+        reviews = read_reviews(path, COLUMNS[name], name=name)
         if name != UNLABELED and not any(text.strip() for text in reviews.texts):
             raise UserError(f"{path} has {'no reviews' if not reviews.texts else 'empty reviews alone'}: {ADD_DATA}")
         if reviews.labels is not None and len(set(reviews.labels.tolist())) < 2:
@@ -98,7 +116,7 @@ class Competition:
         if path is None:
             return self.read(TEST).ids
         _require_own_member(path, SAMPLE)
-        return _columns(path, ",", ["id", "sentiment"], ADD_DATA).fields("id")
+        return _columns(path, SAMPLE, ",", ["id", "sentiment"], ADD_DATA).fields("id")
 
 
 def warn_of_count(name: str, reviews: int) -> None:
@@ -113,25 +131,35 @@ def warn_of_count(name: str, reviews: int) -> None:
 def find_competition(data_dir: Path | None) -> Competition:
     """Finds the folder of the competition's files.
 
-    The first of these with a training file: `data_dir`, $POPCORN_DATA, Kaggle's input folder, ./data, the fallback data. Raises
-    `UserError` where one of the first two is set and has no such file.
+    The first of these with a training file: `data_dir`, $POPCORN_DATA, Kaggle's input folder, ./data, the fallback data. A folder
+    of Kaggle's or ./data with all files goes before one that lacks some. Raises `UserError` where `data_dir` or the variable is
+    set and has no training file.
     """
     for folder, source in ((data_dir, "--data-dir"), (os.environ.get("POPCORN_DATA"), "POPCORN_DATA")):
         if folder:
             return _required_folder(Path(os.path.expanduser(folder)), source)
-    # Kaggle mounts a competition at input/<name> or input/competitions/<name>
-    mounted = [path.parent for depth in ("*", "*/*") for path in sorted(KAGGLE_INPUT.glob(f"{depth}/{TRAIN}*"))]
-    for folder, source in (*((folder, "Kaggle input") for folder in mounted), (Path("data"), "data/")):
-        competition = Competition(folder, source)
-        if competition.path(TRAIN):
-            log(f"Data: {folder} ({source})")
-            return competition
+    places = [(folder, "Kaggle input") for folder in _kaggle_folders()]
+    places += [(folder, "data/") for folder in (Path("data"), *sorted(Path("data").glob("*/")))]
+    found = [Competition(*place) for place in places]
+    found = [competition for competition in found if competition.path(TRAIN)]
+    if found:
+        best = max(found, key=lambda competition: competition.num_files)  # the first of several
+        log(f"Data: {best.folder} ({best.source})")
+        return best
     folder = fallback.folder()
     log(
         f"{RULE}\nNO COMPETITION FILES FOUND: running on the fallback data ({fallback.DESCRIPTION}).\n"
         f"Its results are NOT comparable with Kaggle's score. Put the competition's files into data/ or pass --data-dir.\n{RULE}"
     )
     return Competition(folder, FALLBACK)
+
+
+def _kaggle_folders() -> Iterator[Path]:
+    """Where Kaggle has the competition, and then all attached data, at most two folders below their own."""
+    yield from (kaggle.INPUT / "competitions" / SLUG, kaggle.INPUT / SLUG)
+    for depth in range(1, 5):  # a data set is in datasets/<owner>/<slug>, and was in <slug>
+        folders = "/".join(["*"] * depth)
+        yield from sorted({path.parent for name in (TRAIN, f"{SLUG}.zip") for path in kaggle.INPUT.glob(f"{folders}/{name}*")})
 
 
 def _required_folder(folder: Path, source: str) -> Competition:
@@ -144,14 +172,16 @@ def _required_folder(folder: Path, source: str) -> Competition:
     return competition
 
 
-def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA) -> Reviews:
+def read_reviews(path: Path, columns: list[str], fix: str = ADD_DATA, name: str | None = None) -> Reviews:
     """Reads a `.tsv` with the given columns, packed or not, and removes its quotes.
+
+    `name`: the file to read from an archive of several; default: the archive's name.
 
     An empty or missing review becomes an empty text. Raises `UserError`, which ends in `fix`, for a file that is not text, a
     damaged archive, a wrong separator and a missing column. Errors in rows are too many fields, a truncated row, a label other
     than 0 or 1, and an empty or repeated id.
     """
-    table = _columns(path, "\t", columns, fix)
+    table = _columns(path, name or path.name.removesuffix(".zip").removesuffix(".gz"), "\t", columns, fix)
     require_ids(table, fix)
     texts = table.texts("review")
     if texts and not texts[-1] and not table.is_ended:
@@ -193,9 +223,9 @@ def require_ids(table: Table, fix: str) -> None:
         seen.add(id)
 
 
-def _columns(path: Path, separator: str, columns: list[str], fix: str) -> Table:
-    """The file as a table with the given columns."""
-    table = read_table(read_text(path, fix, path.name.removesuffix(".zip").removesuffix(".gz")), str(path), separator, fix)
+def _columns(path: Path, name: str, separator: str, columns: list[str], fix: str) -> Table:
+    """The file, which is called `name` in an archive of several, as a table with the given columns."""
+    table = read_table(read_text(path, fix, name), str(path), separator, fix)
     missing = [column for column in columns if table.place(column) is None]
     if missing and len(table.columns) == 1:
         raise UserError(f"{path}, row 1: the columns must be separated by {separator!r}, and none was found: {fix}")
@@ -209,7 +239,11 @@ def _require_own_member(path: Path, name: str) -> None:
 
     Test and unlabeled reviews have the same columns, so only the member's name tells them apart.
     """
-    others = {*COLUMNS, SAMPLE} - {name}
-    members = members_of(path)
-    if name not in members and (other := others.intersection(members)):
+    members = _names_in(path)
+    if name not in members and (other := members & {*COLUMNS, SAMPLE}):
         raise UserError(f"{path} holds {', '.join(sorted(other))} and no {name}: {ADD_DATA}")
+
+
+def _names_in(path: Path) -> set[str]:
+    """Names of the files in a zip archive, without a second `.zip`; empty for any other file."""
+    return {name.removesuffix(".zip") for name in members_of(path)}

@@ -8,7 +8,7 @@ import numpy as np
 from platformdirs import user_cache_path
 from transformers import PreTrainedTokenizerBase
 
-from popcorn.config import PretrainedConfig
+from popcorn.config import PretrainedConfig, ZeroShotConfig
 from popcorn.data import competition as competition_data
 from popcorn.data.batching import EncodedReviews, truncate_head_tail
 from popcorn.data.competition import TRAIN, Competition
@@ -31,6 +31,17 @@ def read_subwords(
 ) -> EncodedReviews:
     """Token ids of one file's reviews: [CLS], subwords with head and tail truncation, [SEP].
 
+    Raises `UserError` as `read_contents` does.
+    """
+    contents = read_contents(competition, name, tokenizer, config)
+    return EncodedReviews(add_special_tokens(contents, tokenizer, config.max_length), config.max_length, tokenizer.pad_token_id)
+
+
+def read_contents(
+    competition: Competition, name: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig | ZeroShotConfig
+) -> list[np.ndarray]:
+    """The subwords of each of one file's reviews, int32 (tokens,), without special tokens and truncation; cached.
+
     Raises `UserError` where the tokens of the training reviews show a broken tokenizer.
     """
 
@@ -51,8 +62,7 @@ def read_subwords(
     competition.count(name, len(arrays["offsets"]) - 1)
     if name == TRAIN:
         require_fitting_tokenizer(arrays["tokens"], int(arrays["words"]), tokenizer, config.checkpoint)
-    contents = np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
-    return EncodedReviews(add_special_tokens(contents, tokenizer, config.max_length), config.max_length, tokenizer.pad_token_id)
+    return np.split(arrays["tokens"], arrays["offsets"][1:-1]) if len(arrays["offsets"]) > 1 else []
 
 
 def require_fitting_tokenizer(tokens: np.ndarray, words: int, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:

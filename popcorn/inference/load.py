@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from popcorn.config import RunConfig
 from popcorn.data.word_tokenizer import TOKENIZER, UNKNOWN, tokenize
 from popcorn.errors import UserError, first_line
-from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, tokenized
+from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, load_prompt_predictor, tokenized
 from popcorn.models.hub import find_checkpoint
-from popcorn.models.saved import ARRAYS, ENCODER, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
+from popcorn.models.saved import ARRAYS, ENCODER, EXAMPLES, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
 from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.utils import hardware
 from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
 from popcorn.utils.scripts import load_script
 
@@ -32,7 +33,8 @@ AGAIN = "copy the run's whole folder, or run its script again"
 def load(folder: Path) -> Predictor:
     """The model of a run's folder: the refit, or the mean of the folds' models.
 
-    Raises `UserError` where the folder lacks a file, or has another tokenizer version.
+    Raises `UserError` where the folder lacks a file, or has another tokenizer version, or PyTorch has no kernels for the GPU of
+    an adapter.
     """
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -44,7 +46,9 @@ def load(folder: Path) -> Predictor:
         ) from problem
     if metadata.get("tokenizer") != TOKENIZER:
         raise UserError(f"{folder} was made with another tokenizer ({metadata.get('tokenizer')}): run {script}.py again")
-    if kind in ("subwords", "adapter"):
+    if kind == "adapter":
+        hardware.require_gpu_kernels()  # other models predict on the CPU
+    if kind in ("subwords", "adapter", "label_words", "zero_shot"):
         hide_unusable_quantizers()
         quiet_transformers()
     module = _module(script, folder)
@@ -57,7 +61,9 @@ def load(folder: Path) -> Predictor:
     try:
         if kind == "linear":
             return _linear(getattr(module, build), config, fit_dirs)
-        make = {"words": _words, "subwords": _subwords, "adapter": _adapter}[kind]
+        make = {
+            "words": _words, "subwords": _subwords, "adapter": _adapter, "label_words": _label_words, "zero_shot": _zero_shot,
+        }[kind]  # fmt: skip
         return Mean([make(getattr(module, build), config, fit_dir) for fit_dir in fit_dirs])
     except DAMAGED as problem:
         raise UserError(
@@ -173,10 +179,39 @@ def _adapter(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
     """The adapter on its base model, which is downloaded or in a local folder."""
     from popcorn.training import adapters
 
-    config.adapter, config.precision = require_file(fit_dir / "model"), "fp32"
+    config.adapter = require_file(fit_dir / "model")
+    _find_base(config)
+    return load_hf_predictor(adapters.build_adapter(build, config, config.checkpoint), config, config.checkpoint)
+
+
+def _label_words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    """The adapter on a decoder, with the prompt that it was trained with."""
+    from popcorn.data.prompt import NO_EXAMPLES
+    from popcorn.training.label_word_task import build_label_words, load_prompt
+
+    config.adapter = require_file(fit_dir / "model")
+    _find_base(config)
+    prompt = load_prompt(config)
+    return load_prompt_predictor(build_label_words(build, config, prompt.label_ids), prompt, NO_EXAMPLES)
+
+
+def _zero_shot(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
+    """A decoder that was not trained, with the split's examples and its calibration."""
+    from popcorn.training.label_word_task import load_decoder, load_prompt
+
+    found = _arrays(fit_dir / EXAMPLES)
+    _find_base(config)
+    prompt = load_prompt(config)
+    return load_prompt_predictor(load_decoder(config, prompt.label_ids), prompt, found["examples"], float(found["prior"]))
+
+
+def _find_base(config: RunConfig) -> None:
+    """Finds the frozen model, and sets bits and precision for this machine."""
+    from popcorn.training import adapters
+
+    config.precision = "fp32"
     for bits in (config.bits, None, 16):  # it may have been trained on other hardware, or with other packages
         with suppress(UserError):
             config.bits = adapters.resolve_bits(bits)
             break
     find_checkpoint(config)
-    return load_hf_predictor(adapters.build_adapter(build, config, config.checkpoint), config, config.checkpoint)

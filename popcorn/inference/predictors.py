@@ -87,14 +87,18 @@ class Linear:
 class Neural:
     """A PyTorch module on padded batches of token ids."""
 
-    def __init__(self, model: Callable, embedding, encode: Callable, words_of: Callable, num_special_tokens: int):
+    def __init__(
+        self, model: Callable, embedding, encode: Callable, words_of: Callable, num_special_tokens: int,
+        num_after: int | None = None,
+    ):  # fmt: skip
         """`model`: tokens and lengths to a logit (batch,). `encode`: texts to `EncodedReviews`.
 
-        `words_of`: a text to its words after truncation, each with its number of tokens. `num_special_tokens`: special tokens at
-        each end of a review ([CLS] and [SEP]).
+        `words_of`: a text to its words after truncation, each with its number of tokens. `num_special_tokens`: tokens before a
+        review ([CLS] or a prompt's). `num_after`: tokens after it, where their number is another.
         """
         self.model, self.embedding, self.encode, self.words_of = model, embedding, encode, words_of
-        self.num_special_tokens = num_special_tokens
+        self.num_before = num_special_tokens
+        self.num_after = num_special_tokens if num_after is None else num_after
         self.device = embedding.weight.device
         self.is_unexplained = False
 
@@ -132,7 +136,7 @@ class Neural:
             self.is_unexplained = True
             return [(word, 0.0) for word, _ in words]
         tokens, lengths = (part.to(self.device) for part in reviews.batch(np.array([0])))
-        inside = slice(self.num_special_tokens, tokens.shape[1] - self.num_special_tokens)
+        inside = slice(self.num_before, tokens.shape[1] - self.num_after)
         baseline = tokens.clone()
         baseline[:, inside] = reviews.padding
         method = LayerIntegratedGradients(lambda tokens: self.model(tokens, lengths.expand(len(tokens))), self.embedding)
@@ -180,3 +184,26 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
     )  # fmt: skip
     words = partial(words_of, tokenizer=tokenizer, max_length=config.max_length)
     return Neural(logit, inner.get_input_embeddings(), encode, words, num_special_tokens=1)
+
+
+def load_prompt_predictor(model, prompt, examples: np.ndarray, prior: float = 0.0) -> Neural:
+    """A decoder that classifies by label words, with a prompt after the tokens of `examples`.
+
+    `prior`: log-odds without a review, which are subtracted.
+    """
+    from popcorn.data.batching import EncodedReviews
+    from popcorn.data.subword_tokenizer import tokenize_texts, words_of
+    from popcorn.models.layers import mask_of
+    from popcorn.training.hf_trainer import log_odds
+
+    model.eval()
+
+    def encode(texts: list[str]) -> EncodedReviews:
+        return prompt.encode([np.array(ids, np.int32) for ids in tokenize_texts(texts, prompt.tokenizer)], examples)
+
+    def logit(tokens, lengths):
+        return log_odds(model(input_ids=tokens, attention_mask=mask_of(lengths, tokens.shape[1]).long()).logits) - prior
+
+    words = partial(words_of, tokenizer=prompt.tokenizer, max_length=prompt.room + 2)
+    num_before = len(prompt.start) + len(examples) + len(prompt.before)
+    return Neural(logit, model.get_input_embeddings(), encode, words, num_before, len(prompt.after))

@@ -1,7 +1,7 @@
-"""Exports a script as one file for Kaggle, including its modules and metadata.
+"""Exports scripts as one file for Kaggle, including their modules and metadata.
 
-The sources are in the file as unchanged texts. At its start, the file writes them into a temporary folder and imports them from
-there. The model's own script follows as it is. `kaggle kernels push` uploads the file.
+The sources are in the file as unchanged texts. The file writes them into a temporary folder and runs the scripts there, in
+processes of their own (popcorn/kaggle/launch.py). `kaggle kernels push` uploads the file.
 """
 
 import ast
@@ -9,30 +9,41 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from popcorn.config import TrainingConfig
+from popcorn.config import RunConfig, TrainingConfig, ZeroShotConfig, is_kaggle_handle
+from popcorn.data.competition import SLUG
 from popcorn.errors import UserError, log
+from popcorn.kaggle import launch
 from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
 from popcorn.utils.scripts import ROOT, load_script
 
-COMPETITION = "word2vec-nlp-tutorial"
+ON_GPU = TrainingConfig, ZeroShotConfig
+"""options of the scripts that use a GPU"""
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
+LAUNCHER = [Path(launch.__file__).with_name(name) for name in ("__init__.py", "launch.py", "processes.py")]
 TEACHER = "nbsvm"
 """another script, which --pseudo-labels needs"""
-MODEL = re.compile(r"^[\w-]+/[\w.-]+/\w+/[\w.-]+/\d+$")
+TABLE = "table"
+"""name of the kernel that runs several scripts"""
+T4_X2 = "NvidiaTeslaT4"
+"""Kaggle's name of two T4 GPUs, the default of models that train on a GPU"""
+NO_USER = "INSERT_KAGGLE_USERNAME_HERE"
 HEADER = '''"""{title}
 
-Made by `python -m popcorn kernel {name}` for Kaggle. The modules that the script imports come first, as text. The script with its
-model and recipe follows below, under MODEL. Add the competition "{competition}" to the notebook and run it. At the end it
+Made by `python -m popcorn kernel {name}` for Kaggle. The modules that the scripts import come first, as text. The scripts with
+model and recipe follow below, under MODEL. Add the competition "{competition}" to the notebook and run it. At the end it
 prints the two files to submit in submissions/: labels (score: accuracy) and .proba.csv (score: ROC AUC).
 """
 
-# as on the command line, for example ["--epochs", "2"]; but --pseudo-labels needs another file: pass it to `popcorn kernel`
-OPTIONS = {options!r}
+# one command a line, as on the command line; but --pseudo-labels needs another file: pass it to `popcorn kernel`
+COMMANDS = [
+{commands}
+]
 '''
 START = """import importlib.util
 import subprocess
@@ -48,20 +59,58 @@ for name, source in FILES.items():
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(source, encoding="utf-8")
 sys.path.insert(0, str(folder))
-sys.argv = [SCRIPT, *OPTIONS]
+"""
+END = """from popcorn.kaggle.launch import launch
+
+launch(folder, COMMANDS, ON_GPUS, PREVIOUS)
 """
 
 
-def local_imports(script: Path, with_teacher: bool) -> list[Path]:
-    """The repository's files that a script imports, directly or indirectly, without the script itself."""
-    found: dict[Path, None] = {ROOT / "popcorn" / "__init__.py": None}
+@dataclass(frozen=True)
+class Command:
+    """A script with its options."""
+
+    script: str
+    options: list[str]
+    config: RunConfig
+
+    @property
+    def path(self) -> Path:
+        """The script's file."""
+        return ROOT / f"{self.script}.py"
+
+    def __str__(self) -> str:
+        return shlex.join([self.path.name, *self.options])
+
+
+def read_commands(lines: list[str], options: str) -> list[Command]:
+    """The commands of lines such as `lstm --epochs 2`, with the `options` of all.
+
+    Raises `UserError` for an unknown script; a mistyped option ends the program here already, not on Kaggle after the queue.
+    """
+    commands = []
+    for line in lines:
+        try:
+            name, *given = shlex.split(line) + shlex.split(options)
+        except ValueError as problem:
+            raise UserError(f"{line} {options} cannot be read ({problem}): name a script, and close every quotation") from problem
+        name = name.removesuffix(".py")
+        if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
+            raise UserError(f"there is no script {name}.py: name one, such as lstm")
+        commands.append(Command(name, given, tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)))
+    return commands
+
+
+def local_imports(scripts: list[Path], with_teacher: bool) -> list[Path]:
+    """The repository's files that the scripts and the launcher import, directly or indirectly, without the scripts."""
+    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *LAUNCHER])
     if with_teacher:
         found[ROOT / f"{TEACHER}.py"] = None
-    waiting = [script]
+    waiting = [*scripts, *LAUNCHER]
     while waiting:
         for path in imported(waiting.pop()):
             is_other_model = path.parent == ROOT and not (with_teacher and path.stem == TEACHER)
-            if path not in found and path != script and not is_other_model:
+            if path not in found and path not in scripts and not is_other_model:
                 found |= dict.fromkeys([path, path.parent / "__init__.py"]) if path.parent != ROOT else {path: None}
                 waiting.append(path)
     return sorted(found)
@@ -100,47 +149,84 @@ def quoted(source: str) -> str:
     return repr(source) if "'" * 3 in source or source.endswith("\\") else "r" + "'" * 3 + source + "'" * 3
 
 
-def parts(name: str, options: list[str]) -> list[str]:
-    """The blocks of the file: header with options, modules, start, script."""
-    script = ROOT / f"{name}.py"
-    source = script.read_text(encoding="utf-8")
-    title = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
-    header = HEADER.format(title=title, name=name, competition=COMPETITION, options=options)
-    files = local_imports(script, "--pseudo-labels" in options)
-    plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {packages([script, *files])!r}", "FILES = {}"]
+def blocks_of(name: str, commands: list[Command], previous: str | None, as_notebook: bool) -> list[str]:
+    """The blocks of the file: header with commands, modules, start, scripts, and the call that runs them."""
+    scripts = list(dict.fromkeys(command.path for command in commands))
+    title = (ast.get_docstring(ast.parse(scripts[0].read_text(encoding="utf-8"))) or name).splitlines()[0]
+    lines = "\n".join(f"    {str(command)!r}," for command in commands)
+    header = HEADER.format(
+        title=title if name != TABLE else "Several models, one after another", name=name, competition=SLUG, commands=lines
+    )
+    files = local_imports(scripts, any("--pseudo-labels" in command.options for command in commands))
+    on_gpus = list(dict.fromkeys(command.path.name for command in commands if isinstance(command.config, ON_GPU)))
+    plumbing = [f"NEEDED = {packages([*scripts, *files])!r}", f"ON_GPUS = {on_gpus!r}", f"PREVIOUS = {previous!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
-    return [header, "\n".join(plumbing) + "\n", START, f"# MODEL: {script.name}, as it is in the repository\n\n{source}"]
+    return [header, "\n".join(plumbing) + "\n", START, *(model_block(path, as_notebook) for path in scripts), END]
 
 
-def write_kernel(name: str, output: Path, user: str, options: str, attach: str | None, as_notebook: bool) -> None:
-    """Writes `<output>/<name>/`: the script or notebook, and kernel-metadata.json."""
-    if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
-        raise UserError(f"there is no script {name}.py: name one, such as lstm")
-    try:
-        given = shlex.split(options)
-    except ValueError as problem:
-        raise UserError(f"--options {options!r} cannot be read ({problem}): close every quotation") from problem
-    if attach is not None:
-        if not MODEL.match(attach):
-            raise UserError(f"--attach is {attach!r}: give owner/model/framework/variation/version, as Kaggle shows it")
-        _, model, framework, variation, version = attach.split("/")
-        given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
-        # a mistyped option fails here already, not on Kaggle after the queue
-    config = tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)
-    blocks = parts(name, given)
-    slug = f"popcorn-{name.replace('_', '-')}"
-    file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"
-    content = notebook(blocks) if as_notebook else "\n".join(blocks)
-    with atomic_write(file, "w", option="--output") as target:
-        target.write(content)
-    write_json(file.parent / "kernel-metadata.json", {
-        "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": file.name, "language": "python",
-        "kernel_type": "notebook" if as_notebook else "script", "is_private": "true",
-        "enable_gpu": str(isinstance(config, TrainingConfig)).lower(), "enable_tpu": "false", "enable_internet": "true",
-        "dataset_sources": [], "competition_sources": [COMPETITION], "kernel_sources": [],
-        "model_sources": [attach] if attach else [],
-    }, option="--output")  # fmt: skip
-    log(f"{file.parent}: push it with  kaggle kernels push -p {file.parent}")
+def model_block(script: Path, as_notebook: bool) -> str:
+    """Writes the script's unchanged text into the temporary folder."""
+    source = script.read_text(encoding="utf-8")
+    if as_notebook:
+        return f"%%writefile {{folder}}/{script.name}\n{source}"
+    write = f"(folder / {script.name!r}).write_text({quoted(source)}, encoding='utf-8')"
+    return f"# MODEL: {script.name}, as it is in the repository\n{write}\n"
+
+
+def write_kernel(
+    name: str, output: Path, user: str | None, options: str = "", *, scripts: str | None = None, accelerator: str | None = None,
+    docker_image: str | None = None, continues: bool = False, as_notebook: bool = False,
+) -> None:  # fmt: skip
+    """Writes `<output>/<name>/`: the script or notebook, and kernel-metadata.json.
+
+    `user`: the owner's name on Kaggle; None leaves its place open. `scripts`: for the name "table", the scripts with their own
+    options, separated by commas. `continues`: whether the kernel continues its own last version. Raises `UserError` for options
+    that do not go together.
+    """
+    in_table = [line for line in (scripts or "").split(",") if line.strip()]
+    if (name == TABLE) != bool(in_table):
+        raise UserError(
+            f"--scripts and the kernel {TABLE} need each other: kernel {TABLE} --scripts bert_trainer,roberta_trainer"
+        )
+    if continues and user is None:
+        raise UserError("--continue attaches your own kernel's output: give your Kaggle user name with --user")
+    commands = read_commands([f"{line} --save-results" for line in in_table] or [name], options)
+    id = f"{user or NO_USER}/popcorn-{name.replace('_', '-')}"
+    for command in commands:
+        if continues and hasattr(command.config, "resume") and not command.config.resume:
+            command.options.append("--resume")
+    blocks = blocks_of(name, commands, id if continues else None, as_notebook)
+    metadata = metadata_of(id, commands, accelerator, docker_image) | {
+        "code_file": f"{name}.{'ipynb' if as_notebook else 'py'}", "kernel_type": "notebook" if as_notebook else "script",
+        "kernel_sources": [id] if continues else [],
+    }  # fmt: skip
+    folder = output / name
+    with atomic_write(folder / metadata["code_file"], "w", option="--output") as target:
+        target.write(notebook(blocks) if as_notebook else "\n".join(blocks))
+    write_json(folder / "kernel-metadata.json", metadata, option="--output")
+    log(f"{folder}: push it with  kaggle kernels push -p {folder}")
+
+
+def metadata_of(id: str, commands: list[Command], accelerator: str | None, docker_image: str | None) -> dict:
+    """What the kernel needs of Kaggle: the part of kernel-metadata.json that does not depend on the file.
+
+    Raises `UserError` for a model of Kaggle without a version, and for an accelerator of linear models.
+    """
+    uses_gpu = any(isinstance(command.config, ON_GPU) for command in commands)
+    if accelerator and not uses_gpu:
+        raise UserError(f"{commands[0].script} needs no GPU: leave --accelerator out")
+    models = dict.fromkeys(getattr(command.config, "model", "") for command in commands)
+    handles = [model for model in models if is_kaggle_handle(model)]
+    for handle in handles:
+        if handle.count("/") < 4:
+            raise UserError(f"--model is {handle}: to attach it to a kernel, add its version, such as {handle}/1")
+    return {
+        "id": id, "title": id.partition("/")[2].replace("-", " "), "language": "python", "is_private": "true",
+        "enable_gpu": str(uses_gpu).lower(), "enable_tpu": "false", "enable_internet": "true",
+        "dataset_sources": [], "competition_sources": [SLUG], "model_sources": handles,
+        **({"machine_shape": accelerator or T4_X2} if uses_gpu else {}),
+        **({"docker_image": docker_image} if docker_image else {}),
+    }  # fmt: skip
 
 
 def notebook(blocks: list[str]) -> str:
@@ -151,7 +237,8 @@ def notebook(blocks: list[str]) -> str:
     header = ast.get_docstring(ast.parse(blocks[0]))
     first = blocks[0].rsplit('"""\n', 1)[1].strip()
     cells = [nbformat.v4.new_markdown_cell(f"# {header}"), nbformat.v4.new_code_cell(first)]
-    cells += [nbformat.v4.new_code_cell(block.strip()) for block in blocks[1:]]
+    # a cell that writes a file keeps its last line break
+    cells += [nbformat.v4.new_code_cell(block if block.startswith("%%") else block.strip()) for block in blocks[1:]]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # not random, so the same script gives the same file
     content = nbformat.v4.new_notebook(cells=cells)

@@ -1,42 +1,52 @@
-"""Estimates memory and time of an adapter's training, without GPU and weights.
+"""Estimates memory and time of the pretrained scripts' training, without GPU and weights.
 
-A step of the script's own model is computed with shapes alone (popcorn/memory_estimate.py), with one layer and with two. Each
-further layer adds as much as the second one.
+A step of the script's own model is computed with shapes alone (popcorn/memory_estimate.py). Of a frozen model one with one layer
+and one with two are computed: each further layer adds as much as the second one.
 """
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
+import numpy as np
 import psutil
 import torch
 from rich.table import Table
 from transformers import DebertaV2Config
 
-from popcorn.config import AdapterConfig
-from popcorn.errors import UserError
-from popcorn.memory_estimate import Step, step
-from popcorn.models.deberta_sizes import PUBLISHED
-from popcorn.models.hub import CONFIG, not_fetched, read_config
+from popcorn.config import AdapterConfig, PretrainedConfig
+from popcorn.kaggle.model_config import config_folder
+from popcorn.memory_estimate import Arithmetic, Step, adapter_on_meta, classifier_on_meta, step
 from popcorn.models.pretrained import architecture
 from popcorn.training.review_trainer import RECOMPUTE
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
-from popcorn.utils.packages import needs
+from popcorn.utils.scripts import ROOT, load_script
 
 GIB = 2**30
-TIMEOUT = 5  # seconds to wait for the hub
 REVIEWS = 25_000
 """reviews in the training file, and in the test file"""
+LENGTHS = np.array(
+    [67, 100, 130, 146, 156, 166, 175, 186, 199, 214, 230, 251, 275, 304, 340, 386, 443, 527, 655, 945]
+)  # fmt: skip
+"""tokens of a training review: medians of twenty equal groups, with BERT's tokenizer"""
 OVERHEAD = 0.7 * GIB
 """memory of a GPU's driver, its libraries and memory fragmentation, from experience"""
-MFU = 0.3
-"""model FLOPs utilization: fraction of a GPU's peak rate that training reaches, from experience"""
+T4_PEAK = 65e12
+"""FLOP/s of a T4 in fp16"""
+MFU = 0.15
+"""model FLOPs utilization: fraction of a T4's peak rate that training reaches
+
+A public measurement on Kaggle has 14%: ModernBERT-base in fp16, 32 texts of 128 tokens in 0.30 s
+(earino.github.io/applied-deep-learning, "Your T4 Training Is 4x Slower Than It Should Be")."""
 BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
 """bytes of a quantized weight: NF4 has a float32 scale for every 64 weights"""
+SESSION = 12
+"""hours of a Kaggle session"""
 
 
 @dataclass(frozen=True)
@@ -48,17 +58,27 @@ class Machine:
     """bytes of each device"""
     rate: float
     """FLOP/s of each device in training"""
-    bits: int
-    """default bits of the frozen weights"""
+    arithmetic: Arithmetic
+    """mixed precision, and default bits of frozen weights"""
     count: int = 1
     """number of devices"""
 
 
-GPUS = (
-    Machine("T4", 15 * GIB, MFU * 65e12, 8),
-    Machine("2 x T4", 15 * GIB, MFU * 65e12, 8, count=2),
-    Machine("P100", 16 * GIB, MFU * 18.7e12, 4),
-)
+T4 = Machine("T4", 15 * GIB, MFU * T4_PEAK, Arithmetic("fp16", on_gpu=True, bits=8))
+T4_X2 = replace(T4, name="T4 x2", count=2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a script's training takes on a machine."""
+
+    micro_batch_size: int
+    recomputed: bool
+    """whether activations are recomputed"""
+    peak: float
+    """bytes on each device, with everything"""
+    epoch_hours: float
+    run_hours: float
 
 
 def this_machine() -> Machine:
@@ -72,36 +92,35 @@ def this_machine() -> Machine:
         start = time.monotonic()
         one @ one
         seconds.append(time.monotonic() - start)
-    return Machine("this machine's CPU", psutil.virtual_memory().total, 0.5 * 2 * 2048**3 / min(seconds), 32)
+    rate = 0.5 * 2 * 2048**3 / min(seconds)
+    return Machine("this machine's CPU", psutil.virtual_memory().total, rate, Arithmetic(hardware.mixed_precision("auto")))
 
 
 def training_step(
-    script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config, reviews: int, bits: int, recomputed: bool
-) -> Step:
-    """The step of the whole model: every layer adds as much as the second one.
+    script: ModuleType, config: PretrainedConfig, checkpoint: Path, reviews: int, length: int, arithmetic: Arithmetic,
+    recomputed: bool = False, accumulated: bool = False,
+) -> Step:  # fmt: skip
+    """A step of the whole model on reviews of the same length, in tokens; of `checkpoint` only config.json is read.
 
-    A recomputed layer adds only its input. Activations count in float32. With autocast some of them are half as large, but not
-    all: layer norms and softmax return float32 on a GPU, and so do quantized matrices after them.
+    `accumulated`: whether there are gradients of an earlier micro-batch.
     """
-    one, two = (step(script, config, of_depth(sizes, depth), reviews) for depth in (1, 2))
+    how = arithmetic, recomputed, accumulated
+    if not isinstance(config, AdapterConfig):
+        return step(lambda: classifier_on_meta(script, config, checkpoint), reviews, length, *how)
+    sizes = architecture(checkpoint, num_labels=2)
+    config.checkpoint = checkpoint  # PEFT's configurations name it
+    one, two = (
+        step(lambda depth=depth: adapter_on_meta(script, config, of_depth(sizes, depth)), reviews, length, *how)
+        for depth in (1, 2)
+    )
     more = sizes.num_hidden_layers - 1
-    peak, flop = one.peak + more * (two.peak - one.peak), one.flop + more * (two.flop - one.flop)
-    forward = one.forward + more * (two.forward - one.forward)
-    frozen = one.frozen + more * (two.frozen - one.frozen)
-    if recomputed:
-        inputs = 4 * reviews * config.max_length * sizes.hidden_size
-        trainable = two.trainable - one.trainable
-        # trainable parameters have a value, a gradient and AdamW's two means; a prefix has a copy per review, and its gradient
-        trained = 4 * trainable * (4 + 2 * reviews * two.is_prefix)
-        peak, flop = one.peak + more * (4 * (two.frozen - one.frozen) + inputs + trained), flop + forward
-    matrices = sizes.num_hidden_layers * layer_matrices(sizes)
-    others = 4 if config.precision == "fp32" else 2  # bytes of a frozen weight that is not quantized
-    if bits in BYTES:
-        peak -= matrices * (4 - BYTES[bits]) + (frozen - matrices) * (4 - others)
-        peak += others * sizes.hidden_size * sizes.intermediate_size  # the largest matrix is dequantized while it is multiplied
-    elif bits == 16:
-        peak -= 2 * frozen
-    return replace(one, peak=peak, forward=forward, flop=flop, frozen=frozen)
+    whole = Step(*(getattr(one, name) + more * (getattr(two, name) - getattr(one, name)) for name in Step.__annotations__))
+    if arithmetic.bits not in BYTES:
+        return whole
+    itemsize = arithmetic.frozen_dtype.itemsize
+    saved = sizes.num_hidden_layers * layer_matrices(sizes) * (itemsize - BYTES[arithmetic.bits])
+    dequantized = itemsize * sizes.hidden_size * sizes.intermediate_size  # the largest matrix, while it is multiplied
+    return replace(whole, peak=whole.peak - saved + dequantized)
 
 
 def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
@@ -114,95 +133,121 @@ def layer_matrices(sizes: DebertaV2Config) -> int:
     return 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
 
 
-def sizes_of(model: str) -> DebertaV2Config:
-    """The model's configuration: from a folder, from a published size, or from the hub.
+def fitting(peak_of: Callable[[int, bool], float], machine: Machine, batch_size: int) -> tuple[int, bool, float] | None:
+    """The largest micro-batch that fits, whether it recomputes activations, and its memory in bytes.
 
-    Raises `UserError` where there is none, or it has another model type.
+    None where none fits.
     """
-    path = Path(model) / CONFIG
-    if not path.is_file() and model in PUBLISHED:
-        return DebertaV2Config(**(PUBLISHED[model] | {"num_labels": 2}))
-    if not path.is_file():
-        if Path(model).exists():
-            raise UserError(f"--model {model} is not a folder with a {CONFIG}: give one, or a model of the hub")
-        path = _from_hub(model)
-    found = read_config(path)
-    if found.get("model_type") != "deberta-v2":
-        raise UserError(f"{path} is of the family {found.get('model_type')!r}, and the plan is made for 'deberta-v2' models")
-    return architecture(path.parent, num_labels=2)
-
-
-def _from_hub(model: str) -> Path:
-    """The model's config.json, from the hub or its cache; raises `UserError` where neither has it."""
-    with needs("huggingface_hub", f"--model {model}, which is not a folder here,"):
-        from huggingface_hub import HfApi, hf_hub_download
-    with suppress(Exception):
-        return Path(hf_hub_download(model, CONFIG, local_files_only=True))
-    try:
-        HfApi().model_info(model, timeout=TIMEOUT)  # the download itself would retry for a long time
-        return Path(hf_hub_download(model, CONFIG))
-    except Exception as problem:  # from the network, its client, or a wrong name
-        raise UserError(f"the plan needs the model's {CONFIG}, and {not_fetched(model, problem)}") from problem
-
-
-def fitting(step_of: Callable[[int, bool], Step], machine: Machine, batch_size: int) -> tuple[int, bool, Step] | None:
-    """The largest micro-batch that fits, whether it recomputes activations, and its step.
-
-    None where none fits. With one device the training finds it by itself; with several, `--micro-batch-size` sets it.
-    """
-    size = largest = -(-batch_size // machine.count)
+    size = largest = ceil(batch_size / machine.count)
     while size:
         recomputed = size < largest and size <= RECOMPUTE
-        taken = step_of(size, recomputed)
-        if taken.peak + OVERHEAD <= machine.memory:
-            return size, recomputed, taken
+        peak = peak_of(size, recomputed) + OVERHEAD
+        if peak <= machine.memory:
+            return size, recomputed, peak
         size //= 2
     return None
 
 
-def hours_of(taken: Step, reviews: int, machine: Machine, epochs: int) -> tuple[float, float]:
-    """Hours of an epoch, and of a whole run.
+def mean_flop(flop: Callable[[int], float], longest: int) -> float:
+    """The mean FLOP of reviews that are cut to `longest` tokens.
+
+    `flop`: of a review by its length. It has a linear and a quadratic part, which two lengths determine.
+    """
+    half = max(1, longest // 2)
+    at_half, at_longest = flop(half), flop(longest)
+    quadratic = (at_longest / longest - at_half / half) / max(1, longest - half)
+    linear = at_longest / longest - quadratic * longest
+    lengths = np.minimum(LENGTHS, longest)
+    return float(np.mean(linear * lengths + quadratic * lengths**2))
+
+
+def hours_of(flop: float, forward: float, machine: Machine, epochs: int) -> tuple[float, float]:
+    """Hours of an epoch and of a whole run, from a review's mean FLOP of both passes and of the forward pass.
 
     A run validates on a tenth, trains on all reviews for the same number of epochs, and predicts the test set twice.
     """
-    epoch = taken.flop / reviews * REVIEWS / machine.rate / machine.count / 3600
-    predicted = taken.forward / taken.flop * (0.1 * epochs + 2)
-    return epoch, epoch * (1.9 * epochs + predicted)
+    epoch = flop * REVIEWS / machine.rate / machine.count / 3600
+    return epoch, epoch * (1.9 * epochs + forward / flop * (0.1 * epochs + 2))
 
 
-def show(script: ModuleType, config: AdapterConfig) -> None:
-    """Prints which micro-batch fits on each machine, and the hours of an epoch."""
-    sizes = sizes_of(config.model)
-    table = Table("", "bits", "micro-batch", "recomputed", "peak memory, GiB", "of, GiB", "hours an epoch", "a whole run")
-    for machine in (*GPUS, this_machine()):
-        bits = config.bits or machine.bits
-        if bits == 8 and machine.bits == 4:  # as the script refuses it there
-            table.add_row(machine.name, "8", "refused", "", "", f"{machine.memory / GIB:.0f}", "", "")
-            continue
-        is_fp32 = machine.bits == 32 and hardware.mixed_precision("auto") == "no"
-        machine_config = replace(config, precision="fp32" if is_fp32 else "auto")
-        machine_config.checkpoint = Path(config.model)  # only its name is used
-        found = fitting(
-            lambda reviews, recomputed, bits=bits, machine_config=machine_config: training_step(
-                script, machine_config, sizes, reviews, bits, recomputed
-            ),
-            machine, config.batch_size,
-        )  # fmt: skip
-        if found is None:
-            table.add_row(machine.name, str(bits), "none fits", "", "", f"{machine.memory / GIB:.0f}", "", "")
-            continue
-        reviews, recomputed, taken = found
-        epoch, run = hours_of(taken, reviews, machine, config.epochs)
-        table.add_row(
-            machine.name, str(bits), str(reviews), "yes" if recomputed else "no", f"{(taken.peak + OVERHEAD) / GIB:.1f}",
-            f"{machine.memory / GIB:.0f}", f"{epoch:.1f}", f"{run:.1f}",
-        )  # fmt: skip
-    console = make_console(110)
+def estimate(script: ModuleType, config: PretrainedConfig, machine: Machine, checkpoint: Path) -> Estimate | None:
+    """Memory and hours of a script's recipe on a machine; None where not even one review fits."""
+    arithmetic = replace(machine.arithmetic, bits=bits_of(config, machine) if isinstance(config, AdapterConfig) else 32)
+    steps: dict[int, Step] = {}
+
+    def peak_of(reviews: int, recomputed: bool) -> float:
+        accumulated = reviews * machine.count < config.batch_size
+        taken = training_step(script, config, checkpoint, reviews, config.max_length, arithmetic, recomputed, accumulated)
+        steps[config.max_length] = taken
+        # several devices exchange gradients in buckets, which are as large as the gradients
+        return taken.peak + (4 * taken.trainable if machine.count > 1 else 0)
+
+    found = fitting(peak_of, machine, config.batch_size)
+    if found is None:
+        return None
+    reviews, recomputed, peak = found
+
+    def flop(length: int) -> float:
+        if length not in steps:
+            steps[length] = training_step(script, config, checkpoint, reviews, length, arithmetic, recomputed)
+        return steps[length].flop / reviews
+
+    longest = steps[config.max_length]
+    mean = mean_flop(flop, config.max_length)
+    epoch, run = hours_of(mean, mean * longest.forward / longest.flop, machine, config.epochs)
+    return Estimate(reviews, recomputed, peak, epoch, run)
+
+
+def pretrained_scripts() -> list[ModuleType]:
+    """The repository's scripts that train a pretrained model."""
+    scripts = [load_script(path.stem) for path in sorted(ROOT.glob("*.py")) if path.stem.isidentifier()]
+    return [script for script in scripts if issubclass(getattr(script, "Config", object), PretrainedConfig)]
+
+
+def show(configs: dict[str, PretrainedConfig]) -> None:
+    """Prints what each script takes: one on several machines, or several on Kaggle's two T4s with their sum.
+
+    `configs`: options by the script's name. Raises `UserError` for a model whose config.json is not at hand.
+    """
+    machines = (T4, T4_X2, this_machine()) if len(configs) == 1 else (T4_X2,)
+    table = Table("script", "on", "precision", "micro-batch", "recomputed", "GiB a device", "of", "hours per epoch", "a run")
+    hours = []
+    with TemporaryDirectory() as work:
+        for name, config in configs.items():
+            checkpoint = config_folder(config.model, config.MODEL_TYPE, Path(work))
+            for machine in machines:
+                found = estimate(load_script(name), config, machine, checkpoint)
+                row = (name, machine.name, precision_of(config, machine))
+                memory = f"{machine.memory / GIB:.0f}"
+                if found is None:
+                    table.add_row(*row, "none fits", "", "", memory, "", "")
+                    continue
+                hours.append(found.run_hours)
+                table.add_row(
+                    *row, str(found.micro_batch_size), "yes" if found.recomputed else "no", f"{found.peak / GIB:.1f}", memory,
+                    f"{found.epoch_hours:.2f}", f"{found.run_hours:.2f}",
+                )  # fmt: skip
+    console = make_console()
     console.print(table)
+    if len(configs) > 1:
+        console.print(
+            f"{len(hours)} scripts on {T4_X2.name}: {sum(hours):.1f} GPU hours, or {ceil(sum(hours) / SESSION)} Kaggle sessions "
+            f"of {SESSION} hours."
+        )
     console.print(
-        f"{config.model}, {config.max_length} tokens a review, batches of {config.batch_size}. This is an estimate. Memory: all "
-        f"tensors of a step in float32, which is rather too much, plus {OVERHEAD / GIB:.1f} GiB. Time: the step's FLOP at "
-        f"{MFU:.0%} of a GPU's peak (half of this machine's matrix product), without the cost of dequantizing weights. A whole "
-        f"run has {config.epochs} epochs with validation and as many for the refit. Shorter reviews take less. One device finds "
-        "its micro-batch; several need --micro-batch-size."
+        f"This is an estimate. Memory: all tensors of a step at the maximum length, plus {OVERHEAD / GIB:.1f} GiB. Time: reviews "
+        f"of the usual lengths at {MFU:.0%} of a GPU's peak (half of this machine's matrix product), without the cost of "
+        "dequantizing weights. A run has all epochs with validation, as many for the refit, and the predictions. Micro-batches "
+        "are those of each device."
     )
+
+
+def precision_of(config: PretrainedConfig, machine: Machine) -> str:
+    """The mixed precision, and the bits of frozen weights."""
+    precision = "fp32" if machine.arithmetic.precision == "no" else machine.arithmetic.precision
+    return f"{precision}, {bits_of(config, machine)} bits" if isinstance(config, AdapterConfig) else precision
+
+
+def bits_of(config: PretrainedConfig, machine: Machine) -> int:
+    """Bits of a frozen weight."""
+    return getattr(config, "bits", None) or machine.arithmetic.bits

@@ -1,4 +1,4 @@
-"""Pretrained checkpoints: a local folder, or a model from the Hugging Face hub."""
+"""Pretrained checkpoints: a local folder, or a model from Kaggle or the Hugging Face hub."""
 
 import errno
 import json
@@ -8,9 +8,10 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
-from popcorn.config import PretrainedConfig
+from popcorn.config import PretrainedConfig, ZeroShotConfig, is_kaggle_handle
 from popcorn.data.tokenizer_files import TOKENIZERS
 from popcorn.errors import UserError, first_line, log
+from popcorn.models.kaggle_hub import fetch_from_kaggle
 from popcorn.utils.packages import needs
 
 CONFIG = "config.json"
@@ -18,12 +19,12 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 TRIES = 3
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
-ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its folder with --model"
+ATTACH = "on Kaggle add the model to the notebook (Add Input, Models) and pass its handle or folder with --model"
 WHOLE = "fetch or attach the whole model again"
 
 
-def find_checkpoint(config: PretrainedConfig) -> None:
-    """Sets `config.checkpoint`, the folder of `--model`; downloads a model from the hub once.
+def find_checkpoint(config: PretrainedConfig | ZeroShotConfig) -> None:
+    """Sets `config.checkpoint`, the folder of `--model`; downloads a model once.
 
     Raises `UserError` where the model cannot be downloaded, is incomplete, or has another type than the script's.
     """
@@ -31,17 +32,20 @@ def find_checkpoint(config: PretrainedConfig) -> None:
         config.checkpoint = fetch(config.model, config.MODEL_TYPE)
 
 
-def fetch(model: str, family: str) -> Path:
+def fetch(model: str, family: str | tuple[str, ...]) -> Path:
     """The folder of `model`, complete and of the right `model_type`; otherwise a `UserError`."""
+    families = (family,) if isinstance(family, str) else family
     if Path(model).is_file():
         raise UserError(f"--model {model} is a file: give the folder that it is in")
-    folder = Path(model) if Path(model).is_dir() else _download(model)
+    fetch_model = fetch_from_kaggle if is_kaggle_handle(model) else _download
+    folder = Path(model) if Path(model).is_dir() else fetch_model(model)
     require_parts(folder, WHOLE)
     weight_files(folder)
     found = read_config(folder / CONFIG).get("model_type")
-    if found != family:
+    if found not in families:
+        accepted = " or ".join(map(repr, families))
         raise UserError(
-            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {family!r} models"
+            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {accepted} models"
         )
     return folder
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
+from popcorn.config import DECODERS
 from popcorn.errors import UserError, first_line
 from popcorn.models.hub import CONFIG, WHOLE, read_config, readable, weight_files
 from popcorn.utils.files import fingerprint
@@ -35,13 +36,22 @@ ARCHITECTURE = (
     "tokenizer_class",
 )  # fmt: skip
 """settings of config.json that define the architecture; the others belong to the task that the checkpoint was saved for"""
+DECODER_ARCHITECTURE = (
+    "num_key_value_heads", "head_dim", "hidden_activation", "rms_norm_eps", "attention_bias", "mlp_bias", "qk_layernorm",
+    "tie_word_embeddings", "bos_token_id", "eos_token_id", "sliding_window", "use_sliding_window", "max_window_layers",
+    "layer_types", "sliding_window_pattern", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+    "use_bidirectional_attention", "partial_rotary_factor", "original_max_position_embeddings", "rope_parameters",
+    # how versions before transformers 5 saved `rope_parameters`
+    "rope_theta", "rope_scaling", "rope_local_base_freq",
+)  # fmt: skip
+"""more such settings, of decoders"""
 WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """prefixes that torch's wrapper classes add to the names of weights"""
 ANCHOR = re.compile(r"(|.*\.)embeddings\.(?:word|tok)_embeddings\.weight$")
 """the first weight in every model type; the text before it is the model's name within the checkpoint"""
 INSIDE = re.compile(r"(^|\.)(embeddings|encoder|transformer)\.|^(model\.)?(layers|final_norm)\.")
 """weights of the model itself; others belong to heads for other tasks"""
-MATRICES = re.compile(r"(^|\.)layers?\.\d+\..*weight$|(word|tok)_embeddings\.weight$")
+MATRICES = re.compile(r"(^|\.)layers?\.\d+\..*weight$|((word|tok)_embeddings|embed_tokens)\.weight$")
 """weights that are never all zero in a pretrained model"""
 
 
@@ -53,7 +63,8 @@ def architecture(checkpoint: Path, **recipe) -> PretrainedConfig:
     path = checkpoint / CONFIG
     found = read_config(path)
     try:
-        return CONFIG_MAPPING[found["model_type"]](**({name: found[name] for name in ARCHITECTURE if name in found} | recipe))
+        names = ARCHITECTURE + (DECODER_ARCHITECTURE if found["model_type"] in DECODERS else ())
+        return CONFIG_MAPPING[found["model_type"]](**({name: found[name] for name in names if name in found} | recipe))
     except Exception as problem:  # versions of the library raise different exceptions for a value of a wrong type
         raise UserError(f"{path} has an invalid value ({first_line(problem)}): {WHOLE}") from problem
 
@@ -71,12 +82,15 @@ def load_pretrained(
     """Like `model_class.from_pretrained`, but every weight must be in the checkpoint.
 
     `new`: modules that may start at random where the checkpoint lacks them, such as a head. `recipe`: settings of the config.
-    Only the architecture comes from the checkpoint. The model's `random_weights` are the names of its new weights. Raises
-    `UserError` where the checkpoint cannot be read, is damaged, or does not fit the model.
+    Only the architecture comes from the checkpoint. The model's `random_weights` are the names of its new weights. With torch's
+    meta device as the default, no weights are read. Raises `UserError` where the checkpoint cannot be read, is damaged, or does
+    not fit the model.
     """
     config = architecture(checkpoint, **recipe)
     if not isinstance(config, model_class.config_class):
         raise UserError(f"{checkpoint / CONFIG} is of the family {config.model_type!r}, which {model_class.__name__} is not")
+    if torch.get_default_device().type == "meta":  # for shapes alone, no weights are needed
+        return model_class(config)
     weights = unwrapped(read_weights(checkpoint), model_class.base_model_prefix, checkpoint)
     require_sound(weights, checkpoint)
     try:
@@ -160,6 +174,11 @@ def require_complete(model: PreTrainedModel, info: dict, new: Collection[str], c
     total = len(model.state_dict())
     other_shape = {name: (tuple(found), tuple(expected)) for name, found, expected in info["mismatched_keys"]}
     missing = [name for name in info["missing_keys"] if name not in other_shape and not _is_in(name.removeprefix(prefix), new)]
+    if missing and set(missing) <= {"lm_head.weight", "lm_head.bias"}:
+        raise UserError(
+            f"the model in {checkpoint} has no language-model head (its weights lack lm_head.weight): take the whole causal "
+            "language model, not its base"
+        )
     if missing:
         hint = " (bert_scratch.py needs no pooler)" if all("pooler" in name for name in missing) else ""
         raise UserError(

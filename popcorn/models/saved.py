@@ -18,6 +18,8 @@ from popcorn.errors import UserError
 from popcorn.utils.files import atomic_write, write_json
 
 METADATA, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
+EXAMPLES = "examples.npz"
+"""file in a split's folder with the tokens of the examples in a prompt, and the log-odds without a review"""
 ENCODER = "encoder"
 """folder with configuration and tokenizer of a pretrained encoder, whose weights are among those of each split"""
 FITTED = ("idf_", "ratio_", "vectors_", "counts_", "coef_", "intercept_", "classes_")

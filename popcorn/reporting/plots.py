@@ -17,6 +17,7 @@ with needs("matplotlib", "a chart"):
     from matplotlib.axes import Axes
 with needs("adjustText", "a chart"):
     from adjustText import adjust_text
+WIDTH = 12  # inches, as wide as the page
 INK = "#010203"  # placeholder for the page's text color
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "popcorn", "font.size": 10, "axes.grid": True, "grid.alpha": 0.25,
@@ -27,11 +28,11 @@ STYLE = {
 }  # fmt: skip
 
 
-def svg(draw: Callable[[Axes], None], width: float = 7.5, height: float = 4.2) -> str:
-    """The drawing of `draw` on axes, as an <svg> element."""
+def svg(draw: Callable[..., None], panels: int = 1, height: float = 5.0) -> str:
+    """The drawing of `draw` on that many axes side by side, as an <svg> element."""
     with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-        draw(axes)
+        figure, axes = pyplot.subplots(1, panels, figsize=(WIDTH, height), layout="constrained", squeeze=False)
+        draw(*axes[0])
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
         pyplot.close(figure)
@@ -44,14 +45,15 @@ def as_written(name: str) -> str:
     return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
 
 
-def legend_beside(axes: Axes) -> None:
-    """Puts the legend next to the axes, where it hides no curve."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+def legend_below(axes: Axes) -> None:
+    """Puts the legend below all axes, where it hides no curve and takes no width."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
 
 
 def accuracy_against_time(points: list[tuple[str, float, float, float]]) -> str:
     """points: the same as for `draw_accuracy_against_time`."""
-    return svg(lambda axes: draw_accuracy_against_time(axes, points), width=9.5)
+    return svg(lambda axes: draw_accuracy_against_time(axes, points), height=6)
 
 
 def draw_accuracy_against_time(axes: Axes, points: list[tuple[str, float, float, float]]) -> None:
@@ -76,22 +78,27 @@ def learning_curves(curves: dict[str, list[float]]) -> str:
             axes.plot(range(1, len(values) + 1), values, marker="o", label=as_written(name))
         axes.set(xlabel="epoch", ylabel="validation ROC AUC")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        legend_beside(axes)
+        legend_below(axes)
 
-    return svg(draw, width=9.5)
+    return svg(draw)
 
 
-def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) -> str:
-    """curves: by name, mean predicted probability and fraction of positive reviews in each bin."""
+def reliability(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]) -> str:
+    """panels: by title, then by name, mean predicted probability and fraction of positive reviews in each bin.
 
-    def draw(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], linestyle=":", color=INK)
-        for name, (prob_pred, prob_true) in curves.items():
-            axes.plot(prob_pred, prob_true, marker="o", label=as_written(name))
-        axes.set(xlabel="mean predicted probability", ylabel="fraction of positive reviews", title=title)
-        legend_beside(axes)
+    The first panel has all names.
+    """
 
-    return svg(draw, width=7.5, height=4.8)
+    def draw(*every: Axes) -> None:
+        names = next(iter(panels.values()))
+        for axes, (title, curves) in zip(every, panels.items(), strict=True):
+            axes.plot([0, 1], [0, 1], linestyle=":", color=INK)
+            for name in names:  # a missing curve is empty, so that a name has one color in all panels
+                axes.plot(*curves.get(name, ([], [])), marker="o", label=as_written(name))
+            axes.set(xlabel="mean predicted probability", ylabel="fraction of positive reviews", title=title)
+        legend_below(every[0])
+
+    return svg(draw, panels=len(panels), height=6)
 
 
 def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
@@ -102,25 +109,6 @@ def accuracy_by_length(edges: list[int], curves: dict[str, list[float]]) -> str:
         for name, values in curves.items():
             axes.plot(names, values, marker="o", label=as_written(name))
         axes.set(xlabel="words of the review", ylabel="test accuracy")
-        legend_beside(axes)
+        legend_below(axes)
 
-    return svg(draw, width=9.5)
-
-
-def agreement(names: list[str], fraction: np.ndarray) -> str:
-    """fraction (models, models): test reviews with the same prediction by two models."""
-
-    def draw(axes: Axes) -> None:
-        lowest = min(fraction.min(), 0.99)  # a scale needs two different values
-        axes.imshow(fraction, cmap="viridis", vmin=lowest, vmax=1)
-        shown = [as_written(name) for name in names]
-        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), shown)
-        axes.grid(visible=False)
-        middle = (lowest + 1) / 2
-        for row, column in np.ndindex(fraction.shape):
-            color = "white" if fraction[row, column] < middle else "black"
-            text = f"{fraction[row, column]:.3f}".removeprefix("0")
-            axes.text(column, row, text, ha="center", va="center", color=color, size=8)
-
-    return svg(draw, height=max(4.0, 0.5 * len(names) + 1.5))
+    return svg(draw)

@@ -22,7 +22,8 @@ from popcorn.inference.predict import run_of
 from popcorn.metrics import SELECTION_METRIC, score_test, true_labels
 from popcorn.reporting import plots
 from popcorn.reporting.ensemble import EPS
-from popcorn.reporting.leaderboard import HEADINGS, cells
+from popcorn.reporting.leaderboard import FORMER_NOTE, HEADINGS, cells
+from popcorn.reporting.paired import compare
 from popcorn.runs.results import Row, find_run, rows
 from popcorn.runs.run_dir import load_fit_result
 from popcorn.utils.files import atomic_write
@@ -57,6 +58,7 @@ def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     labels = true_labels(test.ids)
     parts = {
         "headings": HEADINGS, "lines": [cells(model.row) for model in models],
+        "former_note": FORMER_NOTE if any(model.row.is_former_split for model in models) else "",
         "time": plots.accuracy_against_time(
             [(each.row.name, each.row.seconds, each.row.accuracy, each.row.interval) for each in models]
         ),
@@ -66,9 +68,15 @@ def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     if predicted and labels is not None:
         parts |= _calibration(predicted, labels)
         parts |= _by_length(predicted, labels, test)
-        parts |= {"agreement": _agreement(predicted), "wrong": _wrong(predicted, labels, test, output_dir)}
+        if len(predicted) > 1:
+            parts |= {
+                "best": predicted[0].row.name,
+                "comparison": _comparison(predicted, labels),
+                "agreement": _agreement(predicted),
+            }
+        parts["wrong"] = _wrong(predicted, labels, test, output_dir)
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    drawn = ("time", "curves", "before", "after", "lengths", "agreement")
+    drawn = ("time", "curves", "calibration", "lengths")
     page = template.render({name: _safe(value) if name in drawn else value for name, value in parts.items()})
     path = output_dir / "report" / "index.html"
     with atomic_write(path, "w") as file:
@@ -137,11 +145,8 @@ def _calibration(models: list[Model], labels: np.ndarray) -> dict:
         scaled = at_temperature(model.test, model.temperature)
         after[model.row.name] = _reliability(labels, scaled)
         lines.append((model.row.name, f"{model.temperature:.2f}", loss, f"{log_loss(labels, scaled):.4f}"))
-    return {
-        "before": plots.reliability(before, "predicted"),
-        "after": plots.reliability(after, "with temperature scaling") if after else "",
-        "temperatures": lines,
-    }
+    panels = {"predicted": before} | ({"with temperature scaling": after} if after else {})
+    return {"calibration": plots.reliability(panels), "temperatures": lines}
 
 
 def _reliability(labels: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,10 +180,27 @@ def _by_length(models: list[Model], labels: np.ndarray, test: Reviews) -> dict:
     return {"lengths": plots.accuracy_by_length(edges.tolist(), curves)}
 
 
-def _agreement(models: list[Model]) -> str:
+def _comparison(models: list[Model], labels: np.ndarray) -> list[list[str]]:
+    """Each model's row against the first one: accuracy and ROC AUC with difference, interval and p-value."""
+    best, lines = models[0], []
+    for model in models[1:]:
+        comparison = compare(labels, best.test, model.test)
+        lines.append([model.row.name, f"{comparison.accuracy[1]:.4f}", *comparison.accuracy_difference.cells()])
+        if comparison.auc is not None:
+            lines[-1] += [f"{comparison.auc[1]:.4f}", *comparison.auc_difference.cells()]
+    return lines
+
+
+def _agreement(models: list[Model]) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Name and cells of each row: the percentage of reviews with the same label from two models, and its shade from 0 to 1."""
     predictions = np.array([model.test > 0.5 for model in models])
     fraction = (predictions[:, None] == predictions).mean(-1)
-    return plots.agreement([model.row.name for model in models], fraction) if len(models) > 1 else ""
+    others = fraction[~np.eye(len(models), dtype=bool)]
+    shade = (fraction - others.min()) / max(np.ptp(others), EPS)
+    return [
+        (model.row.name, [("", 0.0) if i == j else (f"{100 * fraction[i, j]:.1f}", shade[i, j]) for j in range(len(models))])
+        for i, model in enumerate(models)
+    ]
 
 
 def _wrong(models: list[Model], labels: np.ndarray, test: Reviews, output_dir: Path) -> dict | None:

@@ -3,6 +3,7 @@
 This is for scoring only, never for training or selection.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,33 +18,29 @@ from popcorn.metrics import Score, score_test
 from popcorn.utils.console import make_console
 
 AGAIN = "give a submission (.csv) with the columns id,sentiment"
+SUBMISSION = ["id", "sentiment"]
 SWAPPED_BELOW = 0.4  # ROC AUC: a random prediction is closer to one half
 
 
-def score_file(path: Path, test_ids: list[str]) -> Score:
-    """Scores a submission; rows may be in any order, and ids may have quotes.
+def read_predictions(path: Path, allowed: Sequence[list[str]] = (SUBMISSION,)) -> pd.DataFrame:
+    """A file of labels or probabilities, by id without quotes, in the file's order.
 
-    Raises `UserError` for unknown, doubled or missing ids (with counts and examples), and for values that are not probabilities.
+    The table has `sentiment`, `line` (the row in the file) and, where the file has it, `fold` (as text). Raises `UserError` where
+    the columns are not `allowed`, for doubled ids, and for values that are not probabilities.
     """
     text = read_text(path, AGAIN)
     if not text.strip():
         raise UserError(f"{path} cannot be read as a submission (it is empty): {AGAIN}")
     table = read_table(text, str(path), ",", AGAIN)
-    if table.columns != ["id", "sentiment"]:
-        raise UserError(f"{path}, row 1: the columns are {table.columns} where id,sentiment are expected: write it so")
-    ids = pd.Series(bare(table.fields("id")), index=table.lines, dtype=object)
-    known = pd.Index(bare(test_ids))
-    for what, wrong in (
-        ("unknown", ids[~ids.isin(known)]),
-        ("doubled", ids[ids.duplicated()]),
-        ("missing", known.difference(ids).to_series()),
-    ):
-        if len(wrong):
-            place = f", row {wrong.index[0]}" if what != "missing" else ""
-            raise UserError(
-                f"{path}{place}: {len(wrong)} {what} ids, for example {', '.join(wrong.iloc[:3])}: "
-                f"a submission has each of the {len(known)} test ids once"
-            )
+    if table.columns not in allowed:
+        expected = " or ".join(",".join(columns) for columns in allowed)
+        raise UserError(f"{path}, row 1: the columns are {table.columns} where {expected} are expected: write it so")
+    ids = pd.Index(bare(table.fields("id")), dtype=object)
+    if (doubled := ids.duplicated()).any():
+        raise UserError(
+            f"{path}, row {table.lines[doubled.argmax()]}: {doubled.sum()} doubled ids, for example "
+            f"{', '.join(ids[doubled][:3])}: a submission has each id once"
+        )
     written = pd.Series(table.texts("sentiment"), index=table.lines, dtype=object).replace("", np.nan)
     values = pd.to_numeric(written, errors="coerce")
     bad = ~values.between(0, 1)
@@ -52,7 +49,25 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
             f"{path}, row {bad.idxmax()}: the sentiment is {written[bad.idxmax()]} where a label or a probability "
             "from 0 to 1 is expected: correct that row"
         )
-    score = score_test(ids.tolist(), values.to_numpy())
+    found = pd.DataFrame({"sentiment": values.to_numpy(), "line": table.lines}, index=ids)
+    return found.assign(fold=table.texts("fold")) if "fold" in table.columns else found
+
+
+def score_file(path: Path, test_ids: list[str]) -> Score:
+    """Scores a submission; rows may be in any order, and ids may have quotes.
+
+    Raises `UserError` as `read_predictions` does, and for unknown or missing ids (with counts and examples).
+    """
+    table, known = read_predictions(path), pd.Index(bare(test_ids))
+    unknown, missing = table[~table.index.isin(known)], known.difference(table.index)
+    for what, wrong in (("unknown", unknown.index), ("missing", missing)):
+        if len(wrong):
+            place = f", row {unknown['line'].iloc[0]}" if what == "unknown" else ""
+            raise UserError(
+                f"{path}{place}: {len(wrong)} {what} ids, for example {', '.join(wrong[:3])}: "
+                f"a submission has each of the {len(known)} test ids once"
+            )
+    score = score_test(table.index.tolist(), table["sentiment"].to_numpy())
     if score is None:
         raise UserError(f"{path}: the ids of these data do not have ratings of both classes, so it cannot be scored")
     return score

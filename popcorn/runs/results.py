@@ -1,6 +1,7 @@
 """Published results: one JSON per script, with everything needed to verify and repeat its runs."""
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -84,9 +85,15 @@ def _others(path: Path, head: dict, seed: int) -> list[dict]:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line as the user typed it, without the folders of their machine."""
-    script, *options = (Path(word).name if "/" in word else word for word in argv)
+    """The command line as the user typed it, without `--resume` and the folders of their machine."""
+    script, *options = (_without_folder(word) for word in argv if word != "--resume")
     return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
+
+
+def _without_folder(word: str) -> str:
+    """A path, also in `--option=path`, as its name; a model's name with slashes is no path."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if "/" in value and Path(value).exists() else value)
 
 
 def find_run(path: Path, score: Score | None) -> dict | None:
@@ -145,7 +152,8 @@ def versions() -> dict[str, str]:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_dir())
+    # unlike Path.is_dir, which raises an error for a prompt that is longer than a file's name may be
+    return isinstance(value, Path) or (isinstance(value, str) and os.path.isdir(value))
 
 
 @dataclass(frozen=True)

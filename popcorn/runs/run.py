@@ -4,6 +4,7 @@ A task has the encoded reviews and the model (popcorn/training/task.py). A train
 `PyTorchTrainer`, `HFTrainer` or `SklearnTrainer`, each with a method `fit(split) -> FitResult`.
 """
 
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +20,10 @@ from popcorn.errors import UserError, exit_on_user_error, log
 from popcorn.metrics import score_test
 from popcorn.runs import run_dir
 from popcorn.runs.results import RunResult, save_results
+from popcorn.training.disk import require_disk_space
 from popcorn.training.fit_result import FitResult
 from popcorn.training.task import Task
+from popcorn.utils import kaggle
 from popcorn.utils.files import require_writable
 from popcorn.utils.processes import is_main_process, main_process_first
 
@@ -66,6 +69,7 @@ def run(task: Task, trainer: Trainer) -> None:
             with main_process_first():
                 if is_main_process():
                     run_dir.start_or_resume(config, **content)
+                    require_disk_space(folder, task.trainable_parameters, models=len(splits) + config.refit)
                     task.save_artifacts(folder)
             trainer.set_up(task, folder, deadline)
             results = fit_splits(task, trainer, splits, folder)
@@ -163,11 +167,15 @@ def finish_run(
 
 
 def deadline_of(config: RunConfig) -> float:
-    """The end of `--time-budget` as a `time.monotonic()`; infinity without one.
+    """The end of `--time-budget` as a `time.monotonic()`; without one, that of Kaggle's session, or infinity.
 
     Raises `UserError` for a text that is not a length of time.
     """
-    budget = getattr(config, "time_budget", None)
+    budget, end = getattr(config, "time_budget", None), kaggle.session_end()
+    if budget is None and end is not None and hasattr(config, "time_budget"):
+        left = end - time.time()
+        log(f"Time budget: {pd.Timedelta(seconds=max(0, int(left)))} are left of Kaggle's session (--time-budget sets another)")
+        return time.monotonic() + left
     if budget is None:
         return float("inf")
     try:

@@ -1,4 +1,4 @@
-"""Frozen DeBERTa models with a small trainable adapter, using PEFT."""
+"""Frozen pretrained models with a small trainable adapter, using PEFT."""
 
 import json
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BitsAndBytesConfig, DataCollatorWithPadding, TrainingArguments
+from transformers import BitsAndBytesConfig, DataCollatorWithPadding, PreTrainedModel, TrainingArguments
 from transformers.utils import is_bitsandbytes_available
 
-from popcorn.config import ADAPTER, AdapterConfig
+from popcorn.config import ADAPTER, AdapterConfig, FrozenConfig, ZeroShotConfig
 from popcorn.data.splits import Split
 from popcorn.errors import UserError, first_line
 from popcorn.models.deberta import DebertaClassifier
@@ -38,16 +38,16 @@ NEW_MODULES = ["pooler", "classifier"]
 """modules that DeBERTa's checkpoints do not include: trained with every adapter, never quantized, and saved with it"""
 BASE = "base.json"
 """file in an adapter's folder with the name and checksum of its base model"""
-MakePeftConfig = Callable[[AdapterConfig], PeftConfig]
+MakePeftConfig = Callable[[FrozenConfig], PeftConfig]
 """a script's config to a PEFT config"""
 
 
 class AdapterTask(PretrainedTask):
     """The reviews as subwords, and a frozen DeBERTa with a small adapter."""
 
-    config: AdapterConfig
+    config: FrozenConfig
 
-    def __init__(self, peft_config: MakePeftConfig, config: AdapterConfig):
+    def __init__(self, peft_config: MakePeftConfig, config: FrozenConfig):
         super().__init__(self.build_adapter, config)
         self.peft_config = peft_config
 
@@ -63,7 +63,7 @@ class AdapterTask(PretrainedTask):
             raise UserError(f"--name {config.name} is that of the run which saved {config.adapter}: give another name")
         super().load()
 
-    def build_adapter(self, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+    def build_adapter(self, config: FrozenConfig, checkpoint: Path) -> PeftModel:
         """The frozen model with its adapter."""
         return build_adapter(self.peft_config, config, checkpoint)
 
@@ -79,7 +79,7 @@ class AdapterTask(PretrainedTask):
         save_metadata(run_dir, self.peft_config, self.config, "adapter")
 
 
-def adapter_trainer(config: AdapterConfig, training_arguments: MakeArguments) -> "AdapterTrainer | PredictOnlyTrainer":
+def adapter_trainer(config: FrozenConfig, training_arguments: MakeArguments) -> "AdapterTrainer | PredictOnlyTrainer":
     """The trainer for an adapter, or with `--adapter`, the one that only predicts."""
     return PredictOnlyTrainer() if config.adapter else AdapterTrainer(training_arguments)
 
@@ -101,11 +101,15 @@ def resolve_bits(requested: int | None) -> int:
 
 
 def build_adapter(peft_config: MakePeftConfig, config: AdapterConfig, checkpoint: Path) -> PeftModel:
+    """The frozen DeBERTa with an adapter; raises `UserError` as `with_adapter` does."""
+    return with_adapter(load_frozen_base(config, checkpoint), peft_config(config), config)
+
+
+def with_adapter(base: PreTrainedModel, settings: PeftConfig, config: FrozenConfig) -> PeftModel:
     """The frozen model with a new adapter, or with that of `--adapter`.
 
     Raises `UserError` where the folder has no adapter, or one for another base model.
     """
-    settings, base = peft_config(config), load_frozen_base(config, checkpoint)
     if config.adapter is None:
         model = get_peft_model(base, settings)
     else:
@@ -123,6 +127,20 @@ def build_adapter(peft_config: MakePeftConfig, config: AdapterConfig, checkpoint
 
 def load_frozen_base(config: AdapterConfig, checkpoint: Path) -> DebertaClassifier:
     """The checkpoint's weights in `config.bits`, with a new pooler and head in float32."""
+    model = load_quantized(DebertaClassifier, config, checkpoint, unquantized=NEW_MODULES, new=NEW_MODULES, num_labels=2)
+    for name in NEW_MODULES:
+        getattr(model, name).float()
+    return model
+
+
+def load_quantized(
+    model_class: type[PreTrainedModel], config: FrozenConfig | ZeroShotConfig, checkpoint: Path, unquantized: list[str], **options
+) -> PreTrainedModel:  # fmt: skip
+    """The checkpoint's weights in `config.bits`, except for the modules in `unquantized`.
+
+    The other weights have the dtype that the hardware computes in: a bf16 checkpoint is fp16 on a T4. `options` are those of
+    `load_pretrained`.
+    """
     compute_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(hardware.mixed_precision(config.precision), torch.float32)
     dtype = {32: torch.float32, 16: torch.bfloat16 if compute_dtype is torch.float32 else compute_dtype}.get(
         config.bits, compute_dtype
@@ -132,13 +150,12 @@ def load_frozen_base(config: AdapterConfig, checkpoint: Path) -> DebertaClassifi
         4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
     }.get(config.bits)
     model = load_pretrained(
-        DebertaClassifier, checkpoint, new=NEW_MODULES, num_labels=2, dtype=dtype,
+        model_class, checkpoint, dtype=dtype,
         # each process has a complete copy
         device_map={"": PartialState().device} if quantized and torch.cuda.is_available() else None,
-        quantization_config=BitsAndBytesConfig(**quantized, llm_int8_skip_modules=NEW_MODULES) if quantized else None,
+        quantization_config=BitsAndBytesConfig(**quantized, llm_int8_skip_modules=unquantized) if quantized else None,
+        **options,
     )  # fmt: skip
-    for name in NEW_MODULES:
-        getattr(model, name).float()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # else the first evaluation on such a CPU repacks 4-bit weights for a kernel without gradients
@@ -186,7 +203,7 @@ def _no_adapter(folder: Path, problem: Exception) -> UserError:
     return UserError(f"--adapter {folder} is not an adapter of a finished run ({reason}): give a folder such as {ADAPTER}")
 
 
-def require_base_model(folder: Path, peft_type: PeftType, config: AdapterConfig, checksum: str) -> None:
+def require_base_model(folder: Path, peft_type: PeftType, config: FrozenConfig, checksum: str) -> None:
     """Raises `UserError` unless the folder's adapter fits the script and `--model`."""
     try:
         saved_type = PeftConfig.from_pretrained(str(folder)).peft_type.value

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from popcorn.config import FineTuneConfig, PretrainedConfig
+from popcorn.config import FineTuneConfig, PretrainedConfig, is_kaggle_handle
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import TEST, TRAIN, UNLABELED, find_competition
 from popcorn.data.subword_tokenizer import read_subwords
@@ -38,11 +39,20 @@ class PretrainedTask(ModelTask):
         config = self.config
         find_checkpoint(config)
         self.competition = find_competition(config.data_dir)
-        self.tokenizer = load_tokenizer(config)
+        self.tokenizer = self.load_tokenizer()
         train, test = self.competition.read(TRAIN), self.competition.read(TEST)
         self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
-        self.train, self.test = (read_subwords(self.competition, name, self.tokenizer, config) for name in (TRAIN, TEST))
-        self.provenance = {"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)}
+        self.train, self.test = (self.encode(name) for name in (TRAIN, TEST))
+        name = config.model if is_kaggle_handle(config.model) else Path(config.model).name
+        self.provenance = {"weights": name, "weights_sha256": weights_checksum(config.checkpoint)}
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, checked against the options."""
+        return load_tokenizer(self.config)
+
+    def encode(self, name: str) -> EncodedReviews:
+        """The reviews of one file as token ids."""
+        return read_subwords(self.competition, name, self.tokenizer, self.config)
 
     def build_model(self) -> nn.Module:
         return self.build(self.config, self.config.checkpoint)

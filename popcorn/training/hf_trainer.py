@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
-from transformers import DataCollatorWithPadding, EvalPrediction, TrainingArguments
+from transformers import DataCollatorWithPadding, EvalPrediction
 
 from popcorn.config import PretrainedConfig
 from popcorn.data.batching import EncodedReviews
@@ -32,6 +32,7 @@ from popcorn.training.review_trainer import (
     PredictingTrainer,
     ReviewDataset,
     ReviewTrainer,
+    TrainingArguments,
     TrainingControlCallback,
     complete_arguments,
     keep_pretrained,

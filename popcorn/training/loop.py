@@ -11,9 +11,9 @@ def train(session: Session) -> None:
     Validates after every epoch.
     """
     model, optimizer, scheduler = session.model, session.optimizer, session.scheduler
-    for epoch in session.epochs():  # until early stopping or the end of the time budget
-        for batch in session.batches(epoch):  # from where a stopped run was
-            for attempt in session.attempts(batch):  # once more, in smaller micro-batches, where memory runs out
+    for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
+        for batch in session.batches(epoch):  # a resumed run continues where it stopped
+            for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
                         logits = model(*inputs)  # (micro-batch,)

@@ -21,13 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaForMaskedLM,
     RobertaModel,
-    TrainingArguments,
 )  # fmt: skip
 
 from popcorn.config import FineTuneConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.errors import UserError
 from popcorn.models.pretrained import load_pretrained
+from popcorn.training.disk import require_disk_space
+from popcorn.training.model_task import count_parameters
 from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
@@ -35,6 +36,7 @@ from popcorn.training.review_trainer import (
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
+    TrainingArguments,
     TrainingControlCallback,
     complete_arguments,
     keep_pretrained,
@@ -135,6 +137,7 @@ class FurtherPretraining:
         set_seed(config.seed)  # for a new head, where the checkpoint has no language model's head
         dropout = {self.classes.attention_dropout: config.attention_dropout}
         model = load_pretrained(self.classes.model, self.checkpoint, new=self.classes.head, **dropout)
+        require_disk_space(fit_dir, count_parameters(model)[0], models=1)
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = layer_decay_groups(model, model.config.num_hidden_layers, config)
         mask = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED)

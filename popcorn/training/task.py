@@ -22,6 +22,8 @@ class Task:
     test_ids: list[str]
     labels: np.ndarray
     """int64 (training file,)"""
+    trainable_parameters = 0
+    """number of parameters in a checkpoint; 0 for a model that is trained without checkpoints"""
     provenance: dict[str, str]
     """origin of the model's initial weights, and checksums: for the results and for `--resume`"""
 

@@ -11,19 +11,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn.config import WordVectorConfig
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
+from popcorn.training.disk import require_disk_space
+from popcorn.training.model_task import count_parameters
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
     LengthGroupedBatchSampler,
     ReviewDataset,
     ReviewTrainer,
+    TrainingArguments,
     TrainingControlCallback,
     complete_arguments,
     last_checkpoint,
@@ -95,6 +97,7 @@ class WordLanguageModel:
         config = self.config
         set_seed(config.seed)
         model = self.build()
+        require_disk_space(fit_dir, count_parameters(model)[0], models=1)
         batches = LengthGroupedBatchSampler(self.dataset, config.batch_size, micro_batch_size, config.seed)
         groups = [{"params": list(model.parameters()), "lr": config.learning_rate}]
         recipe = TrainingArguments(

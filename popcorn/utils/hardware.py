@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 
 import torch
 
@@ -11,6 +12,8 @@ from popcorn.utils.machine import cpu_name, process_peak_memory
 
 GLIBC_TRIM_THRESHOLD, GLIBC_TOP_PAD, GLIBC_MMAP_MAX = -1, -2, -4  # names of mallopt(3), from malloc.h
 KERNELS = "64"
+TARGET = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+"""what PyTorch was compiled for: kernels or PTX, major and minor version, and a suffix for code of one architecture or family"""
 
 
 def tune_allocator() -> None:
@@ -44,6 +47,35 @@ def mixed_precision(precision: str) -> str:
     if not has_gpu and precision not in ("fp32", best):
         raise UserError(f"--precision is {precision}: this processor does not compute in it, leave the option out")
     return "no" if precision == "fp32" else precision
+
+
+def require_gpu_kernels() -> None:
+    """Raises `UserError` where this PyTorch has no compiled kernels for the current GPU.
+
+    A kernel for 8.0 runs on 8.6: the same major version of the compute capability, and at least its minor version. PTX
+    (`compute_90`) is compiled for every later GPU. Other names, such as those of AMD's GPUs, are not checked. Source: CUDA C++
+    Programming Guide, Binary Compatibility and PTX Compatibility.
+    """
+    if not torch.cuda.is_available():
+        return
+    capability = torch.cuda.get_device_capability()
+    targets = [found for found in map(TARGET.fullmatch, torch.cuda.get_arch_list()) if found]
+    if targets and not any(_runs_on(capability, target) for target in targets):
+        raise UserError(
+            f"PyTorch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute capability {capability[0]}."
+            f"{capability[1]}): take another GPU (on Kaggle: Settings, Accelerator, GPU T4 x2), or hide it with "
+            "CUDA_VISIBLE_DEVICES=-1 to use the CPU"
+        )
+
+
+def _runs_on(capability: tuple[int, int], target: re.Match) -> bool:
+    """Whether code for the target runs on a GPU of the compute capability."""
+    kind, major, minor, suffix = target.groups()
+    built_for = int(major), int(minor)
+    if suffix == "a":  # with instructions of that architecture alone
+        return capability == built_for
+    is_later = capability >= built_for
+    return is_later if kind == "compute" and not suffix else is_later and capability[0] == built_for[0]
 
 
 def processor() -> str:
