@@ -19,6 +19,7 @@ import bert_native
 import bert_scratch
 import deberta_prefix
 import lm_lstm
+import modernbert_trainer
 from popcorn.data import competition as competition_data
 from popcorn.data.subword_tokenizer import words_of
 from popcorn.errors import UserError
@@ -59,6 +60,7 @@ KINDS = {
     ),
     "bert_native": ("BERT", FinetuningTask, lambda: PyTorchTrainer(bert_native.train), TINY),
     "bert_scratch": ("build", FinetuningTask, lambda: HFTrainer(bert_scratch.training_arguments), TINY),
+    "modernbert_trainer": ("build", FinetuningTask, lambda: HFTrainer(modernbert_trainer.training_arguments), TINY),
     "deberta_prefix": ("peft_config", AdapterTask, lambda: AdapterTrainer(deberta_prefix.training_arguments), PREFIX),
 }
 """of each script the name of what makes its model, its task, its trainer, and options"""
@@ -67,7 +69,10 @@ KINDS = {
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    return {family: pretrained.write(folder / family, family, initializer_range=0.1) for family in ("bert", "deberta-v2")}
+    return {
+        family: pretrained.write(folder / family, family, initializer_range=0.1)
+        for family in ("bert", "deberta-v2", "modernbert")
+    }
 
 
 @pytest.fixture(scope="module")
