@@ -42,7 +42,7 @@ def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
 
 
 def test_the_teacher_comes_along_where_it_is_needed():
-    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--pseudo-labels"]))
+    assert "FILES['nbsvm.py']" in "\n".join(kernel.parts("gru", ["--pseudo-labels", "nbsvm"], with_teacher=True))
 
 
 def test_metadata_is_what_kaggles_own_reader_takes(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from popcorn.config import TrainingConfig
+from popcorn.config import NBSVM, TEACHER_FILES, TrainingConfig
 from popcorn.errors import UserError, log
 from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
@@ -21,8 +21,6 @@ from popcorn.utils.scripts import ROOT, load_script
 
 COMPETITION = "word2vec-nlp-tutorial"
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
-TEACHER = "nbsvm"
-"""another script, which --pseudo-labels needs"""
 MODEL = re.compile(r"^[\w-]+/[\w.-]+/\w+/[\w.-]+/\d+$")
 HEADER = '''"""{title}
 
@@ -31,7 +29,7 @@ model and recipe follows below, under MODEL. Add the competition "{competition}"
 prints the two files to submit in submissions/: labels (score: accuracy) and .proba.csv (score: ROC AUC).
 """
 
-# as on the command line, for example ["--epochs", "2"]; but --pseudo-labels needs another file: pass it to `popcorn kernel`
+# as on the command line, for example ["--epochs", "2"]; --pseudo-labels nbsvm needs another file: pass it to `popcorn kernel`
 OPTIONS = {options!r}
 '''
 START = """import importlib.util
@@ -54,15 +52,13 @@ sys.argv = [SCRIPT, *OPTIONS]
 
 def local_imports(script: Path, with_teacher: bool) -> list[Path]:
     """The repository's files that a script imports, directly or indirectly, without the script itself."""
-    found: dict[Path, None] = {ROOT / "popcorn" / "__init__.py": None}
-    if with_teacher:
-        found[ROOT / f"{TEACHER}.py"] = None
-    waiting = [script]
+    teachers = [ROOT / f"{NBSVM}.py"] if with_teacher else []
+    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *teachers])
+    waiting = [script, *teachers]
     while waiting:
         for path in imported(waiting.pop()):
-            is_other_model = path.parent == ROOT and not (with_teacher and path.stem == TEACHER)
-            if path not in found and path != script and not is_other_model:
-                found |= dict.fromkeys([path, path.parent / "__init__.py"]) if path.parent != ROOT else {path: None}
+            if path not in found and path.parent != ROOT:
+                found |= dict.fromkeys([path, path.parent / "__init__.py"])
                 waiting.append(path)
     return sorted(found)
 
@@ -100,13 +96,13 @@ def quoted(source: str) -> str:
     return repr(source) if "'" * 3 in source or source.endswith("\\") else "r" + "'" * 3 + source + "'" * 3
 
 
-def parts(name: str, options: list[str]) -> list[str]:
+def parts(name: str, options: list[str], with_teacher: bool = False) -> list[str]:
     """The blocks of the file: header with options, modules, start, script."""
     script = ROOT / f"{name}.py"
     source = script.read_text(encoding="utf-8")
     title = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
     header = HEADER.format(title=title, name=name, competition=COMPETITION, options=options)
-    files = local_imports(script, "--pseudo-labels" in options)
+    files = local_imports(script, with_teacher)
     plumbing = [f"SCRIPT = {script.name!r}", f"NEEDED = {packages([script, *files])!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]
     return [header, "\n".join(plumbing) + "\n", START, f"# MODEL: {script.name}, as it is in the repository\n\n{source}"]
@@ -127,7 +123,13 @@ def write_kernel(name: str, output: Path, user: str, options: str, attach: str |
         given += ["--model", f"/kaggle/input/{model.lower()}/{framework.lower()}/{variation}/{version}"]
         # a mistyped option fails here already, not on Kaggle after the queue
     config = tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)
-    blocks = parts(name, given)
+    teacher = getattr(config, "pseudo_labels", None)
+    if teacher not in (None, NBSVM) and not teacher.lower().endswith(TEACHER_FILES):
+        raise UserError(
+            f"--pseudo-labels {teacher} is a run, which Kaggle does not have: attach the file that python -m popcorn predict "
+            "--unlabeled makes, and give its path there"
+        )
+    blocks = parts(name, given, with_teacher=teacher == NBSVM)
     slug = f"popcorn-{name.replace('_', '-')}"
     file = output / name / f"{name}.{'ipynb' if as_notebook else 'py'}"
     content = notebook(blocks) if as_notebook else "\n".join(blocks)

@@ -145,7 +145,7 @@ def versions() -> dict[str, str]:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_dir())
+    return isinstance(value, Path) or (isinstance(value, str) and Path(value).exists())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from popcorn.models.tokenizer import load_tokenizer
 from popcorn.training.masked_lm import FurtherPretraining
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import layer_decay_groups
+from popcorn.training.pseudo_labels import PseudoLabels
 from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import quiet_transformers
 
@@ -42,6 +43,10 @@ class PretrainedTask(ModelTask):
         train, test = self.competition.read(TRAIN), self.competition.read(TEST)
         self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
         self.train, self.test = (read_subwords(self.competition, name, self.tokenizer, config) for name in (TRAIN, TEST))
+        if config.pseudo_labels:
+            self.pseudo_labels = PseudoLabels(config, self.competition)
+            unlabeled = read_subwords(self.competition, UNLABELED, self.tokenizer, config)
+            self.train = EncodedReviews(self.train.reviews + unlabeled.reviews, config.max_length, self.tokenizer.pad_token_id)
         self.provenance = {"weights": Path(config.model).name, "weights_sha256": weights_checksum(config.checkpoint)}
 
     def build_model(self) -> nn.Module:
@@ -79,7 +84,7 @@ class FinetuningTask(PretrainedTask):
 
     def _further_pretraining(self) -> FurtherPretraining:
         config, competition = self.config, self.competition
-        has_more = competition.path(UNLABELED) is not None
+        has_more = competition.path(UNLABELED) is not None and not config.pseudo_labels  # which has added them
         more = read_subwords(competition, UNLABELED, self.tokenizer, config).reviews if has_more else []
         reviews = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
         content = fingerprint(weights_checksum(config.checkpoint), competition.checksum)
