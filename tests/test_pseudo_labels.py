@@ -4,14 +4,16 @@ import json
 import shutil
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pretrained
 import pytest
+import torch
 from conftest import SMALL, run
+from transformers import BertConfig, BertForSequenceClassification
 
-import bert_native
 import lstm
 import nbsvm
 from popcorn.data import competition as competition_data
@@ -24,6 +26,7 @@ from popcorn.kaggle.kernel import write_kernel
 from popcorn.reporting.ensemble import ensemble
 from popcorn.runs.run import run as run_task
 from popcorn.training.finetuning_task import FinetuningTask
+from popcorn.training.hf_trainer import FineTuner, HFTrainer
 from popcorn.training.loop import train
 from popcorn.training.pseudo_labels import PseudoLabels
 from popcorn.training.pytorch_trainer import PyTorchTrainer
@@ -296,17 +299,38 @@ def test_a_file_that_does_not_fit_is_refused(competition, tmp_path):
         labels_of(competition, tmp_path / "none.csv")
 
 
-def test_a_pretrained_model_is_fine_tuned_with_a_teacher(finished, competition, tmp_path):
-    checkpoint = pretrained.write(tmp_path / "bert", "bert")
-    config = bert_native.Config(
-        data_dir=competition, output_dir=finished, name="bert", model=str(checkpoint), epochs=1, max_length=32, refit=False,
-        precision="fp32", pseudo_labels="linear",
-    )  # fmt: skip
-    task = FinetuningTask(bert_native.BERT, config)
-    run_task(task, PyTorchTrainer(bert_native.train))
-    assert len(task.train) == 460 and (finished / "submissions" / "bert.proba.csv").is_file()
-    settings = json.loads((finished / "runs" / "bert" / "seed-1" / "settings.json").read_text())
-    assert settings["pseudo_labels"] == "linear" and len(settings["teacher_sha256"]) == 64
+@pytest.mark.parametrize("script", ["bert_native", "bert_trainer"])
+def test_a_pretrained_model_is_fine_tuned_with_a_teacher(script, finished, competition, tmp_path):
+    """Even where all its probabilities are below one half, they are not classes."""
+    checkpoint, module, path = pretrained.write(tmp_path / "bert", "bert"), import_module(script), tmp_path / "teacher.csv"
+    predict_unlabeled("linear", competition, finished, path)
+    table = pd.read_csv(path)
+    results = []
+    for factor in (0.0, 0.5):
+        table.assign(probability=table["probability"] * factor).to_csv(path, index=False)
+        config = module.Config(
+            data_dir=competition, output_dir=tmp_path, name="bert", model=str(checkpoint), epochs=1, max_length=32, refit=False,
+            precision="fp32", pseudo_labels=str(path), learning_rate=1e-3,
+        )  # fmt: skip
+        is_native = script == "bert_native"
+        task = FinetuningTask(module.BERT if is_native else module.build, config)
+        run_task(task, PyTorchTrainer(module.train) if is_native else HFTrainer())
+        assert len(task.train) == 460
+        results.append(pd.read_csv(tmp_path / "submissions" / "bert.proba.csv", quoting=3)["sentiment"])
+    assert results[1].mean() > results[0].mean()
+    settings = json.loads((tmp_path / "runs" / "bert" / "seed-1" / "settings.json").read_text())
+    assert settings["pseudo_labels"] == str(path) and len(settings["teacher_sha256"]) == 64
+
+
+def test_probabilities_of_0_and_1_give_the_library_loss():
+    """The cross-entropy of two classes is that of their log-odds."""
+    labels = torch.tensor([0, 1, 1])
+    model = BertForSequenceClassification(BertConfig(**pretrained.SMALL, num_labels=2)).eval()
+    tuner = SimpleNamespace(rdrop_alpha=0.0)
+    inputs = {"input_ids": torch.arange(12).view(3, 4), "labels": labels}
+    wanted = model(**inputs).loss
+    loss, outputs = FineTuner.mean_loss(tuner, model, inputs | {"labels": labels.double()})
+    assert torch.allclose(loss, wanted) and outputs.logits.shape == (3, 2)
 
 
 def test_a_kernel_takes_a_file_and_no_run(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import DataCollatorWithPadding, EvalPrediction
 
 from popcorn.data.batching import EncodedReviews
@@ -39,11 +40,18 @@ class FineTuner(ReviewTrainer):
     rdrop_alpha = 0.0
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The model's loss; with R-Drop, that of two passes."""
-        if not (self.rdrop_alpha and model.training):
-            return super().mean_loss(model, inputs)
-        outputs = model(**dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True)))
-        return outputs.loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean(), outputs
+        """The model's loss, or the cross-entropy with a teacher's probabilities; with R-Drop, that of two passes."""
+        has_rdrop = self.rdrop_alpha and model.training
+        if has_rdrop:
+            inputs = dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True))
+        if inputs["labels"].is_floating_point():  # the library's loss takes classes only
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            loss = binary_cross_entropy_with_logits(log_odds(outputs.logits.float()), inputs["labels"].float())
+        else:
+            loss, outputs = super().mean_loss(model, inputs)
+        if has_rdrop:
+            loss = loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean()
+        return loss, outputs
 
     def _save_checkpoint(self, *arguments, **options) -> None:
         super()._save_checkpoint(*arguments, **options)
