@@ -142,21 +142,25 @@ class Predict(Command):
     texts: Positional[tuple[str, ...]] = ()
     """reviews, each in quotes; default: read from stdin, one per line"""
     model: str = "lstm"
-    """name of a finished run, or its folder, such as runs/lstm/seed-1"""
+    """name of a finished run or ensemble, or its folder, such as runs/lstm/seed-1"""
     file: Path | None = None
     """file of reviews: a table with a column review (.csv, .tsv), JSON, or text with one per line; also zip or gz"""
     output: Path | None = None
-    """output file with id, probability and label; default: next to --file"""
+    """output file with id and probability, and with --file the label; default: next to --file, or in submissions/"""
     output_dir: Path = Path(".")
     """folder with the scripts' runs/"""
     serve: bool = False
     """open a web page on this machine (127.0.0.1) instead"""
+    unlabeled: bool = False
+    """predict the competition's unlabeled reviews, for the scripts' --pseudo-labels"""
+    data_dir: Path | None = None
+    """folder with the competition's files, for --unlabeled; default: found as by the scripts"""
 
     def run(self) -> None:
         """Classifies, and shows or writes the predictions."""
         from popcorn.inference.predict import predict
 
-        predict(self.model, list(self.texts), self.file, self.output, self.output_dir, self.serve)
+        predict(self.model, list(self.texts), self.file, self.output, self.output_dir, self.serve, self.unlabeled, self.data_dir)
 
 
 @dataclass

@@ -24,6 +24,10 @@ STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time()
 Config = TypeVar("Config")
 KAGGLE_HANDLE = re.compile(r"[\w-]+/[\w.-]+/\w+/[\w.-]+(/\d+)?")
 """name of a model on Kaggle: owner/model/framework/variation, or with a version at the end"""
+NBSVM = "nbsvm"
+"""the teacher that needs no run"""
+TEACHER_FILES = ".csv", ".csv.gz", ".csv.zip"
+"""endings of a teacher that is a file of probabilities"""
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of a folder with a saved adapter"""
 DECODERS = ("qwen3", "gemma3_text", "llama", "phi", "phi3")
@@ -68,14 +72,14 @@ def _bounds_of(hint: object) -> Iterator[Bound]:
 def expand_home(options: object) -> None:
     """Expands `~` in all options that are paths, as a shell does.
 
-    A model may be a path too. The `~name` of an unknown user stays as it is, and the folder is then not found.
+    A model or a teacher may be a path too. The `~name` of an unknown user stays as it is, and the folder is then not found.
     """
     for name, value in list(vars(options).items()):
         if isinstance(value, Path):
             setattr(options, name, Path(os.path.expanduser(value)))
         elif isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
             setattr(options, name, tuple(Path(os.path.expanduser(each)) for each in value))
-        elif name == "model" and isinstance(value, str):
+        elif name in ("model", "pseudo_labels") and isinstance(value, str):
             setattr(options, name, os.path.expanduser(value))
 
 
@@ -157,6 +161,22 @@ class TrainingConfig(RunConfig):
     time_budget: str | None = None
     """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume; default: on Kaggle what
     is left of the session"""
+    pseudo_labels: str | None = None
+    """train on the unlabeled reviews too, with soft labels from a teacher: nbsvm, which is trained on the labeled ones; the name
+    of a finished run or ensemble; or a .csv file of id and probability. Each split has a teacher without its validation
+    reviews"""
+
+    def prepare(self, script: str) -> None:
+        """A run with pseudo-labels has a different name."""
+        suffix = f"-pseudo-labels{_teacher_suffix(self.pseudo_labels)}" if self.pseudo_labels else ""
+        super().prepare(script + suffix)
+
+
+def _teacher_suffix(teacher: str) -> str:
+    """The end of a pupil's name: none for nbsvm, otherwise the teacher's name."""
+    path = Path(teacher)
+    run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name.removesuffix(".csv")
+    return "" if teacher == NBSVM else f"-{run}"
 
 
 @dataclass
@@ -173,15 +193,9 @@ class WordVectorConfig(TrainingConfig):
     """required dimension of the word vectors; default: any"""
     embedding_lr_scale: Positive = 0.1
     """learning rate of the word vectors, relative to that of the other parameters"""
-    pseudo_labels: bool = False
-    """train on the unlabeled reviews too, with soft labels from an NB-SVM that is trained on the labeled ones"""
     deterministic: bool = False
     """train word2vec with one worker: 1.4 times slower on two CPU cores. The same command then gives the same submission in
     every folder, on the same machine without a GPU (a GPU's sums have no fixed order)"""
-
-    def prepare(self, script: str) -> None:
-        """A run with pseudo-labels has a different name."""
-        super().prepare(script + ("-pseudo-labels" if self.pseudo_labels else ""))
 
 
 @dataclass
@@ -263,6 +277,8 @@ class FrozenConfig(PretrainedConfig):
         super().__post_init__()
         if self.adapter and (self.folds or self.save_results or not self.refit):
             raise UserError("--adapter only predicts, without training: leave --folds, --save-results and --no-refit out")
+        if self.adapter and self.pseudo_labels:
+            raise UserError("--adapter only predicts, without training: leave --pseudo-labels out")
         self.no_validation |= self.adapter is not None
 
     def prepare(self, script: str) -> None:

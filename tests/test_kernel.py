@@ -60,7 +60,7 @@ def test_a_kernel_asks_for_the_packages_of_its_own_kind_alone():
 
 
 def test_the_teacher_comes_along_where_it_is_needed():
-    assert "FILES['nbsvm.py']" in written("gru", "--pseudo-labels")
+    assert "FILES['nbsvm.py']" in written("gru", "--pseudo-labels nbsvm")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import lstm
 import nbsvm
 import tfidf
 from popcorn.errors import UserError
-from popcorn.inference.predict import run_of
+from popcorn.models.saved import run_of
 from popcorn.runs.run import run
 from popcorn.runs.run_dir import folder_of, start_or_resume
 from popcorn.training.fit_result import FitResult

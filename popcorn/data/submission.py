@@ -11,8 +11,8 @@ from popcorn.errors import UserError, log
 from popcorn.utils.files import atomic_write
 
 DECIMALS = 6
-TEST, OOF_SUFFIX = ".proba.csv", ".oof.csv"
-"""endings of a run's files of test probabilities and of out-of-fold probabilities"""
+TEST, OOF_SUFFIX, UNLABELED_SUFFIX = ".proba.csv", ".oof.csv", ".unlabeled.csv"
+"""endings of a run's files of test probabilities, out-of-fold probabilities, and probabilities of the unlabeled reviews"""
 
 
 def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
@@ -61,17 +61,24 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
     log(f"{path}: out-of-fold probabilities of {int((fold > 0).sum()):,} training reviews")
 
 
-def read_probabilities(path: Path, ids: list[str], fix: str) -> pd.DataFrame:
-    """Reads a file of probabilities: its columns except `id`, in the order of `ids`.
+def write_probabilities(path: Path, ids: list[str], probability: np.ndarray) -> None:
+    """Writes id and probability of each review, (reviews,)."""
+    with atomic_write(path, "w", option="--output") as file:
+        file.write("id,probability\n")
+        file.writelines(f"{id},{p:.{DECIMALS}f}\n" for id, p in zip(bare(ids), probability, strict=True))
+
+
+def read_probabilities(path: Path, ids: list[str], fix: str, name: str = "sentiment") -> pd.DataFrame:
+    """Reads a file of probabilities: the columns `name` and `fold`, if it is there, in the order of `ids`.
 
     Raises `UserError`, which ends in `fix`, where the file cannot be read, has other ids, or has a value that is not a
     probability.
     """
     found = read_table(read_text(path, fix), str(path), ",", fix)
-    lacking = [column for column in ("id", "sentiment") if found.place(column) is None]
+    lacking = [column for column in ("id", name) if found.place(column) is None]
     if lacking:
         raise UserError(f"{path} cannot be read (it lacks the column {lacking[0]!r}): {fix}")
-    columns = [column for column in ("fold", "sentiment") if found.place(column) is not None]
+    columns = [column for column in ("fold", name) if found.place(column) is not None]
     table = pd.DataFrame({column: found.texts(column) for column in columns}, index=bare(found.fields("id")), dtype=object)
     wanted = pd.Index(bare(ids))
     missing = wanted.difference(table.index)
@@ -82,7 +89,7 @@ def read_probabilities(path: Path, ids: list[str], fix: str) -> pd.DataFrame:
             f"(the id {example}): {fix}"
         )
     values = table.apply(pd.to_numeric, errors="coerce")
-    for column, highest, what in (("sentiment", 1, "probability"), ("fold", len(ids), "number of a fold")):
+    for column, highest, what in ((name, 1, "probability"), ("fold", len(ids), "number of a fold")):
         bad = ~values[column].between(0, highest).to_numpy() if column in columns else np.zeros(0, bool)
         if bad.any():
             row = int(bad.argmax())

@@ -1,28 +1,44 @@
 """Loads the model of a finished run (`popcorn.models.saved`) as a predictor."""
 
-import json
 import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError
 
 from popcorn.config import RunConfig
-from popcorn.data.word_tokenizer import TOKENIZER, UNKNOWN, tokenize
+from popcorn.data.word_tokenizer import UNKNOWN, tokenize
 from popcorn.errors import UserError, first_line
-from popcorn.inference.predictors import Linear, Mean, Neural, Predictor, load_hf_predictor, load_prompt_predictor, tokenized
+from popcorn.inference.predictors import (
+    Linear,
+    Mean,
+    Neural,
+    Predictor,
+    Stacked,
+    load_hf_predictor,
+    load_prompt_predictor,
+    tokenized,
+)
 from popcorn.models.hub import find_checkpoint
-from popcorn.models.saved import ARRAYS, ENCODER, EXAMPLES, METADATA, VOCABULARY, WEIGHTS, require_file, set_state
+from popcorn.models.saved import (
+    ARRAYS,
+    ENCODER,
+    EXAMPLES,
+    VOCABULARY,
+    WEIGHTS,
+    load_recipe,
+    load_state,
+    num_steps,
+    require_file,
+    set_state,
+)
+from popcorn.models.stacker import ENSEMBLE, load_ensemble
 from popcorn.runs.run_dir import PREDICTIONS
 from popcorn.utils import hardware
-from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
-from popcorn.utils.scripts import load_script
 
 DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
 """exceptions from reading a truncated or wrong file"""
@@ -30,69 +46,53 @@ DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFErr
 AGAIN = "copy the run's whole folder, or run its script again"
 
 
-def load(folder: Path) -> Predictor:
-    """The model of a run's folder: the refit, or the mean of the folds' models.
+def load(folder: Path, splits: list[str] | None = None) -> Predictor:
+    """The model of a run's folder: the refit, or the mean of the folds' models; or an ensemble.
 
-    Raises `UserError` where the folder lacks a file, or has another tokenizer version, or PyTorch has no kernels for the GPU of
-    an adapter.
+    `splits`: names of the splits whose models are averaged instead. Raises `UserError` where the folder lacks a file, or has
+    another tokenizer version,
+    or PyTorch has no kernels for the GPU of an adapter.
     """
-    try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        script, build, kind, options = (metadata[name] for name in ("script", "build", "kind", "config"))
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise UserError(
-            f"{folder} lacks its {METADATA}, or that cannot be read ({problem}): give the folder of a finished run, such as "
-            "runs/lstm/seed-1, or run the script again"
-        ) from problem
-    if metadata.get("tokenizer") != TOKENIZER:
-        raise UserError(f"{folder} was made with another tokenizer ({metadata.get('tokenizer')}): run {script}.py again")
-    if kind == "adapter":
+    if (folder / ENSEMBLE).is_file():
+        ensemble = load_ensemble(folder)
+        return Stacked([load(folder.parent / run) for run in ensemble.runs], ensemble.coef, ensemble.intercept)
+    recipe = load_recipe(folder)
+    again = f"run {recipe.script}.py again"
+    finished = finished_splits(folder)
+    names = splits or [name for name in finished if name == "refit"] or finished
+    if not names:
+        raise UserError(f"{folder} has no trained model: continue with {recipe.script}.py --resume, or run it again")
+    fit_dirs = [folder / name for name in names]
+    if recipe.kind in ("adapter", "label_words", "zero_shot"):
         hardware.require_gpu_kernels()  # other models predict on the CPU
-    if kind in ("subwords", "adapter", "label_words", "zero_shot"):
-        hide_unusable_quantizers()
-        quiet_transformers()
-    module = _module(script, folder)
-    known = {field.name for field in fields(module.Config) if field.init}
-    config = module.Config(**{name: value for name, value in options.items() if name in known})
-    finished = [path for path in sorted(folder.iterdir()) if (path / PREDICTIONS).is_file() or (path / ARRAYS).is_file()]
-    fit_dirs = [path for path in finished if path.name == "refit"] or finished
-    if not fit_dirs:
-        raise UserError(f"{folder} has no trained model: continue with {script}.py --resume, or run it again")
     try:
-        if kind == "linear":
-            return _linear(getattr(module, build), config, fit_dirs)
+        if recipe.kind == "linear":
+            return _linear(recipe.build, recipe.config, fit_dirs)
         make = {
             "words": _words, "subwords": _subwords, "adapter": _adapter, "label_words": _label_words, "zero_shot": _zero_shot,
-        }[kind]  # fmt: skip
-        return Mean([make(getattr(module, build), config, fit_dir) for fit_dir in fit_dirs])
+        }[recipe.kind]  # fmt: skip
+        return Mean([make(recipe.build, recipe.config, fit_dir) for fit_dir in fit_dirs])
     except DAMAGED as problem:
         raise UserError(
-            f"the model in {folder} cannot be read ({first_line(problem)}): copy the run's whole folder, or run {script}.py again"
+            f"the model in {folder} cannot be read ({first_line(problem)}): copy the run's whole folder, or {again}"
         ) from problem
 
 
-def _module(script: str, folder: Path) -> ModuleType:
-    try:
-        return load_script(script)
-    except FileNotFoundError as problem:
-        raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have") from problem
+def finished_splits(folder: Path) -> list[str]:
+    """Names of the splits of a run whose training is finished."""
+    return [path.name for path in sorted(folder.iterdir()) if (path / PREDICTIONS).is_file() or (path / ARRAYS).is_file()]
 
 
 def _linear(build: Callable, config: RunConfig, fit_dirs: list[Path]) -> Linear:
     """One pipeline per split; steps that all splits share are in the run's own folder."""
-    states = [_arrays(fit_dir / ARRAYS) for fit_dir in fit_dirs]
-    shared = {} if "terms" in states[0] else _arrays(fit_dirs[0].parent / ARRAYS)
-    num_shared = 1 + max((int(key.partition(".")[0]) for key in shared if key != "terms"), default=-1)
+    states = [load_state(fit_dir / ARRAYS) for fit_dir in fit_dirs]
+    shared = {} if "terms" in states[0] else load_state(fit_dirs[0].parent / ARRAYS)
+    num_shared = num_steps(shared)
     pipelines = [build(config) for _ in fit_dirs]
     for pipeline, arrays in zip(pipelines, states, strict=True):
         set_state(pipeline, arrays)
     set_state(pipelines[0], shared)
     return Linear(pipelines[0][:num_shared], [pipeline[num_shared:] for pipeline in pipelines])
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(require_file(path), allow_pickle=False) as stored:
-        return dict(stored)
 
 
 def _words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
@@ -199,7 +199,7 @@ def _zero_shot(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
     """A decoder that was not trained, with the split's examples and its calibration."""
     from popcorn.training.label_word_task import load_decoder, load_prompt
 
-    found = _arrays(fit_dir / EXAMPLES)
+    found = load_state(fit_dir / EXAMPLES)
     _find_base(config)
     prompt = load_prompt(config)
     return load_prompt_predictor(load_decoder(config, prompt.label_ids), prompt, found["examples"], float(found["prior"]))

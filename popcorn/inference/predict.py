@@ -14,13 +14,16 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from popcorn.data.competition import require_ids
+from popcorn.data.competition import find_competition, require_ids
+from popcorn.data.submission import UNLABELED_SUFFIX
 from popcorn.data.tables import bare, read_table, separator_of
 from popcorn.data.text_files import decoded, read_text
 from popcorn.errors import UserError, log
 from popcorn.inference.load import load
 from popcorn.inference.predictors import Predictor
-from popcorn.models.saved import METADATA
+from popcorn.inference.unlabeled import predict_unlabeled
+from popcorn.models.saved import run_of
+from popcorn.models.stacker import ENSEMBLE
 from popcorn.utils.console import has_colors, make_console
 from popcorn.utils.files import atomic_write
 from popcorn.utils.packages import needs
@@ -30,20 +33,6 @@ FORMATS = "give reviews as text, one a line, as a .csv or .tsv, or as JSON"
 JSON_START = re.compile(r'\s*[\[{]\s*(["{\[\]}]|$)')  # a review may start with a bracket, but hardly like this
 JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
 LEGEND = "[+word] moved the result towards positive, [-word] towards negative; [++word] and [--word] most of all"
-
-
-def run_of(model: str, output_dir: Path) -> Path:
-    """The folder of a run by name; of several seeds, the first.
-
-    `model` may be a folder too.
-    """
-    if (Path(model) / METADATA).is_file() or "/" in model:
-        return Path(model)
-    runs = sorted((output_dir / "runs" / model).glob("seed-*"))
-    runs = [run for run in runs if (run / METADATA).is_file() and run.suffix != ".earlier"]
-    if not runs:
-        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run its script first")
-    return runs[0]
 
 
 def read_texts(path: Path) -> tuple[list[str], list[str]]:
@@ -178,15 +167,23 @@ def serve(model: Predictor, name: str) -> None:
     ).launch(server_name="127.0.0.1")  # fmt: skip
 
 
-def predict(model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool) -> None:
-    """Runs the command: shows single texts, or writes the predictions of a file."""
-    if sum(map(bool, (texts, file, is_served))) > 1:
-        raise UserError("reviews in quotes, --file and --serve exclude each other: give one of them")
-    if output is not None and file is None:
-        raise UserError(f"--output {output} is the output of --file: give --file too")
+def predict(
+    model: str, texts: list[str], file: Path | None, output: Path | None, output_dir: Path, is_served: bool,
+    is_unlabeled: bool, data_dir: Path | None,
+) -> None:  # fmt: skip
+    """Runs the command: shows single texts, or writes the predictions of a file or of the unlabeled reviews."""
+    if sum(map(bool, (texts, file, is_served, is_unlabeled))) > 1:
+        raise UserError("reviews in quotes, --file, --unlabeled and --serve exclude each other: give one of them")
+    if output is not None and file is None and not is_unlabeled:
+        raise UserError(f"--output {output} is the output of --file or --unlabeled: give --file too")
     if output is not None and file is not None and output.resolve() == file.resolve():
         raise UserError(f"--output {output} is the file of reviews itself, which would be lost: give another name")
     folder = run_of(model, output_dir)
+    if is_unlabeled:
+        name = folder.name if (folder / ENSEMBLE).is_file() else folder.resolve().parent.name
+        default = output_dir / "submissions" / f"{name}{UNLABELED_SUFFIX}"
+        predict_unlabeled(folder, find_competition(data_dir), output or default)
+        return
     if is_served:
         serve(load(folder), model)
         return

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from scipy.special import expit
 
 from popcorn.config import RunConfig
 from popcorn.data.word_tokenizer import clean, tokenize, tokenize_all
 from popcorn.errors import log
+from popcorn.models import stacker
 from popcorn.utils.packages import MissingPackage, needs
 
 FEW = 50  # texts: for fewer, starting processes takes longer than tokenizing
@@ -38,6 +40,29 @@ class Mean:
     def explain(self, text: str) -> list[tuple[str, float]]:
         """Explains the first model; all models have the same words."""
         return self.models[0].explain(text)
+
+
+class Stacked:
+    """The members of an ensemble, and the logistic regression on their log-odds.
+
+    It predicts single reviews too, unlike a mean of ranks, which needs all reviews at once.
+    """
+
+    def __init__(self, members: list[Predictor], coef: np.ndarray, intercept: float):
+        """coef: (members,)"""
+        self.members, self.coef, self.intercept = members, coef, intercept
+
+    def probability(self, texts: list[str]) -> np.ndarray:
+        return self.combine([member.probability(texts) for member in self.members])
+
+    def combine(self, probabilities: list[np.ndarray]) -> np.ndarray:
+        """(reviews,) of each member -> (reviews,)"""
+        return expit(stacker.log_odds(probabilities) @ self.coef + self.intercept)
+
+    def explain(self, text: str) -> list[tuple[str, float]]:
+        """Explains the member with the largest weight, since members divide a text into different words."""
+        largest = int(np.abs(self.coef).argmax())
+        return [(word, weight * float(self.coef[largest])) for word, weight in self.members[largest].explain(text)]
 
 
 class Linear:

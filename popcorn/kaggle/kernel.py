@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from popcorn.config import RunConfig, TrainingConfig, ZeroShotConfig, is_kaggle_handle
+from popcorn.config import NBSVM, TEACHER_FILES, RunConfig, TrainingConfig, ZeroShotConfig, is_kaggle_handle
 from popcorn.data.competition import SLUG
 from popcorn.errors import UserError, log
 from popcorn.kaggle import launch
@@ -26,8 +26,6 @@ ON_GPU = TrainingConfig, ZeroShotConfig
 """options of the scripts that use a GPU"""
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
 LAUNCHER = [Path(launch.__file__).with_name(name) for name in ("__init__.py", "launch.py", "processes.py")]
-TEACHER = "nbsvm"
-"""another script, which --pseudo-labels needs"""
 TABLE = "table"
 """name of the kernel that runs several scripts"""
 T4_X2 = "NvidiaTeslaT4"
@@ -40,7 +38,7 @@ model and recipe follow below, under MODEL. Add the competition "{competition}" 
 prints the two files to submit in submissions/: labels (score: accuracy) and .proba.csv (score: ROC AUC).
 """
 
-# one command a line, as on the command line; but --pseudo-labels needs another file: pass it to `popcorn kernel`
+# one command a line, as on the command line; but --pseudo-labels nbsvm needs another file: pass it to `popcorn kernel`
 COMMANDS = [
 {commands}
 ]
@@ -97,21 +95,26 @@ def read_commands(lines: list[str], options: str) -> list[Command]:
         name = name.removesuffix(".py")
         if not name.isidentifier() or not (ROOT / f"{name}.py").is_file():
             raise UserError(f"there is no script {name}.py: name one, such as lstm")
-        commands.append(Command(name, given, tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)))
+        config = tyro.cli(load_script(name).Config, prog=f"{name}.py", args=given)
+        teacher = getattr(config, "pseudo_labels", None)
+        if teacher not in (None, NBSVM) and not teacher.lower().endswith(TEACHER_FILES):
+            raise UserError(
+                f"--pseudo-labels {teacher} is a run, which Kaggle does not have: attach the file that python -m popcorn "
+                "predict --unlabeled makes, and give its path there"
+            )
+        commands.append(Command(name, given, config))
     return commands
 
 
 def local_imports(scripts: list[Path], with_teacher: bool) -> list[Path]:
     """The repository's files that the scripts and the launcher import, directly or indirectly, without the scripts."""
-    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *LAUNCHER])
-    if with_teacher:
-        found[ROOT / f"{TEACHER}.py"] = None
-    waiting = [*scripts, *LAUNCHER]
+    teachers = [ROOT / f"{NBSVM}.py"] if with_teacher else []
+    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *LAUNCHER, *teachers])
+    waiting = [*scripts, *LAUNCHER, *teachers]
     while waiting:
         for path in imported(waiting.pop()):
-            is_other_model = path.parent == ROOT and not (with_teacher and path.stem == TEACHER)
-            if path not in found and path not in scripts and not is_other_model:
-                found |= dict.fromkeys([path, path.parent / "__init__.py"]) if path.parent != ROOT else {path: None}
+            if path not in found and path.parent != ROOT:
+                found |= dict.fromkeys([path, path.parent / "__init__.py"])
                 waiting.append(path)
     return sorted(found)
 
@@ -157,7 +160,7 @@ def blocks_of(name: str, commands: list[Command], previous: str | None, as_noteb
     header = HEADER.format(
         title=title if name != TABLE else "Several models, one after another", name=name, competition=SLUG, commands=lines
     )
-    files = local_imports(scripts, any("--pseudo-labels" in command.options for command in commands))
+    files = local_imports(scripts, any(getattr(command.config, "pseudo_labels", None) == NBSVM for command in commands))
     on_gpus = list(dict.fromkeys(command.path.name for command in commands if isinstance(command.config, ON_GPU)))
     plumbing = [f"NEEDED = {packages([*scripts, *files])!r}", f"ON_GPUS = {on_gpus!r}", f"PREVIOUS = {previous!r}", "FILES = {}"]
     plumbing += [f"FILES[{str(path.relative_to(ROOT))!r}] = {quoted(path.read_text(encoding='utf-8'))}" for path in files]

@@ -5,9 +5,10 @@ tokenizer of a pretrained one. It has a folder for each split with the weights, 
 base of an adapter is elsewhere. Nothing in it can run code. `popcorn.inference.load` rebuilds a model from it.
 """
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.data.word_tokenizer import TOKENIZER, pack, unpack
 from popcorn.errors import UserError
+from popcorn.models.stacker import ENSEMBLE
 from popcorn.utils.files import atomic_write, write_json
+from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
+from popcorn.utils.scripts import load_script
 
 METADATA, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
 EXAMPLES = "examples.npz"
@@ -26,6 +30,60 @@ FITTED = ("idf_", "ratio_", "vectors_", "counts_", "coef_", "intercept_", "class
 """fitted attributes of scikit-learn's steps and ours, except for the vocabulary"""
 NOT_STATE = {"vocabulary_", "fixed_vocabulary_", "stop_words_", "n_features_in_", "feature_names_in_", "n_iter_"}
 """fitted attributes that predictions do not depend on, and the vocabulary, which is saved as terms"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What rebuilds a run's model, without its weights."""
+
+    script: str
+    kind: str
+    """words, linear, subwords, adapter, label_words or zero_shot"""
+    build: Callable
+    config: RunConfig
+
+
+def run_of(model: str, output_dir: Path) -> Path:
+    """The folder of a run or an ensemble by name; of several seeds, the first.
+
+    `model` may be a folder too. Raises `UserError` where there is none of that name.
+    """
+    if (Path(model) / METADATA).is_file() or "/" in model:
+        return Path(model)
+    folder = output_dir / "runs" / model
+    runs = [run for run in sorted(folder.glob("seed-*")) if (run / METADATA).is_file() and run.suffix != ".earlier"]
+    if not runs and (folder / ENSEMBLE).is_file():
+        return folder
+    if not runs:
+        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run its script first")
+    return runs[0]
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """Reads what `save_metadata` wrote, and imports the script.
+
+    Raises `UserError` where the folder is not that of a run, or has another tokenizer version.
+    """
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        script, build, kind, options = (metadata[name] for name in ("script", "build", "kind", "config"))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(
+            f"{folder} lacks its {METADATA}, or that cannot be read ({problem}): give the folder of a finished run, such as "
+            "runs/lstm/seed-1, or run the script again"
+        ) from problem
+    if metadata.get("tokenizer") != TOKENIZER:
+        raise UserError(f"{folder} was made with another tokenizer ({metadata.get('tokenizer')}): run {script}.py again")
+    if kind not in ("words", "linear"):
+        hide_unusable_quantizers()
+        quiet_transformers()
+    try:
+        module = load_script(script)
+    except FileNotFoundError as problem:
+        raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have") from problem
+    known = {field.name for field in fields(module.Config) if field.init}
+    config = module.Config(**{name: value for name, value in options.items() if name in known})
+    return Recipe(script, kind, getattr(module, build), config)
 
 
 def script_of(build: Callable) -> str:
@@ -82,6 +140,17 @@ def save_state(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the state from `get_state`."""
     with atomic_write(folder / ARRAYS) as file:
         np.savez_compressed(file, **arrays)
+
+
+def load_state(path: Path) -> dict[str, np.ndarray]:
+    """Reads what `save_state` wrote."""
+    with np.load(require_file(path), allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def num_steps(state: dict[str, np.ndarray]) -> int:
+    """The number of a pipeline's first steps whose state this is."""
+    return 1 + max((int(key.partition(".")[0]) for key in state if key != "terms"), default=-1)
 
 
 def require_file(path: Path) -> Path:

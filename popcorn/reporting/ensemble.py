@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from scipy.special import logit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
@@ -22,13 +21,13 @@ from popcorn.data.splits import split_checksum
 from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
 from popcorn.errors import UserError, log
 from popcorn.metrics import score_test
+from popcorn.models.stacker import EPS, SavedEnsemble, fit_stacker, ids_checksum, log_odds, save_ensemble
 from popcorn.runs.results import RunResult, find_run
 from popcorn.runs.run import finish_run
+from popcorn.runs.run_dir import load_fit_result
 from popcorn.training.fit_result import FitResult
 from popcorn.utils import machine
 from popcorn.utils.console import make_console
-
-EPS = 1e-6  # the last digit in the files, so no probability is closer to 0 or 1
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,11 @@ def mean_rank(probabilities: list[np.ndarray]) -> np.ndarray:
     return np.mean([rankdata(each) / len(each) for each in probabilities], axis=0)[:, None]
 
 
-def log_odds(probabilities: list[np.ndarray]) -> np.ndarray:
-    """Each member's log-odds as one feature (stacking, Wolpert 1992)."""
-    return logit(np.clip(probabilities, EPS, 1 - EPS)).T
-
-
 BLENDS: dict[str, Features] = {"mean of ranks": mean_rank, "stacker": log_odds}
 
 
-def blend(members: list[Member], labels: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Out-of-fold probabilities of the training file, test probabilities, and weights of the blend.
+def blend(members: list[Member], labels: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray, LogisticRegression]:
+    """Out-of-fold probabilities of the training file, test probabilities, and the fitted blend.
 
     The logistic regression also calibrates ranks, so that reviews above one half are positive.
     """
@@ -76,9 +70,9 @@ def blend(members: list[Member], labels: np.ndarray, features: Features) -> tupl
         train[fold] = features([member.train[fold] for member in members])
     out_of_fold = np.zeros(len(labels))
     for fold in folds:
-        out_of_fold[fold] = LogisticRegression(C=1.0).fit(train[~fold], labels[~fold]).predict_proba(train[fold])[:, 1]
-    stacker = LogisticRegression(C=1.0).fit(train, labels)
-    return out_of_fold, stacker.predict_proba(features([member.test for member in members]))[:, 1], stacker.coef_[0]
+        out_of_fold[fold] = fit_stacker(train[~fold], labels[~fold]).predict_proba(train[fold])[:, 1]
+    stacker = fit_stacker(train, labels)
+    return out_of_fold, stacker.predict_proba(features([member.test for member in members]))[:, 1], stacker
 
 
 def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[str]) -> Member:
@@ -119,7 +113,8 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
             f"an ensemble needs at least two different members, and got {', '.join(names) or 'none'}: name runs that had --folds"
         )
     submissions = folder / "submissions"
-    if not name or name in names or (submissions / (name + OOF_SUFFIX)).exists() or (folder / "runs" / name).exists():
+    is_run = any((folder / "runs" / name).glob("seed-*")) or (submissions / (name + OOF_SUFFIX)).exists()
+    if not name or name in names or is_run:
         raise UserError(f"--name {name!r} is a run, whose submissions the ensemble would replace: give another name")
     competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
@@ -129,17 +124,35 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     blends = {method: blend(members, train.labels, features) for method, features in BLENDS.items()}
     scores = {method: metrics.compute_metrics(train.labels, out_of_fold) for method, (out_of_fold, *_) in blends.items()}
     best = max(scores, key=lambda method: scores[method][metrics.SELECTION_METRIC])
-    print_blends(scores, blends["stacker"][2], names)
+    stacker = blends["stacker"][2]
+    print_blends(scores, stacker.coef_[0], names)
     print_members(members, train.labels, best, scores[best])
     log(f"Selected: {best}, with the better out-of-fold ROC AUC")
+    save_ensemble(
+        folder / "runs" / name,
+        SavedEnsemble(
+            [run_of_member(folder / "runs", member) for member in members], ids_checksum(train.ids),
+            np.array([member.train for member in members]), stacker.coef_[0], float(stacker.intercept_[0]),
+        ),
+    )  # fmt: skip
     result = FitResult(blends[best][0], blends[best][1], epoch=1, history=[{"epoch": 1} | scores[best]])
     config = RunConfig(output_dir=folder, name=name, save_results=is_recorded)
     finish_run(
         config, competition, train.ids, test.ids, RunResult(result.test, {"out of fold": result}, None, complete=True),
         members=names, split=folds_checksum(members[0], train.ids), blend=best,
-        weights=blends[best][2].tolist(), machine=machine.cpu_name(), precision="fp64",
+        weights=blends[best][2].coef_[0].tolist(), machine=machine.cpu_name(), precision="fp64",
         processes=1, **cost,
     )  # fmt: skip
+
+
+def run_of_member(runs: Path, member: Member) -> str:
+    """Folder of the run with the member's test probabilities, such as lstm/seed-1; empty where there is none."""
+    for folder in sorted((runs / member.name).glob("seed-*")):
+        fits = [load_fit_result(path) for path in folder.glob("fold-*") if path.is_dir()]
+        tests = [fit.test for fit in fits if fit is not None and len(fit.test) == len(member.test)]
+        if tests and np.allclose(np.mean(tests, axis=0), member.test, rtol=0, atol=2 * EPS):
+            return folder.relative_to(runs).as_posix()
+    return ""
 
 
 def folds_checksum(member: Member, ids: list[str]) -> str:

@@ -18,10 +18,10 @@ from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
 from popcorn.data.word_tokenizer import plain
 from popcorn.errors import UserError, log
 from popcorn.inference.load import load
-from popcorn.inference.predict import run_of
 from popcorn.metrics import SELECTION_METRIC, score_test, true_labels
+from popcorn.models.saved import run_of
+from popcorn.models.stacker import ENSEMBLE, EPS
 from popcorn.reporting import plots
-from popcorn.reporting.ensemble import EPS
 from popcorn.reporting.leaderboard import FORMER_NOTE, HEADINGS, cells
 from popcorn.reporting.paired import compare
 from popcorn.runs.results import Row, find_run, rows
@@ -228,7 +228,9 @@ def _best_predictor(models: list[Model], output_dir: Path):
     """The best model whose run is available, to explain its predictions by words."""
     for model in models:
         try:
-            return load(run_of(model.row.name, output_dir)), model.row.name
+            folder = run_of(model.row.name, output_dir)
+            if not (folder / ENSEMBLE).is_file():  # which could explain one of its members only
+                return load(folder), model.row.name
         except UserError:
             continue
     return None, ""

@@ -152,8 +152,8 @@ def versions() -> dict[str, str]:
 
 
 def _is_path(value: object) -> bool:
-    # unlike Path.is_dir, which raises an error for a prompt that is longer than a file's name may be
-    return isinstance(value, Path) or (isinstance(value, str) and os.path.isdir(value))
+    # unlike Path.exists, which raises an error for a prompt that is longer than a file's name may be
+    return isinstance(value, Path) or (isinstance(value, str) and os.path.exists(value))
 
 
 @dataclass(frozen=True)

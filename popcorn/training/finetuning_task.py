@@ -17,6 +17,7 @@ from popcorn.models.tokenizer import load_tokenizer
 from popcorn.training.masked_lm import FurtherPretraining, require_masked_lm
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import layer_decay_groups
+from popcorn.training.pseudo_labels import PseudoLabels
 from popcorn.utils.files import fingerprint
 from popcorn.utils.packages import quiet_transformers
 
@@ -43,6 +44,10 @@ class PretrainedTask(ModelTask):
         train, test = self.competition.read(TRAIN), self.competition.read(TEST)
         self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
         self.train, self.test = (self.encode(name) for name in (TRAIN, TEST))
+        if config.pseudo_labels:
+            self.pseudo_labels = PseudoLabels(config, self.competition)
+            more = self.encode(UNLABELED).reviews
+            self.train = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
         name = config.model if is_kaggle_handle(config.model) else Path(config.model).name
         self.provenance = {"weights": name, "weights_sha256": weights_checksum(config.checkpoint)}
 
@@ -95,7 +100,7 @@ class FinetuningTask(PretrainedTask):
 
     def _further_pretraining(self) -> FurtherPretraining:
         config, competition = self.config, self.competition
-        has_more = competition.path(UNLABELED) is not None
+        has_more = competition.path(UNLABELED) is not None and not config.pseudo_labels  # which has added them
         more = read_subwords(competition, UNLABELED, self.tokenizer, config).reviews if has_more else []
         reviews = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
         content = fingerprint(weights_checksum(config.checkpoint), competition.checksum)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import DataCollatorWithPadding, EvalPrediction
 
 from popcorn.config import PretrainedConfig
@@ -53,17 +54,22 @@ class FineTuner(ReviewTrainer):
     scl = 0.0
 
     def mean_loss(self, model, inputs: dict[str, Tensor]):
-        """The model's loss, in training with R-Drop's divergence of two passes and the contrastive loss."""
-        if not model.training:
-            return super().mean_loss(model, inputs)
-        if self.rdrop_alpha:
+        """The model's loss, or the cross-entropy with a teacher's probabilities.
+
+        In training also R-Drop's divergence of two passes, and the contrastive loss.
+        """
+        if self.rdrop_alpha and model.training:
             inputs = dict(zip(inputs, duplicate_batch(*inputs.values()), strict=True))
         labels = inputs["labels"]  # label smoothing removes them
-        with pooled_features(model) if self.scl else nullcontext() as features:
-            loss, outputs = super().mean_loss(model, inputs)
-        if self.scl:
+        with pooled_features(model) if self.scl and model.training else nullcontext() as features:
+            if labels.is_floating_point():  # the library's loss takes classes only
+                outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+                loss = binary_cross_entropy_with_logits(log_odds(outputs.logits.float()), labels.float())
+            else:
+                loss, outputs = super().mean_loss(model, inputs)
+        if self.scl and model.training:
             loss = (1 - self.scl) * loss + self.scl * supervised_contrastive(features[0], labels).mean()
-        if self.rdrop_alpha:
+        if self.rdrop_alpha and model.training:
             loss = loss + self.rdrop_alpha / 2 * symmetric_kl(log_odds(outputs.logits.float())).mean()
         return loss, outputs
 

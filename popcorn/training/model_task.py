@@ -7,6 +7,7 @@ from torch import nn
 from popcorn.config import TrainingConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
+from popcorn.training.pseudo_labels import PseudoLabels
 from popcorn.training.task import Task
 
 
@@ -16,6 +17,7 @@ class ModelTask(Task):
     train: EncodedReviews
     """reviews of the training file, followed by those that `with_pseudo_labels` may add"""
     test: EncodedReviews
+    pseudo_labels: PseudoLabels | None = None
 
     def build_model(self) -> nn.Module:
         """A new model on the CPU; `new_model` sets the random seed before."""
@@ -31,14 +33,16 @@ class ModelTask(Task):
         return self.build_model()
 
     def content(self) -> dict[str, str]:
-        """Adds the model's modules; counts the parameters."""
+        """Adds the model's modules and the teacher; counts the parameters."""
+        if self.pseudo_labels:
+            self.provenance = self.provenance | self.pseudo_labels.provenance
         model = self.new_model()
         self.trainable_parameters, self.parameters = count_parameters(model)
         return super().content() | {"model": str(model)}
 
     def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
         """The split, including any pseudo-labeled reviews, and the targets of `train`."""
-        return split, self.labels
+        return self.pseudo_labels.add(split) if self.pseudo_labels else (split, self.labels)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

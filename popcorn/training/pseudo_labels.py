@@ -1,47 +1,53 @@
-"""Soft pseudo-labels for the unlabeled reviews, from an NB-SVM teacher.
+"""Soft pseudo-labels for the unlabeled reviews, from a teacher.
 
 A model is trained on pseudo-labels like on labels (Lee 2013). They are the teacher's probabilities, not its classes (Hinton et
-al. 2015). The NB-SVM uses n-grams, unlike the models over word vectors, so the two complement each other (co-training, Blum &
-Mitchell 1998).
+al. 2015). A teacher that uses n-grams and a model over word vectors complement each other (co-training, Blum & Mitchell 1998).
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from popcorn.data.competition import TRAIN, UNLABELED, Competition
-from popcorn.data.splits import Split
-from popcorn.data.word_tokenizer import clean, enough_terms
-from popcorn.errors import UserError, log
-from popcorn.utils.scripts import load_script
+from popcorn.config import NBSVM, TrainingConfig
+from popcorn.data.competition import RULE, Competition
+from popcorn.data.splits import Split, validation_splits
+from popcorn.errors import log
+from popcorn.models.unlabeled import ORIGIN
+from popcorn.training.teachers import Reviews, find_teacher
+from popcorn.utils.processes import is_main_process
+
+TOO_HIGH = "unknown, so the validation metrics may be too high"
 
 
-class Teacher:
-    """The NB-SVM, trained anew for every split, on its training reviews alone."""
+class PseudoLabels:
+    """The unlabeled reviews as additional training reviews, with the teacher's probabilities."""
 
-    def __init__(self, competition: Competition, max_train_samples: int | None):
-        """Takes at most `max_train_samples` unlabeled reviews; raises `UserError` where there are none."""
-        texts = competition.read(UNLABELED).texts[:max_train_samples] if competition.path(UNLABELED) else []
-        if not texts:
-            raise UserError(
-                f"--pseudo-labels: there are no reviews in {UNLABELED} (or its zip) of {competition.folder}; "
-                "put the competition's file there, or leave the option out"
-            )
-        train = competition.read(TRAIN)
-        self.labels = train.labels
-        self.texts = np.array([clean(text) for text in train.texts], dtype=object)
-        self.unlabeled = [clean(text) for text in texts]
+    def __init__(self, config: TrainingConfig, competition: Competition):
+        """Takes at most `max_train_samples` unlabeled reviews.
 
-    def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
-        """Adds all unlabeled reviews to the split; targets of both, float64 (train + unlabeled,).
-
-        Rows of unlabeled reviews follow those of the training file. The teacher is not trained on any validation review or its
-        label.
+        Raises `UserError` where there are none, where the teacher is missing, or where it was trained on reviews that this run is
+        validated on. Warns where that is not known.
         """
-        nbsvm = load_script("nbsvm")
-        log(f"{split.name}: the teacher is trained on {len(split.train):,} labeled reviews")
-        with enough_terms():
-            teacher = nbsvm.build_pipeline(nbsvm.Config()).fit(self.texts[split.train], self.labels[split.train])
-        targets = np.concatenate([self.labels, teacher.predict_proba(self.unlabeled)[:, 1]])
+        reviews = Reviews(competition, config.max_train_samples)
+        self.labels = reviews.labels
+        self.teacher = find_teacher(config.pseudo_labels, reviews, config)
+        splits = validation_splits(config, reviews.train_ids, reviews.labels)
+        for split in splits:  # before the first one is trained
+            self.teacher.require_unseen(split.validation)
+        self.provenance = {} if config.pseudo_labels == NBSVM else {"teacher_sha256": self.teacher.checksum}
+        if not self.teacher.is_known and len(splits[0].validation):
+            self.provenance[ORIGIN] = TOO_HIGH
+            if is_main_process():
+                log(
+                    f"{RULE}\nWARNING: what {config.pseudo_labels} was trained on is unknown. Where that includes this run's\n"
+                    f"validation reviews, its validation metrics are too high. The test score is not concerned.\n{RULE}"
+                )
+
+    def add(self, split: Split) -> tuple[Split, np.ndarray]:
+        """Adds the unlabeled reviews to the split; targets of both, float64 (train + unlabeled,).
+
+        Rows of unlabeled reviews follow those of the training file. The teacher has learnt from no validation review.
+        """
+        targets = np.concatenate([self.labels, self.teacher.probability(split)])
         rows = np.arange(len(self.labels), len(targets))
         return replace(split, train=np.concatenate([split.train, rows])), targets

@@ -55,7 +55,7 @@ class ReviewDataset(Dataset):
     """Some rows of the reviews, in the format of the library's collators."""
 
     def __init__(self, reviews: EncodedReviews, rows: np.ndarray, labels: np.ndarray | None = None):
-        """rows (n,) of `reviews`; labels of all reviews, or None to predict."""
+        """rows (n,) of `reviews`; labels or probabilities of all reviews, or None to predict."""
         self.reviews, self.rows, self.labels = reviews, rows, labels
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class ReviewDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         row = self.rows[index]
-        label = {} if self.labels is None else {"labels": int(self.labels[row])}
+        label = {} if self.labels is None else {"labels": self.labels[row].item()}
         return {"input_ids": self.reviews.reviews[row].tolist()} | label
 
 

@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from popcorn.config import WordVectorConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.competition import find_competition
-from popcorn.data.splits import Split
 from popcorn.data.word_tokenizer import encode, read_corpus
 from popcorn.data.word_vectors import build_vocabulary
 from popcorn.models.saved import save_metadata, save_vocabulary
 from popcorn.training.model_task import ModelTask
-from popcorn.training.pseudo_labels import Teacher
+from popcorn.training.pseudo_labels import PseudoLabels
 from popcorn.utils.files import fingerprint
 
 ModelClass = Callable[[WordVectorConfig, Tensor], nn.Module]
@@ -48,7 +46,7 @@ class WordModelTask(ModelTask):
         self.vectors = torch.from_numpy(self.vocabulary.vectors)
         vectors_sha256 = fingerprint(self.vocabulary.vectors.tobytes())
         self.provenance = {"vectors": self.vocabulary.source, "vectors_sha256": vectors_sha256}
-        self.teacher = Teacher(self.competition, config.max_train_samples) if config.pseudo_labels else None
+        self.pseudo_labels = PseudoLabels(config, self.competition) if config.pseudo_labels else None
 
     def build_model(self) -> nn.Module:
         return self.model_class(self.config, self.vectors)
@@ -64,9 +62,6 @@ class WordModelTask(ModelTask):
             {"params": embedding, "lr": config.learning_rate * config.embedding_lr_scale},
             {"params": rest, "lr": config.learning_rate},
         ]
-
-    def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
-        return self.teacher.with_pseudo_labels(split) if self.teacher else (split, self.labels)
 
     def save_artifacts(self, run_dir: Path) -> None:
         """Saves options and vocabulary."""
