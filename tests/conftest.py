@@ -1,8 +1,10 @@
 """A small competition that has what the real one has: quotes, ratings in the ids, movies, line breaks, unlabeled reviews."""
 
+import gc
 import io
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import zipfile
@@ -16,10 +18,10 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from kaggle_session import Session
+from preloaded import ROOT, PreloadedProcess, stop_server
 
 from popcorn.data import stanford
 
-ROOT = Path(__file__).parent.parent
 PRAISE = "superb moving delightful brilliant touching masterful charming gripping".split()
 BLAME = "dull awful tedious clumsy pointless boring wretched lifeless".split()
 FILLER = "the a film story it was and with actor scene plot of in this that one script camera music end".split()
@@ -33,6 +35,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if shared := [name for name in COSTLY if name in item.fixturenames]:
             item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{shared[0]}"))
+
+
+def pytest_collection_finish():
+    """Leaves the libraries out of every later garbage collection, which would take most of a second with them."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,9 +100,12 @@ def glove(tmp_path_factory) -> Path:
     return path
 
 
-def some_fast(fast: list[str], scripts) -> list:
-    """Parameters of a long test: the `fast` scripts for `make test`, the others for `make test-all`."""
-    return [script if script in fast else pytest.param(script, marks=pytest.mark.slow) for script in scripts]
+def some_fast(fast: list, scripts) -> list:
+    """Parameters of a long test, names or tuples: the `fast` scripts for `make test`, the others for `make test-all`."""
+    return [
+        script if script in fast else pytest.param(*(script if isinstance(script, tuple) else [script]), marks=pytest.mark.slow)
+        for script in scripts
+    ]
 
 
 def zipped(path: Path) -> Path:
@@ -102,13 +117,30 @@ def zipped(path: Path) -> Path:
 
 
 def run(*command: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess:
-    """Runs `python <command>` in the repository, and expects an exit code and, where that is not 0, a sentence."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
-    )
+    """Runs `python <command>` in the repository, and expects an exit code and, where that is not 0, a sentence.
+
+    With variables, which libraries read as they are imported, it takes the seconds that their import takes.
+    """
+    if variables:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+        )
+    else:
+        done = PreloadedProcess(*command).wait()
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def run_in_two_processes(*command: object) -> str:
+    """Runs `python <command>` twice, as torchrun does for one process on each of two GPUs; what both printed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    processes = [PreloadedProcess(*command, RANK=rank, LOCAL_RANK=rank, **job) for rank in "01"]
+    done = [process.wait() for process in processes]
+    assert [each.returncode for each in done] == [0, 0], "".join(each.stdout + each.stderr for each in done)
+    return "".join(each.stdout for each in done)
 
 
 def run_here(script: str, *arguments: object, code: int = 0) -> str:

@@ -5,7 +5,6 @@ import json
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from importlib import import_module
@@ -14,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pretrained
 import pytest
-from conftest import ROOT, run, run_here, run_kernel, some_fast
+from conftest import ROOT, run, run_here, run_in_two_processes, run_kernel, some_fast
+from preloaded import PreloadedProcess
 from test_runs import submissions
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -77,13 +77,11 @@ def test_a_run_leaves_all_that_it_promises(undisturbed):
 
 
 def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
-    command = [sys.executable, *map(str, options("bert_trainer")), "--output-dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = PreloadedProcess(*options("bert_trainer"), "--output-dir", tmp_path)
     folder = tmp_path / "runs" / "bert_trainer" / "seed-1" / "validated"
-    while process.poll() is None and not (folder.parent / "cost.json").is_file():  # written after the checkpoint
+    while process.is_running() and not (folder.parent / "cost.json").is_file():  # written after the checkpoint
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL
     assert not (tmp_path / "submissions" / "bert_trainer.csv").exists()
     (folder / "checkpoint-9999").mkdir()  # what a kill in the middle of writing leaves
     (killed,) = json.loads((folder.parent / "cost.json").read_text()).values()
@@ -96,9 +94,8 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, optio
 
 
 def test_two_processes_train_alike(undisturbed, options, tmp_path):
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = run(*launch, *options("bert_trainer"), "--output-dir", tmp_path, "--save-results", OMP_NUM_THREADS="1")
-    assert done.stdout.count("Test: accuracy") == 1
+    printed = run_in_two_processes(*options("bert_trainer"), "--output-dir", tmp_path, "--save-results")
+    assert printed.count("Test: accuracy") == 1
     (entry,) = json.loads((tmp_path / "results" / "bert_trainer.json").read_text())["runs"]
     (alone,) = json.loads((undisturbed / "results" / "bert_trainer.json").read_text())["runs"]
     assert entry["processes"] == 2 and entry["auc"] > 0.9

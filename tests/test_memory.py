@@ -21,14 +21,6 @@ from popcorn.training.adapters import AdapterTask, PredictOnlyTrainer
 from popcorn.training.hf_trainer import predict_probability
 from popcorn.training.review_trainer import PredictingTrainer, retry_on_oom
 
-
-@pytest.fixture(autouse=True)
-def uncollected(monkeypatch):
-    """To collect garbage takes most of a second with all libraries loaded."""
-    for module in ("session", "memory", "review_trainer"):
-        monkeypatch.setattr(f"popcorn.training.{module}.clear_device_cache", lambda **_: None)
-
-
 OUT_OF_MEMORY = [
     RuntimeError("CUDA out of memory. Tried to allocate 1 GiB"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),

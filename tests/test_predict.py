@@ -13,6 +13,7 @@ import pytest
 from conftest import BLAME, PRAISE, ROOT, run
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from preloaded import PreloadedProcess
 from transformers import AutoTokenizer
 
 import bert_native
@@ -137,15 +138,14 @@ def test_the_command_shows_and_writes(finished, competition, tmp_path):
     run("-m", "popcorn", "predict", "--model", "nbsvm", "--output-dir", folder.parents[2], "--file", reviews)
     written = pd.read_csv(tmp_path / "reviews.predicted.csv")
     assert list(written["id"]) == ["a", "b"] and list(written["sentiment"]) == [1, 0]
-    command = [sys.executable, "-m", "popcorn", "predict", "--model", str(folder)]
     for content, said in (
-        (f"{PRAISE[3]}\n".encode(), b"positive, probability"),
-        (b"na\xefve", b"stdin, row 1: this is not text in UTF-8"),
-        (b"a\0", b"stdin is binary"),
-        (b"\n", b"stdin is empty"),
+        (f"{PRAISE[3]}\n".encode(), "positive, probability"),
+        (b"na\xefve", "stdin, row 1: this is not text in UTF-8"),
+        (b"a\0", "stdin is binary"),
+        (b"\n", "stdin is empty"),
     ):
-        done = subprocess.run(command, input=content, cwd=ROOT, capture_output=True)
-        assert said in done.stdout + done.stderr and b"Traceback" not in done.stderr
+        done = PreloadedProcess("-m", "popcorn", "predict", "--model", folder, stdin=content).wait()
+        assert said in done.stdout + done.stderr and "Traceback" not in done.stderr
         assert done.returncode == (2 if done.stderr else 0)
 
 

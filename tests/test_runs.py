@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, SMALL, run, run_here, run_kernel, some_fast
+from preloaded import PreloadedProcess
 
 from popcorn.data.splits import split_checksum
 
 # in so few reviews every word is frequent
 LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--vector-size", "20", "--ngrams", "1"]}
 WORD_MODELS = {  # and lstm, which the rest is about
-    "gru": [], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [], "transformer": [],
-    "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],
+    "gru": ["--hidden", "32"], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [],
+    "transformer": ["--d-model", "32", "--d-ff", "64"], "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],
 }  # fmt: skip
 
 
@@ -60,13 +61,11 @@ def test_its_kernel_is_the_same_command_and_gives_the_same_bytes(undisturbed, co
 
 
 def test_killed_in_mid_epoch_and_resumed_gives_the_same_bytes(undisturbed, options, tmp_path):
-    command = [sys.executable, "lstm.py", *map(str, options), "--output-dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = PreloadedProcess("lstm.py", *options, "--output-dir", tmp_path)
     folder = tmp_path / "runs" / "lstm" / "seed-1" / "validated"
-    while process.poll() is None and not (folder.parent / "cost.json").is_file():  # written after the checkpoint
+    while process.is_running() and not (folder.parent / "cost.json").is_file():  # written after the checkpoint
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL
     (checkpoint, *_) = sorted(folder.glob("step-*"))
     assert json.loads((checkpoint / "position.json").read_text())["step"] > 0  # in the middle of an epoch
     assert not (tmp_path / "submissions" / "lstm.csv").exists()
@@ -155,7 +154,7 @@ def test_two_processes_train_as_one_does(options, tmp_path):
     steady = *options, "--precision", "fp32", "--dropout", "0", "--word-dropout", "0", "--epochs", "1", "--save-results"
     submitted = {}
     for name, start in (("alone", ()), ("together", launch)):
-        done = run(*start, "lstm.py", *steady, "--output-dir", tmp_path / name, OMP_NUM_THREADS="1")
+        done = run(*start, "lstm.py", *steady, "--output-dir", tmp_path / name)
         assert done.stdout.count("Test: accuracy") == 1
         submitted[name] = pd.read_csv(tmp_path / name / "submissions" / "lstm.proba.csv", index_col="id")["sentiment"]
     assert submitted["together"].to_numpy() == pytest.approx(submitted["alone"].to_numpy(), abs=1e-3)
