@@ -45,7 +45,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    return [line for code in blocks(page, "bash") for line in code.splitlines()]
+    """The lines of its blocks of commands, with names for a reader's own."""
+    found = [
+        code
+        for code in blocks(page, "bash") + blocks(page, "")
+        if code.startswith(("python", "kaggle", "make", "cp", "torchrun"))
+    ]
+    return [re.sub(r"<[\w ]+>", "YOU", line.replace("<version>", "1")) for code in found for line in code.splitlines()]
 
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
@@ -203,9 +209,9 @@ def parse_kaggle(arguments: list[str], monkeypatch) -> None:
         parse(subparsers)
     given = parser.parse_args(arguments)
     if arguments[:2] == ["kernels", "push"]:
-        assert Path(given.folder).parts[0] == "kernels" and Path(given.folder).name in model_scripts()
+        assert Path(given.folder).parts[0] == "kernels" and Path(given.folder).name in [*model_scripts(), "table"]
     elif (id := getattr(given, "kernel", None)) and "popcorn-" in id:
-        assert id.removeprefix("YOU/popcorn-").replace("-", "_") in model_scripts()
+        assert id.removeprefix("YOU/popcorn-").replace("-", "_") in [*model_scripts(), "table"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -225,15 +231,15 @@ def test_commands_are_parsed_whole(command, monkeypatch):
         assert re.search(rf"^{rest[0]}:", text_of(ROOT / "Makefile"), re.MULTILINE)
     elif first == "kaggle":
         parse_kaggle(rest, monkeypatch)
-    elif first == "cp":
+    elif first == "cp" and rest[0].endswith(".py"):
         assert (ROOT / rest[0]).is_file() and not (ROOT / rest[1]).exists()
     elif first == "pip":
         assert rest[:2] == ["install", "-r"] and (ROOT / rest[2]).is_file()
     else:
-        assert command in ("python3 -m venv .venv", ". .venv/bin/activate")
+        assert command in ("python3 -m venv .venv", ". .venv/bin/activate", "cp output/results/*.json results/")
 
 
-ELSEWHERE = re.compile(r"^(make|pip|kaggle|\.) |venv|--download|--serve|-m benchmarks")
+ELSEWHERE = re.compile(r"^(make|pip|kaggle|\.|cp output/.*) |venv|--download|--serve|-m benchmarks")
 """needs another machine, the network or hours, or does not end; a benchmark has tests of its own"""
 
 
@@ -270,15 +276,19 @@ def small_options(command: str, tiny: Path, glove: Path) -> list[object]:
         options = dict(zip(SMALL[2:8:2], SMALL[3:9:2], strict=True)) | {"--epochs": 1}
     if issubclass(config, PretrainedConfig):
         options |= {"--model": tiny / config.MODEL_TYPE, "--max-length": 16, "--batch-size": 64}
+        options |= {} if "--adapter" in command else {"--name": script[1]}  # the model's folder would be a part of it
     if issubclass(config, FineTuneConfig):
         options |= {"--pretrain-epochs": 1}
     if "hidden" in vars(config()) and not issubclass(config, PretrainedConfig):
         options |= {"--hidden": 4, "--word-vectors": glove}
-    return [word for name, value in options.items() if name not in command or name == "--model" for word in (name, value)]
+    if "--precision" in command:
+        options["--precision"] = "fp32"
+    replaced = "--model", "--precision"  # a CPU does not compute in fp16
+    return [word for name, value in options.items() if name not in command or name in replaced for word in (name, value)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != NEW_MODEL], ids=lambda page: page.stem)
 def test_a_pages_commands_run_in_their_order(page, competition, glove, tmp_path, monkeypatch):
     """All that needs no other machine, in one folder, as a reader would; the models are tiny."""
     for name in ("bert", "distilbert", "roberta", "deberta-v2"):
@@ -288,6 +298,7 @@ def test_a_pages_commands_run_in_their_order(page, competition, glove, tmp_path,
         zipped(tmp_path / f"{name}.txt").rename(tmp_path / f"{name}.zip")
     (tmp_path / "reviews.csv").write_text("review\n" + "\n".join(text for _, _, text in reviews(6, 9)) + "\n")
     shutil.copytree(competition, tmp_path / "data")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     for command in commands(page):
         if not ELSEWHERE.search(command):
             execute(command, tmp_path, monkeypatch, *small_options(command, tmp_path / "tiny", glove))
