@@ -75,7 +75,10 @@ def render(page: Path, found: list[Row], results: Path) -> str:
 
 
 def begin(table: str) -> str:
-    """The line before a table: `scripts`, `scripts in Chinese`, `results`, `results of NAME ...`, `commands`, `public scores`."""
+    """The line before a table.
+
+    Tables are `scripts`, `scripts in Chinese`, `results`, `results of NAME ...`, `commands` and `public scores`.
+    """
     return f"<!-- python -m popcorn leaderboard: {table} -->"
 
 
@@ -103,7 +106,7 @@ def markdown(found: list[Row]) -> str:
 
 
 def table_of(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown from cells in Markdown, the heading first, with empty lines around it."""
+    """A table in Markdown from its cells, the heading first, with empty lines around it."""
     heading, *others = lines
     return "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in [heading, ["---"] * len(heading), *others]) + "\n\n"
 

@@ -59,9 +59,9 @@ LANGUAGES = {
 
 
 def models(results: Path) -> list[Model]:
-    """One entry per script of the repository, from `models.csv`, or else from the script's docstring.
+    """One entry per script of the repository.
 
-    Raises `UserError` for a file with other columns or a score that is not a number.
+    It comes from `models.csv`, or else from the script's docstring. Raises `UserError` for a file with other columns or a score that is not a number.
     """
     path, listed = results / MODELS, {}
     if path.is_file():
@@ -109,7 +109,7 @@ def script_rows(found: list[Row], results: Path, language: str) -> list[tuple[st
 
 
 def public_scores(results: Path) -> list[tuple[str, ...]]:
-    """Cells of the table of public scores, the heading first: best submission and best publication of each kind."""
+    """The cells of the table of public scores, the heading first."""
     lines = [
         (model.script, model.kaggle or "-", model.published or "-", model.source) for model in models(results) if model.public
     ]
