@@ -61,7 +61,8 @@ LANGUAGES = {
 def models(results: Path) -> list[Model]:
     """One entry per script of the repository.
 
-    It comes from `models.csv`, or else from the script's docstring. Raises `UserError` for a file with other columns or a score that is not a number.
+    It comes from `models.csv`, or else from the script's docstring. Raises `UserError` for a file with other columns or a score
+    that is not a number.
     """
     path, listed = results / MODELS, {}
     if path.is_file():
