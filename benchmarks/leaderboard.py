@@ -39,8 +39,8 @@ class Config:
     """folder with the competition's files"""
     output_dir: Path = Path(".")
     """folder that receives submissions/, runs/, results/ and report/"""
-    readme: Path = Path("README.md")
-    """file with the leaderboard's two markers"""
+    pages: tuple[Path, ...] = ()
+    """files with markers around their tables; default: README*.md and docs/ in the current folder"""
 
 
 def is_begun(its: RunConfig, competition: competition_data.Competition) -> bool:
@@ -99,7 +99,7 @@ def main(config: Config) -> int:
                     failed += 1
                     progress.console.print(f"{script}, seed {seed}: ended with {done.returncode}, see {log}")
             progress.advance(task)
-    leaderboard.update(config.output_dir / "results", config.readme)
+    leaderboard.update(config.output_dir / "results", config.pages)
     report.write(config.output_dir, config.output_dir / "results", config.data_dir)
     return failed
 

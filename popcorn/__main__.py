@@ -93,18 +93,18 @@ class Compare(Command):
 
 @dataclass
 class Leaderboard(Command):
-    """Print the saved results, write them into the README, and draw a chart."""
+    """Print the saved results, write them into the README and docs/, and draw a chart."""
 
     results: Path = Path("results")
     """folder of the saved results, and of leaderboard.png"""
-    readme: Path = Path("README.md")
-    """file with the two markers around the table"""
+    pages: tuple[Path, ...] = ()
+    """files with markers around their tables; default: README*.md and docs/ in the current folder"""
 
     def run(self) -> None:
         """Prints, writes and draws."""
         from popcorn.reporting.leaderboard import update
 
-        update(self.results, self.readme)
+        update(self.results, self.pages)
 
 
 @dataclass

@@ -155,9 +155,9 @@ def test_the_leaderboard_is_written_without_its_drawing(spoil, monkeypatch, tmp_
     row = Row("lstm", 0.9, None, 0.01, 0.95, 0.9, False, 60.0, 10.0, 2**30, 10**6, 1, "machine", "python lstm.py")
     monkeypatch.setattr(leaderboard, "rows", lambda folder: iter([row]))
     readme = tmp_path / "README.md"
-    readme.write_text(f"{leaderboard.BEGIN}\n{leaderboard.END}\n")
+    readme.write_text(f"{leaderboard.begin('results')}\n{leaderboard.END}\n")
     said = spoil("adjustText")
-    leaderboard.update(tmp_path, readme)
+    leaderboard.update(tmp_path, (readme,))
     assert "| lstm |" in readme.read_text() and not (tmp_path / "leaderboard.png").exists()
     assert f"leaderboard.png is not drawn: a chart needs adjustText, {said[:10]}" in capsys.readouterr().out
 

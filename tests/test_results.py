@@ -3,21 +3,18 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, run
+from conftest import run
 
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
-from popcorn.reporting.leaderboard import BEGIN, END, markdown, read_between_markers, update
+from popcorn.reporting.leaderboard import END, begin, markdown, update
 from popcorn.runs.results import data_of, is_recorded, recipe_of, rows
 from popcorn.runs.run_dir import start_or_resume
 
-
-def test_the_readme_shows_what_the_results_say():
-    """Fails when a figure changed in one of the two: run `python -m popcorn leaderboard`."""
-    assert read_between_markers(ROOT / "README.md")[1] == markdown(list(rows(ROOT / "results")))
+BEGIN = begin("results")
 
 
 def entry(seed, accuracy):
@@ -78,13 +75,13 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
 def test_update_writes_between_the_markers_only(folder, capsys):
     readme = folder / "README.md"
     readme.write_text(f"before\n{BEGIN}\nthe table before\n{END}\nafter\n")
-    update(folder, readme)
+    update(folder, (readme,))
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "the table before" not in text
     assert "| high | 0.9100 ± 0.0100 |" in text and "toy" not in text
     assert (folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
     assert "high" in capsys.readouterr().out
-    update(folder, readme)
+    update(folder, (readme,))
     assert readme.read_text() == text
 
 
@@ -98,7 +95,7 @@ def test_what_is_no_result_is_refused(folder):
     (folder / "broken.json").unlink()
     (folder / "README.md").write_text("no markers")
     with pytest.raises(UserError, match="lacks the two lines"):
-        update(folder, folder / "README.md")
+        update(folder, (folder / "README.md",))
 
 
 def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
@@ -120,7 +117,7 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     """What is recorded and here is not run again; what was run with other options is. Table and report follow."""
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
-    where = "--data-dir", competition, "--output-dir", tmp_path, "--readme", readme
+    where = "--data-dir", competition, "--output-dir", tmp_path, "--pages", readme
     command = "-m", "benchmarks.leaderboard", "--scripts", "tfidf", *where
     run(*command)
     assert "| tfidf |" in readme.read_text() and "tfidf" in (tmp_path / "report" / "index.html").read_text()

@@ -8,6 +8,11 @@ from types import ModuleType
 ROOT = Path(__file__).parents[2]
 
 
+def model_scripts() -> list[str]:
+    """Names of the scripts at the root, without `.py`, in alphabetical order."""
+    return sorted(path.stem for path in ROOT.glob("*.py") if path.stem.isidentifier())
+
+
 def load_script(name: str) -> ModuleType:
     """Imports the script of that name (without `.py`); raises `FileNotFoundError` where there is none."""
     path = ROOT / f"{name}.py"
