@@ -236,8 +236,8 @@ def test_attention_dropout_is_the_option_s(script, config_of, tmp_path):
         further += set((tmp_path / "runs" / "further-pretrained").glob("*/model.safetensors")) - set(further)
         model = task.new_model().train()
         tokens = torch.arange(1_000, 1_008).repeat(2, 1)
-        inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens, torch.ones_like(tokens))
-        first, second = (getattr(answer, "logits", answer) for answer in (model(*inputs), model(*inputs)))
+        given = {"lengths": torch.tensor([8, 8])} if script.endswith("native") else {"attention_mask": torch.ones_like(tokens)}
+        first, second = (getattr(answer, "logits", answer) for answer in (model(tokens, **given), model(tokens, **given)))
         changes.append(not torch.equal(first, second))
     assert changes == [False, True]
     assert len({path.read_bytes() for path in further}) == 2 * (family in MODEL_CLASSES)
@@ -577,14 +577,13 @@ def test_the_pooled_features_are_what_the_logits_are_made_of(script, config_of):
     config = config_of(script)
     model = SCRIPTS[script][0](config, config.checkpoint).train()
     tokens = torch.arange(1_000, 1_016).view(2, 8)
-    inputs = (tokens, torch.tensor([8, 8])) if script.endswith("native") else (tokens,)
-    options = {} if script.endswith("native") else {"attention_mask": torch.ones_like(tokens)}
+    given = {"lengths": torch.tensor([8, 8])} if script.endswith("native") else {"attention_mask": torch.ones_like(tokens)}
     with pooled_features(model) as features:
-        outputs = model(*inputs, **options)
+        outputs = model(tokens, **given)
     logits = getattr(outputs, "logits", outputs).view(2, -1)
     (found,), last = features, [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     assert found.shape == (2, last.in_features) and torch.equal(last(found), logits)
-    model(*inputs, **options)
+    model(tokens, **given)
     assert len(features) == 1  # nothing is left in the model
 
 
