@@ -21,8 +21,8 @@ class Prompt:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, label_words: tuple[str, str], max_length: int):
         """text: with `{review}` once; label_words: for a negative and for a positive review.
 
-        Raises `UserError` where the text lacks the review's place or ends in a space, a label word is not a single token after the prompt, or
-        `max_length` leaves no room for a review.
+        Raises `UserError` where the text lacks the review's place or ends in a space, a label word is not a single token after
+        the prompt, or `max_length` leaves no room for a review.
         """
         if text.count(REVIEW) != 1:
             raise UserError(f"--prompt has {REVIEW} {text.count(REVIEW)} times: write it once, where the review is to stand")
