@@ -8,7 +8,7 @@ import pandas as pd
 import pretrained
 import pytest
 import torch
-from conftest import BLAME, FILLER, PRAISE, ROOT, run, run_here
+from conftest import BLAME, FILLER, PRAISE, ROOT, run, run_here, run_kernel
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -511,6 +511,22 @@ def test_two_processes_share_the_prompts(checkpoints, competition, tmp_path):
     done = run(*launch, *given, "--batch-size", 16, "--max-length", 128, "--precision", "fp32")
     assert done.stdout.count("Test: accuracy") == 1
     pd.testing.assert_series_equal(submitted(zero_shot_config(checkpoints["qwen3"], competition, tmp_path)), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["qwen_lora", "qwen_zero_shot"])
+def test_a_kernel_gives_the_same_bytes(script, checkpoints, competition, tmp_path):
+    given = ["--model", checkpoints["qwen3"], "--name", script, "--batch-size", 16, "--max-length", 128, "--precision", "fp32"]
+    if script == "qwen_lora":
+        tuned(checkpoints["qwen3"], competition, tmp_path, epochs=1)
+        given += ["--epochs", 1, "--learning-rate", 0.01, "--no-validation"]
+    else:
+        untuned(checkpoints["qwen3"], competition, tmp_path, shots=2, calibrate=True)
+        given += ["--shots", 2, "--shot-length", 20, "--calibrate"]
+    mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
+    assert run_kernel(script, given, competition, tmp_path) == mine
+    metadata = json.loads((tmp_path / "kernels" / script / "kernel-metadata.json").read_text())
+    assert metadata["enable_gpu"] == "true"
 
 
 @pytest.mark.parametrize("script", ["qwen_lora.py", "qwen_zero_shot.py"])
