@@ -8,7 +8,7 @@ import pandas as pd
 import pretrained
 import pytest
 import torch
-from conftest import BLAME, FILLER, PRAISE, ROOT, run, run_here
+from conftest import BLAME, FILLER, PRAISE, ROOT, run, run_here, run_kernel
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -117,7 +117,7 @@ def literate(tmp_path_factory) -> Path:
     model = AutoModelForCausalLM.from_config(Qwen3Config(**settings))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(250):
-        labels = generator.integers(0, 2, 32)
+        labels = (generator.random(32) < 0.65).astype(int)  # more are positive: a preference to calibrate
         endings = np.where(generator.random(32) < 0.1, 1 - labels, labels)  # some are wrong, as in any text
         texts = [
             TEXT.replace(REVIEW, toy_review(generator, label, known=4)) + (" negative", " positive")[ending]
@@ -294,7 +294,7 @@ def test_a_prompt_has_room_for_its_label_word_and_keeps_a_reviews_ends(family, c
     [
         ({"label_words": ("negative", "otherworldly")}, "the label word 'otherworldly' is not one token"),
         ({"label_words": ("good", "good")}, "good and good: give two different words"),
-        ({"prompt": "{review} It was "}, "a --prompt that ends without a space"),
+        ({"prompt": "{review} It was "}, "--prompt ends in a space or a line break"),
         ({"prompt": "It was"}, r"--prompt has {review} 0 times"),
         ({"max_length": 20}, "--max-length is 20, and the prompt has .* give at least"),
         ({"max_length": 257}, "allows at most 256"),
@@ -379,7 +379,7 @@ def test_calibration_removes_the_preference_for_a_word(literate, competition, tm
     run_task(task, trainer)
     calibrated = submitted(config)
     prior = zero_shot.content_free_log_odds(task, NO_EXAMPLES)
-    assert abs(prior) > 0.01
+    assert abs(prior) > 0.05
     odds = [np.log(each.clip(1e-6, 1 - 1e-6) / (1 - each.clip(1e-6, 1 - 1e-6))) for each in (plain, calibrated)]
     inside = plain.between(0.01, 0.99) & calibrated.between(0.01, 0.99)
     assert inside.sum() > 10 and np.allclose((odds[0] - odds[1])[inside], prior, atol=1e-3)
@@ -388,7 +388,7 @@ def test_calibration_removes_the_preference_for_a_word(literate, competition, tm
 def test_pretraining_serves_zero_shot_and_lora_learns_more(literate, competition, tmp_path):
     """The decoder has seen half of the opinion words; the adapter learns the others. A saved run predicts the same."""
     before = untuned(literate, competition, tmp_path)
-    assert auc(before) > 0.8 and accuracy(before) > 0.65
+    assert auc(before) > 0.8 and accuracy(before) > 0.6
     probabilities = tuned(literate, competition, tmp_path)
     assert auc(probabilities) > auc(before) + 0.01 and accuracy(probabilities) > accuracy(before) + 0.05
     texts = pd.read_csv(competition / "testData.tsv", sep="\t", quoting=3, index_col="id")["review"]
@@ -511,6 +511,22 @@ def test_two_processes_share_the_prompts(checkpoints, competition, tmp_path):
     done = run(*launch, *given, "--batch-size", 16, "--max-length", 128, "--precision", "fp32")
     assert done.stdout.count("Test: accuracy") == 1
     pd.testing.assert_series_equal(submitted(zero_shot_config(checkpoints["qwen3"], competition, tmp_path)), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["qwen_lora", "qwen_zero_shot"])
+def test_a_kernel_gives_the_same_bytes(script, checkpoints, competition, tmp_path):
+    given = ["--model", checkpoints["qwen3"], "--name", script, "--batch-size", 16, "--max-length", 128, "--precision", "fp32"]
+    if script == "qwen_lora":
+        tuned(checkpoints["qwen3"], competition, tmp_path, epochs=1)
+        given += ["--epochs", 1, "--learning-rate", 0.01, "--no-validation"]
+    else:
+        untuned(checkpoints["qwen3"], competition, tmp_path, shots=2, calibrate=True)
+        given += ["--shots", 2, "--shot-length", 20, "--calibrate"]
+    mine = [(tmp_path / "submissions" / f"{script}{kind}.csv").read_bytes() for kind in ("", ".proba")]
+    assert run_kernel(script, given, competition, tmp_path) == mine
+    metadata = json.loads((tmp_path / "kernels" / script / "kernel-metadata.json").read_text())
+    assert metadata["enable_gpu"] == "true"
 
 
 @pytest.mark.parametrize("script", ["qwen_lora.py", "qwen_zero_shot.py"])

@@ -21,11 +21,13 @@ class Prompt:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, label_words: tuple[str, str], max_length: int):
         """text: with `{review}` once; label_words: for a negative and for a positive review.
 
-        Raises `UserError` where the text lacks the review's place, a label word is not a single token after the prompt, or
-        `max_length` leaves no room for a review.
+        Raises `UserError` where the text lacks the review's place or ends in a space, a label word is not a single token after
+        the prompt, or `max_length` leaves no room for a review.
         """
         if text.count(REVIEW) != 1:
             raise UserError(f"--prompt has {REVIEW} {text.count(REVIEW)} times: write it once, where the review is to stand")
+        if text != text.rstrip():
+            raise UserError("--prompt ends in a space or a line break, and the label word has its own space: leave it out")
         self.tokenizer, self.max_length = tokenizer, max_length
         before, after = text.split(REVIEW)
         start = tokenizer("")["input_ids"][:1]  # Llama and Gemma start every text with a token, Qwen and Phi do not
@@ -51,7 +53,7 @@ class Prompt:
         if ids[:first] != self.after.tolist() or len(ids) != first + 1 or ids[-1] == self.tokenizer.unk_token_id:
             raise UserError(
                 f"the label word {word!r} is not one token of this model's tokenizer after the prompt: give two other words with "
-                "--label-words, or a --prompt that ends without a space"
+                "--label-words"
             )
         return ids[-1]
 
