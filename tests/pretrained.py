@@ -1,5 +1,6 @@
 """Checkpoints that the tests of fine-tuning start from: a real small BERT of the package index, and tiny ones of each family."""
 
+from functools import cache
 from pathlib import Path
 
 from transformers import (
@@ -10,6 +11,7 @@ from transformers import (
     DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
+    PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaModel,
 )  # fmt: skip
@@ -42,9 +44,14 @@ FAMILIES = {
 }
 
 
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(MINILM)
+
+
 def write(folder: Path, family: str, **changes) -> Path:
     """A tiny checkpoint of the family, with random weights, in the folder."""
     build, config = FAMILIES[family]
     build(type(config)(**(config.to_dict() | changes))).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return folder
