@@ -1,5 +1,6 @@
 """Checkpoints that the tests of fine-tuning start from: a real small BERT of the package index, and tiny ones of each family."""
 
+from functools import cache
 from pathlib import Path
 
 from transformers import (
@@ -12,6 +13,7 @@ from transformers import (
     DistilBertModel,
     ModernBertConfig,
     ModernBertModel,
+    PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaModel,
 )  # fmt: skip
@@ -48,10 +50,14 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@cache
+def tokenizer(length: int) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(MINILM, model_max_length=length)
+
+
 def write(folder: Path, family: str, **changes) -> Path:
     """A tiny checkpoint of the family, with random weights, in the folder."""
     build, config = FAMILIES[family]
     build(type(config)(**(config.to_dict() | changes))).save_pretrained(folder)
-    length = 8192 if family == "modernbert" else 512
-    AutoTokenizer.from_pretrained(MINILM, model_max_length=length).save_pretrained(folder)
+    tokenizer(8192 if family == "modernbert" else 512).save_pretrained(folder)
     return folder

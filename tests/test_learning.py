@@ -37,7 +37,7 @@ def task() -> tuple[EncodedReviews, np.ndarray, Tensor]:
     index = {word: id for id, word in enumerate(vectors.index_to_key, start=2)}
     chosen = slice(0, 3 * (TRAIN + VALIDATION), 3)
     ids = [np.array([index.get(word, UNKNOWN) for word in text], dtype=np.int32) for text in texts[chosen]]
-    return EncodedReviews(ids, 150), table.labels[rows][chosen], torch.from_numpy(matrix)
+    return EncodedReviews(ids, 100), table.labels[rows][chosen], torch.from_numpy(matrix)
 
 
 class FirstWordOnly(nn.Module):
