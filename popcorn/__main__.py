@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from popcorn.config import AdapterConfig, PretrainedConfig, expand_home
+from popcorn.config import FrozenConfig, PretrainedConfig, ZeroShotConfig, expand_home
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.utils.packages import hide_unusable_quantizers
 from popcorn.utils.scripts import load_script
@@ -226,7 +226,7 @@ class Plan(Command):
     """
 
     scripts: Positional[tuple[Path, ...]] = ()
-    """scripts such as deberta_lora.py; default: all that train a pretrained model"""
+    """scripts such as deberta_lora.py; default: all that use a pretrained model"""
     model: str | None = None
     """model id on the hub, or a folder with a config.json; default: the script's"""
     max_length: int | None = None
@@ -234,7 +234,7 @@ class Plan(Command):
     batch_size: int | None = None
     """reviews per optimizer step; default: the script's"""
     bits: Literal[4, 8, 16, 32] | None = None
-    """bits of an adapter's frozen weight; default: the best for each machine"""
+    """bits of a frozen weight; default: the best for each machine"""
 
     def run(self) -> None:
         """Prints a table."""
@@ -245,9 +245,9 @@ class Plan(Command):
         given = {name: getattr(self, name) for name in ("model", "max_length", "batch_size")}
         configs = {}
         for script in scripts:
-            if not issubclass(script.Config, PretrainedConfig):
-                raise UserError(f"{script.__name__}.py trains no pretrained model: plan is for scripts such as deberta_lora.py")
-            options = given | ({"bits": self.bits} if issubclass(script.Config, AdapterConfig) else {})
+            if not issubclass(script.Config, (PretrainedConfig, ZeroShotConfig)):
+                raise UserError(f"{script.__name__}.py uses no pretrained model: plan is for scripts such as deberta_lora.py")
+            options = given | ({"bits": self.bits} if issubclass(script.Config, (FrozenConfig, ZeroShotConfig)) else {})
             configs[script.__name__] = script.Config(**{name: value for name, value in options.items() if value is not None})
         show(configs)
 

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import DebertaV2Config, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from popcorn.config import AdapterConfig, FineTuneConfig
+from popcorn.config import FineTuneConfig, FrozenConfig
 from popcorn.models.deberta import DebertaClassifier
+from popcorn.models.label_words import CLASSES
 from popcorn.training.memory import recompute_activations
 from popcorn.utils.packages import hide_unusable_quantizers
 from popcorn.utils.simulated_gpu import gpu_kernels, replaced
@@ -109,14 +110,23 @@ class LiveMemoryTracker(TorchDispatchMode):
         return result
 
 
-def adapter_on_meta(script: ModuleType, config: AdapterConfig, sizes: DebertaV2Config) -> PeftModel:
+def frozen_on_meta(sizes: PreTrainedConfig) -> PreTrainedModel:
+    """A frozen DeBERTa or decoder, on torch's meta device, without data."""
+    with torch.device("meta"):
+        model = CLASSES.get(sizes.model_type, DebertaClassifier)(sizes)
+    model.label_ids = (0, 1)  # of a decoder: any two words take the same memory
+    return model.requires_grad_(False)
+
+
+def adapter_on_meta(script: ModuleType, config: FrozenConfig, sizes: PreTrainedConfig) -> PeftModel:
     """The model of a script that trains an adapter, on torch's meta device, without data."""
     hide_unusable_quantizers()
+    base = frozen_on_meta(sizes)
     with torch.device("meta"):
         peft_config = script.peft_config(config)
         if isinstance(peft_config, PromptTuningConfig):
             peft_config.prompt_tuning_init = "RANDOM"  # sizes do not depend on the words of the text
-        return get_peft_model(DebertaClassifier(sizes), peft_config)
+        return get_peft_model(base, peft_config)
 
 
 def classifier_on_meta(script: ModuleType, config: FineTuneConfig, checkpoint: Path) -> nn.Module:
@@ -173,6 +183,20 @@ def autocast_loss(model: nn.Module, tokens: Tensor, arithmetic: Arithmetic) -> T
     """The loss in mixed precision."""
     with torch.autocast(tokens.device.type, DTYPES[arithmetic.precision], enabled=arithmetic.precision != "no"):
         return loss_of(model, tokens)
+
+
+def prediction(build: Callable[[], nn.Module], reviews: int, length: int, arithmetic: Arithmetic) -> Step:
+    """A forward pass without gradients on N reviews of the same length, in tokens; arguments as in `step`."""
+    model = build().eval()
+    kernels = gpu_kernels(arithmetic.precision) if arithmetic.on_gpu else nullcontext()
+    with torch.no_grad(), FakeTensorMode(), kernels:
+        materialize(model, arithmetic.frozen_dtype)
+        tokens = torch.zeros((reviews, length), dtype=torch.long)
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flop:
+            autocast_loss(model, tokens, arithmetic)
+        with LiveMemoryTracker([*model.parameters(), *model.buffers(), tokens]) as living:
+            autocast_loss(model, tokens, arithmetic)
+    return Step(living.peak, flop.get_total_flops(), flop.get_total_flops(), sum(map(torch.numel, model.parameters())), 0)
 
 
 def step(

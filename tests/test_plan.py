@@ -17,16 +17,20 @@ from transformers import (
     DebertaV2Config,
     DebertaV2Model,
     DistilBertConfig,
+    ModernBertConfig,
+    Qwen3Config,
     RobertaConfig,
 )
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
+import qwen_lora
 from popcorn.__main__ import Plan
 from popcorn.errors import UserError
 from popcorn.kaggle import plan
 from popcorn.kaggle.model_config import config_folder
 from popcorn.memory_estimate import Arithmetic, autocast_loss
 from popcorn.models.deberta import DebertaClassifier
+from popcorn.models.label_words import CLASSES
 from popcorn.models.pretrained import architecture
 from popcorn.training import adapters
 from popcorn.training.memory import recompute_activations
@@ -36,9 +40,15 @@ SIZES = DebertaV2Config(
     relative_attention=True, position_buckets=32, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"],
     position_biased_input=False, conv_kernel_size=3, type_vocab_size=0, num_labels=2,
 )  # fmt: skip
+QWEN = Qwen3Config(
+    hidden_size=128, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=512,
+    vocab_size=500, num_labels=2,
+)  # fmt: skip
 SMALL = {"hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 500}
 FINE_TUNED = {
     "bert": BertConfig(**SMALL), "roberta": RobertaConfig(**SMALL, pad_token_id=1),
+    "modernbert": ModernBertConfig(**SMALL, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2),
+    "deberta-v2": SIZES,
     "distilbert": DistilBertConfig(dim=128, n_layers=5, n_heads=4, hidden_dim=512, vocab_size=500),
 }  # fmt: skip
 METHODS = "deberta_lora", "deberta_prompt", "deberta_ptuning", "deberta_prefix"
@@ -74,11 +84,16 @@ def measured(model, folder, arithmetic, reviews=REVIEWS, length=TOKENS, recomput
             optimizer.step()
             if not accumulated:
                 optimizer.zero_grad()
+    return sum(held.values()) + peak_of(profiler, folder)
+
+
+def peak_of(profiler: profile, folder: Path) -> float:
+    """Bytes that the allocator had given out at most."""
     trace = folder / "trace.json"
     profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text())["traceEvents"]
     given_out = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
-    return sum(held.values()) + max(given_out) - given_out[0]
+    return max(given_out) - given_out[0]
 
 
 @pytest.fixture
@@ -104,6 +119,30 @@ def test_memory_is_what_real_steps_take(name, recomputed, sizes):
     assert estimate == pytest.approx(real, rel=0.2)
 
 
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_memory_of_a_decoder_is_what_real_steps_take(recomputed, tmp_path):
+    QWEN.save_pretrained(tmp_path)
+    script, config = qwen_lora, config_of("qwen_lora", 32, tmp_path)
+    estimate = plan.training_step(script, config, tmp_path, REVIEWS, TOKENS, Arithmetic(), recomputed).peak
+    model = CLASSES["qwen3"](QWEN).requires_grad_(False)
+    model.label_ids = (3, 4)
+    real = measured(get_peft_model(model, script.peft_config(config)), tmp_path, Arithmetic(), recomputed=recomputed)
+    assert estimate == pytest.approx(real, rel=0.2)
+
+
+def test_memory_of_a_prediction_is_what_a_real_one_takes(tmp_path):
+    QWEN.save_pretrained(tmp_path)
+    model = CLASSES["qwen3"](QWEN).requires_grad_(False).eval()
+    model.label_ids = (3, 4)
+    held = sum(weights.nbytes for weights in {id(weights): weights for weights in model.parameters()}.values())
+    tokens = torch.randint(5, 500, (64, TOKENS))
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        autocast_loss(model, tokens, Arithmetic())
+    assert plan.prediction_step(tmp_path, 64, TOKENS, Arithmetic()).peak == pytest.approx(
+        held + peak_of(profiler, tmp_path), rel=0.2
+    )
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ["deberta_lora", "deberta_ptuning", "deberta_prefix"])
 def test_memory_of_quantized_weights(name, bits, tmp_path):
@@ -121,6 +160,7 @@ def test_memory_of_quantized_weights(name, bits, tmp_path):
         ("bert_trainer", "no", False, False), ("bert_trainer", "bf16", True, False), ("bert_trainer", "no", False, True),
         ("bert_native", "bf16", False, False), ("bert_scratch", "no", False, False), ("distilbert_native", "no", True, False),
         ("distilbert_trainer", "bf16", False, True), ("roberta_trainer", "bf16", False, False),
+        ("modernbert_trainer", "no", False, False), ("deberta_trainer", "no", False, False),
     ],
 )  # fmt: skip
 def test_memory_of_full_fine_tuning(name, precision, recomputed, accumulated, tmp_path):
@@ -146,7 +186,8 @@ def test_a_step_in_fake_tensors_costs_the_products_of_its_matrices(sizes):
     """Forward, and in LoRA back to every input but not to a frozen weight: twice as much, but for the thin matrices."""
     config = config_of("deberta_lora", 32, sizes)
     step = plan.training_step(import_module("deberta_lora"), config, sizes, REVIEWS, TOKENS, Arithmetic())
-    linear = 2 * REVIEWS * TOKENS * SIZES.num_hidden_layers * plan.layer_matrices(SIZES)
+    matrices = 4 * SIZES.hidden_size**2 + 2 * SIZES.hidden_size * SIZES.intermediate_size  # attention, and feed-forward
+    linear = 2 * REVIEWS * TOKENS * SIZES.num_hidden_layers * matrices
     assert linear < step.forward < 2.5 * linear and 1.8 * step.forward < step.flop < 2.4 * step.forward
 
 
@@ -241,7 +282,7 @@ def test_the_command_needs_a_config_and_nothing_else(sizes):
         ["deberta_prompt", "T4", "fp16, 8 bits", "4", "no"], ["deberta_prompt", "T4 x2", "fp16, 8 bits", "2", "no"]
     ]  # fmt: skip
     assert "this CPU" in done.stdout and "P100" not in done.stdout
-    with pytest.raises(UserError, match="trains no pretrained model"):
+    with pytest.raises(UserError, match="uses no pretrained model"):
         Plan((Path("lstm.py"),)).run()
     with pytest.raises(UserError, match=r"config\.json"):
         Plan((Path("deberta_lora.py"),), model=str(sizes / "nothing")).run()

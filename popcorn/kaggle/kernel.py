@@ -17,7 +17,6 @@ import tyro
 from popcorn.config import NBSVM, TEACHER_FILES, RunConfig, TrainingConfig, ZeroShotConfig, is_kaggle_handle
 from popcorn.data.competition import SLUG
 from popcorn.errors import UserError, log
-from popcorn.kaggle import launch
 from popcorn.utils.files import atomic_write, write_json
 from popcorn.utils.packages import needs
 from popcorn.utils.scripts import ROOT, load_script
@@ -25,7 +24,8 @@ from popcorn.utils.scripts import ROOT, load_script
 ON_GPU = TrainingConfig, ZeroShotConfig
 """options of the scripts that use a GPU"""
 KAGGLE_REQUIREMENTS = ROOT / "requirements-kaggle.txt"
-LAUNCHER = [Path(launch.__file__).with_name(name) for name in ("__init__.py", "launch.py", "processes.py")]
+LAUNCHER = "__init__.py", "launch.py", "processes.py"
+"""files of popcorn/kaggle that start the scripts on Kaggle"""
 TABLE = "table"
 """name of the kernel that runs several scripts"""
 T4_X2 = "NvidiaTeslaT4"
@@ -109,8 +109,9 @@ def read_commands(lines: list[str], options: str) -> list[Command]:
 def local_imports(scripts: list[Path], with_teacher: bool) -> list[Path]:
     """The repository's files that the scripts and the launcher import, directly or indirectly, without the scripts."""
     teachers = [ROOT / f"{NBSVM}.py"] if with_teacher else []
-    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *LAUNCHER, *teachers])
-    waiting = [*scripts, *LAUNCHER, *teachers]
+    launcher = [ROOT / "popcorn" / "kaggle" / name for name in LAUNCHER]
+    found: dict[Path, None] = dict.fromkeys([ROOT / "popcorn" / "__init__.py", *launcher, *teachers])
+    waiting = [*scripts, *launcher, *teachers]
     while waiting:
         for path in imported(waiting.pop()):
             if path not in found and path.parent != ROOT:

@@ -12,7 +12,7 @@ from popcorn.utils.packages import needs
 TIMEOUT = 5  # seconds to wait for the hub
 
 
-def config_folder(model: str, model_type: str, work: Path) -> Path:
+def config_folder(model: str, model_type: str | tuple[str, ...], work: Path) -> Path:
     """A folder with the model's config.json: `model` itself, a published one written to `work`, or the hub's.
 
     Raises `UserError` where there is none, or it has another `model_type`.
@@ -27,8 +27,10 @@ def config_folder(model: str, model_type: str, work: Path) -> Path:
     else:
         folder = _from_hub(model)
     found = read_config(folder / CONFIG).get("model_type")
-    if found != model_type:
-        raise UserError(f"{folder / CONFIG} is of the family {found!r}, and this script trains {model_type!r} models")
+    families = (model_type,) if isinstance(model_type, str) else model_type
+    if found not in families:
+        names = " or ".join(map(repr, families))
+        raise UserError(f"{folder / CONFIG} is of the family {found!r}, and this script trains {names} models")
     return folder
 
 

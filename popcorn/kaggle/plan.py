@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import torch
 from rich.table import Table
-from transformers import DebertaV2Config
+from transformers import PreTrainedConfig
 
-from popcorn.config import AdapterConfig, PretrainedConfig
+from popcorn.config import FrozenConfig, PretrainedConfig, ZeroShotConfig
 from popcorn.kaggle.model_config import config_folder
-from popcorn.memory_estimate import Arithmetic, Step, adapter_on_meta, classifier_on_meta, step
+from popcorn.memory_estimate import Arithmetic, Step, adapter_on_meta, classifier_on_meta, frozen_on_meta, prediction, step
 from popcorn.models.pretrained import architecture
 from popcorn.training.review_trainer import RECOMPUTE
 from popcorn.utils import hardware
@@ -45,6 +45,9 @@ A public measurement on Kaggle has 14%: ModernBERT-base in fp16, 32 texts of 128
 (earino.github.io/applied-deep-learning, "Your T4 Training Is 4x Slower Than It Should Be")."""
 BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
 """bytes of a quantized weight: NF4 has a float32 scale for every 64 weights"""
+FROZEN = FrozenConfig, ZeroShotConfig
+"""options of the scripts whose weights may be quantized"""
+PlannedConfig = PretrainedConfig | ZeroShotConfig
 SESSION = 12
 """hours of a Kaggle session"""
 
@@ -105,7 +108,7 @@ def training_step(
     `accumulated`: whether there are gradients of an earlier micro-batch.
     """
     how = arithmetic, recomputed, accumulated
-    if not isinstance(config, AdapterConfig):
+    if not isinstance(config, FrozenConfig):
         return step(lambda: classifier_on_meta(script, config, checkpoint), reviews, length, *how)
     sizes = architecture(checkpoint, num_labels=2)
     config.checkpoint = checkpoint  # PEFT's configurations name it
@@ -113,24 +116,35 @@ def training_step(
         step(lambda depth=depth: adapter_on_meta(script, config, of_depth(sizes, depth)), reviews, length, *how)
         for depth in (1, 2)
     )
+    return all_layers(one, two, sizes, arithmetic)
+
+
+def prediction_step(checkpoint: Path, reviews: int, length: int, arithmetic: Arithmetic) -> Step:
+    """A forward pass of a whole frozen model on reviews of the same length, in tokens."""
+    sizes = architecture(checkpoint)
+    one, two = (
+        prediction(lambda depth=depth: frozen_on_meta(of_depth(sizes, depth)), reviews, length, arithmetic) for depth in (1, 2)
+    )
+    return all_layers(one, two, sizes, arithmetic)
+
+
+def all_layers(one: Step, two: Step, sizes: PreTrainedConfig, arithmetic: Arithmetic) -> Step:
+    """The step of a whole frozen model, from those of the same model with one layer and with two."""
     more = sizes.num_hidden_layers - 1
     whole = Step(*(getattr(one, name) + more * (getattr(two, name) - getattr(one, name)) for name in Step.__annotations__))
     if arithmetic.bits not in BYTES:
         return whole
     itemsize = arithmetic.frozen_dtype.itemsize
-    saved = sizes.num_hidden_layers * layer_matrices(sizes) * (itemsize - BYTES[arithmetic.bits])
+    # nearly all frozen weights of a layer are in its quantized matrices
+    saved = sizes.num_hidden_layers * (two.frozen - one.frozen) * (itemsize - BYTES[arithmetic.bits])
     dequantized = itemsize * sizes.hidden_size * sizes.intermediate_size  # the largest matrix, while it is multiplied
     return replace(whole, peak=whole.peak - saved + dequantized)
 
 
-def of_depth(sizes: DebertaV2Config, layers: int) -> DebertaV2Config:
+def of_depth(sizes: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """The same configuration with N layers."""
-    return DebertaV2Config(**(sizes.to_dict() | {"num_hidden_layers": layers}))
-
-
-def layer_matrices(sizes: DebertaV2Config) -> int:
-    """Number of weights in a layer's matrices: four for attention, two for feed-forward."""
-    return 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
+    settings = {name: value for name, value in sizes.to_dict().items() if name != "layer_types"}
+    return type(sizes)(**(settings | {"num_hidden_layers": layers}))
 
 
 def fitting(peak_of: Callable[[int, bool], float], machine: Machine, batch_size: int) -> tuple[int, bool, float] | None:
@@ -170,9 +184,11 @@ def hours_of(flop: float, forward: float, machine: Machine, epochs: int) -> tupl
     return epoch, epoch * (1.9 * epochs + forward / flop * (0.1 * epochs + 2))
 
 
-def estimate(script: ModuleType, config: PretrainedConfig, machine: Machine, checkpoint: Path) -> Estimate | None:
+def estimate(script: ModuleType, config: PlannedConfig, machine: Machine, checkpoint: Path) -> Estimate | None:
     """Memory and hours of a script's recipe on a machine; None where not even one review fits."""
-    arithmetic = replace(machine.arithmetic, bits=bits_of(config, machine) if isinstance(config, AdapterConfig) else 32)
+    arithmetic = replace(machine.arithmetic, bits=bits_of(config, machine) if isinstance(config, FROZEN) else 32)
+    if isinstance(config, ZeroShotConfig):
+        return estimate_prediction(config, machine, checkpoint, arithmetic)
     steps: dict[int, Step] = {}
 
     def peak_of(reviews: int, recomputed: bool) -> float:
@@ -198,13 +214,29 @@ def estimate(script: ModuleType, config: PretrainedConfig, machine: Machine, che
     return Estimate(reviews, recomputed, peak, epoch, run)
 
 
+def estimate_prediction(
+    config: ZeroShotConfig, machine: Machine, checkpoint: Path, arithmetic: Arithmetic
+) -> Estimate | None:  # fmt: skip
+    """Memory and hours of a script that only predicts: the test set, and a tenth of the training file to validate."""
+
+    def peak_of(reviews: int, recomputed: bool) -> float:
+        return prediction_step(checkpoint, reviews, config.max_length, arithmetic).peak
+
+    found = fitting(peak_of, machine, config.batch_size * machine.count)  # the batch of each device
+    if found is None:
+        return None
+    mean = mean_flop(lambda length: prediction_step(checkpoint, 1, length, arithmetic).flop, config.max_length)
+    hours = mean * 1.1 * REVIEWS / machine.rate / machine.count / 3600
+    return Estimate(found[0], False, found[2], 0.0, hours)
+
+
 def pretrained_scripts() -> list[ModuleType]:
-    """The repository's scripts that train a pretrained model."""
+    """The repository's scripts that use a pretrained model."""
     scripts = [load_script(path.stem) for path in sorted(ROOT.glob("*.py")) if path.stem.isidentifier()]
-    return [script for script in scripts if issubclass(getattr(script, "Config", object), PretrainedConfig)]
+    return [script for script in scripts if issubclass(getattr(script, "Config", object), PlannedConfig)]
 
 
-def show(configs: dict[str, PretrainedConfig]) -> None:
+def show(configs: dict[str, PlannedConfig]) -> None:
     """Prints what each script takes: one on several machines, or several on Kaggle's two T4s with their sum.
 
     `configs`: options by the script's name. Raises `UserError` for a model whose config.json is not at hand.
@@ -225,7 +257,7 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
                 hours.append(found.run_hours)
                 table.add_row(
                     *row, str(found.micro_batch_size), "yes" if found.recomputed else "no", f"{found.peak / GIB:.1f} {memory}",
-                    f"{found.epoch_hours:.2f}", f"{found.run_hours:.2f}",
+                    f"{found.epoch_hours:.2f}" if found.epoch_hours else "-", f"{found.run_hours:.2f}",
                 )  # fmt: skip
     console = make_console()
     console.print(table)
@@ -242,12 +274,12 @@ def show(configs: dict[str, PretrainedConfig]) -> None:
     )
 
 
-def precision_of(config: PretrainedConfig, machine: Machine) -> str:
+def precision_of(config: PlannedConfig, machine: Machine) -> str:
     """The mixed precision, and the bits of frozen weights."""
     precision = "fp32" if machine.arithmetic.precision == "no" else machine.arithmetic.precision
-    return f"{precision}, {bits_of(config, machine)} bits" if isinstance(config, AdapterConfig) else precision
+    return f"{precision}, {bits_of(config, machine)} bits" if isinstance(config, FROZEN) else precision
 
 
-def bits_of(config: PretrainedConfig, machine: Machine) -> int:
+def bits_of(config: PlannedConfig, machine: Machine) -> int:
     """Bits of a frozen weight."""
     return getattr(config, "bits", None) or machine.arithmetic.bits
