@@ -15,7 +15,8 @@ from popcorn.runs import run as run_flow
 from popcorn.utils import kaggle
 
 SCRIPT = """import os, sys
-print("rank", os.environ.get("RANK"), "of", os.environ.get("WORLD_SIZE"), sys.argv[1:], os.environ.get("POPCORN_SESSION_END"))
+rank, size, end = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "POPCORN_SESSION_END"))
+sys.stdout.write(f"rank {rank} of {size} {sys.argv[1:]} {end}\\n")  # at once, since two processes write
 open(f"process-{os.getpid()}", "w").close()
 """
 OUTPUT = "results/a.json", "submissions/a.csv", "log.txt", "finished.json"

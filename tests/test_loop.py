@@ -33,6 +33,7 @@ class LoopConfig(Config):
 
     micro_batch_size: int | None = None
     rdrop_alpha: float = 0.0
+    scl: float = 0.0
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_counts_weigh_and_rare_terms_are_left_out():
 
 def test_terms_are_learned_once_from_the_training_files_and_no_label(competition, tmp_path, monkeypatch):
     """400 labeled and 60 unlabeled reviews, and none of the test's; a later run takes what was learned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # other tests learn the same
     calls, fit = [], ParagraphVectors.fit
 
     def spied(self, counts, labels=None):

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -314,7 +313,7 @@ def test_a_pretrained_model_is_fine_tuned_with_a_teacher(script, finished, compe
         )  # fmt: skip
         is_native = script == "bert_native"
         task = FinetuningTask(module.BERT if is_native else module.build, config)
-        run_task(task, PyTorchTrainer(module.train) if is_native else HFTrainer())
+        run_task(task, PyTorchTrainer(module.train) if is_native else HFTrainer(module.training_arguments))
         assert len(task.train) == 460
         results.append(pd.read_csv(tmp_path / "submissions" / "bert.proba.csv", quoting=3)["sentiment"])
     assert results[1].mean() > results[0].mean()
@@ -326,18 +325,18 @@ def test_probabilities_of_0_and_1_give_the_library_loss():
     """The cross-entropy of two classes is that of their log-odds."""
     labels = torch.tensor([0, 1, 1])
     model = BertForSequenceClassification(BertConfig(**pretrained.SMALL, num_labels=2)).eval()
-    tuner = SimpleNamespace(rdrop_alpha=0.0)
+    tuner = FineTuner.__new__(FineTuner)
     inputs = {"input_ids": torch.arange(12).view(3, 4), "labels": labels}
     wanted = model(**inputs).loss
-    loss, outputs = FineTuner.mean_loss(tuner, model, inputs | {"labels": labels.double()})
+    loss, outputs = tuner.mean_loss(model, inputs | {"labels": labels.double()})
     assert torch.allclose(loss, wanted) and outputs.logits.shape == (3, 2)
 
 
 def test_a_kernel_takes_a_file_and_no_run(tmp_path):
     with pytest.raises(UserError, match="is a run, which Kaggle does not have: attach the file"):
-        write_kernel("gru", tmp_path, "somebody", "--pseudo-labels linear", None, False)
-    write_kernel("gru", tmp_path, "somebody", "--pseudo-labels nbsvm", None, False)
+        write_kernel("gru", tmp_path, "somebody", "--pseudo-labels linear")
+    write_kernel("gru", tmp_path, "somebody", "--pseudo-labels nbsvm")
     made = (tmp_path / "gru" / "gru.py").read_text()
     assert "FILES['nbsvm.py']" in made and "FILES['popcorn/training/sklearn_pipeline.py']" in made
-    write_kernel("gru", tmp_path, "somebody", "--pseudo-labels /kaggle/input/teacher/lstm.unlabeled.csv", None, False)
+    write_kernel("gru", tmp_path, "somebody", "--pseudo-labels /kaggle/input/teacher/lstm.unlabeled.csv")
     assert "FILES['nbsvm.py']" not in (tmp_path / "gru" / "gru.py").read_text()

@@ -57,14 +57,14 @@ def load(folder: Path, splits: list[str] | None = None) -> Predictor:
         ensemble = load_ensemble(folder)
         return Stacked([load(folder.parent / run) for run in ensemble.runs], ensemble.coef, ensemble.intercept)
     recipe = load_recipe(folder)
+    if recipe.kind in ("adapter", "label_words", "zero_shot"):
+        hardware.require_gpu_kernels()  # other models predict on the CPU
     again = f"run {recipe.script}.py again"
     finished = finished_splits(folder)
     names = splits or [name for name in finished if name == "refit"] or finished
     if not names:
         raise UserError(f"{folder} has no trained model: continue with {recipe.script}.py --resume, or run it again")
     fit_dirs = [folder / name for name in names]
-    if recipe.kind in ("adapter", "label_words", "zero_shot"):
-        hardware.require_gpu_kernels()  # other models predict on the CPU
     try:
         if recipe.kind == "linear":
             return _linear(recipe.build, recipe.config, fit_dirs)

@@ -44,7 +44,7 @@ class PretrainedTask(ModelTask):
         train, test = self.competition.read(TRAIN), self.competition.read(TEST)
         self.train_ids, self.test_ids, self.labels = train.ids, test.ids, train.labels
         self.train, self.test = (self.encode(name) for name in (TRAIN, TEST))
-        if config.pseudo_labels:
+        if getattr(config, "pseudo_labels", None):  # zero-shot trains on nothing
             self.pseudo_labels = PseudoLabels(config, self.competition)
             more = self.encode(UNLABELED).reviews
             self.train = EncodedReviews(self.train.reviews + more, config.max_length, self.tokenizer.pad_token_id)
