@@ -354,7 +354,7 @@ def test_one_file_and_a_list_of_several_are_not_both_taken(copy):
 
 def lora_beside(folder: Path) -> None:
     """An adapter that changes every answer, in the form in which the library takes it up by itself."""
-    about = LoraConfig(target_modules=["query", "query_proj", "q_lin"], init_lora_weights=False)
+    about = LoraConfig(target_modules=["query", "query_proj", "q_lin", "Wqkv"], init_lora_weights=False)
     get_peft_model(AutoModel.from_pretrained(folder), about).save_pretrained(folder / "adapter")
     for path in (folder / "adapter").glob("adapter_*"):
         shutil.copy(path, folder)
