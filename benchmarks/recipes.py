@@ -32,7 +32,7 @@ from popcorn.data.splits import SPLIT, Split, assign_folds, movie_blocks
 from popcorn.data.subword_tokenizer import read_subwords
 from popcorn.training.finetuning_task import FinetuningTask, PretrainedTask
 from popcorn.training.hf_trainer import HFTrainer, metrics_of, sort_by_length
-from popcorn.training.review_trainer import ReviewDataset
+from popcorn.training.micro_batches import ReviewDataset
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
 from popcorn.utils.files import write_json

@@ -177,7 +177,7 @@ class Kernel(Command):
     user: str | None = os.environ.get("KAGGLE_USERNAME")
     """your Kaggle user name, the start of the kernel's id; default: $KAGGLE_USERNAME"""
     options: str = ""
-    """the script's options in quotes, such as '--epochs 2 --folds 5'; a model on Kaggle in --model is attached"""
+    """the script's options, as in --options="--epochs 2 --folds 5"; a model on Kaggle in --model is attached"""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
     """continue the kernel's last version, which the session's time limit ended"""
     accelerator: str | None = None

@@ -313,8 +313,6 @@ def test_a_model_is_added_as_its_page_says(competition, tmp_path, monkeypatch, c
     page.write_text(f"{begin('scripts')}\n{END}\n")
     for module in (scripts, kernel, script_table):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    launcher = [tmp_path / path.relative_to(ROOT) for path in getattr(kernel, "LAUNCHER", [])]
-    monkeypatch.setattr(kernel, "LAUNCHER", launcher, raising=False)
     for command in commands(NEW_MODEL):
         if not ELSEWHERE.search(command):
             execute(command, tmp_path, monkeypatch)

@@ -45,9 +45,10 @@ from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.hf_trainer import FineTuner, HFTrainer
 from popcorn.training.losses import duplicate_batch, pooled_features, supervised_contrastive, symmetric_kl
 from popcorn.training.masked_lm import MODEL_CLASSES, MaskedTrainer
+from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
 from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pytorch_trainer import PyTorchTrainer
-from popcorn.training.review_trainer import IGNORE_INDEX, LengthGroupedBatchSampler, ReviewDataset
+from popcorn.training.review_trainer import IGNORE_INDEX
 
 SCRIPTS = {
     "bert_native": (bert_native.BERT, bert_native.Config),

@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory, options):
     return folder
 
 
-@pytest.mark.parametrize("script", some_fast(["bert_native", "modernbert_trainer"], SCRIPTS))
+@pytest.mark.parametrize("script", some_fast(["bert_native"], SCRIPTS))
 def test_every_script_runs_and_learns_and_so_does_its_kernel(script, options, competition, tmp_path, monkeypatch):
     # in this process, which has loaded the libraries already; its kernel does it as a command
     monkeypatch.setattr(

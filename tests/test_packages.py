@@ -118,9 +118,10 @@ def test_training_goes_on_without_tensorboard(spoil, monkeypatch, tmp_path, caps
 
     from popcorn.config import TrainingConfig
     from popcorn.training import loop
+    from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
     from popcorn.training.model_task import ModelTask
     from popcorn.training.pytorch_trainer import PyTorchTrainer
-    from popcorn.training.review_trainer import LengthGroupedBatchSampler, ReviewDataset, complete_arguments
+    from popcorn.training.review_trainer import complete_arguments
 
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)

@@ -18,6 +18,7 @@ from popcorn.data.splits import Split
 from popcorn.errors import UserError
 from popcorn.metrics import SELECTION_METRIC, compute_metrics
 from popcorn.training.checkpoint import disk_errors_as_user_error
+from popcorn.training.control_callback import TrainingControlCallback
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.fit_result import FitResult
 from popcorn.training.losses import (
@@ -27,14 +28,12 @@ from popcorn.training.losses import (
     supervised_contrastive,
     symmetric_kl,
 )
+from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
 from popcorn.training.processes import start_processes, summary_of
 from popcorn.training.review_trainer import (
-    LengthGroupedBatchSampler,
     PredictingTrainer,
-    ReviewDataset,
     ReviewTrainer,
     TrainingArguments,
-    TrainingControlCallback,
     complete_arguments,
     keep_pretrained,
     last_checkpoint,

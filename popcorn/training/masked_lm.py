@@ -27,17 +27,16 @@ from popcorn.config import FineTuneConfig
 from popcorn.data.batching import EncodedReviews
 from popcorn.errors import UserError
 from popcorn.models.pretrained import load_pretrained
+from popcorn.training.control_callback import TrainingControlCallback
 from popcorn.training.disk import require_disk_space
+from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
 from popcorn.training.model_task import count_parameters
 from popcorn.training.optim import layer_decay_groups
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
-    LengthGroupedBatchSampler,
-    ReviewDataset,
     ReviewTrainer,
     TrainingArguments,
-    TrainingControlCallback,
     complete_arguments,
     keep_pretrained,
     last_checkpoint,

@@ -6,7 +6,6 @@ evaluation and mixed precision come from the Trainer.
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +23,18 @@ from accelerate.utils.memory import clear_device_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from popcorn.config import TrainingConfig
-from popcorn.data.batching import EncodedReviews, length_grouped_batches
 from popcorn.errors import TrainingDivergedError, UserError, is_out_of_memory, log
 from popcorn.metrics import SELECTION_METRIC
 from popcorn.training.checkpoint import disk_errors_as_user_error
+from popcorn.training.control_callback import TrainingControlCallback
 from popcorn.training.memory import (
     Pieces,
     SharedOutOfMemoryError,
@@ -43,114 +42,12 @@ from popcorn.training.memory import (
     fails_in_any_process,
     recompute_activations,
 )
-from popcorn.training.session import STEADY
+from popcorn.training.micro_batches import LengthGroupedBatchSampler
 from popcorn.utils import hardware
 
 IGNORE_INDEX = -100  # label of tokens without a target, in all losses of the library
 RECOMPUTE = 4  # reviews: so small a micro-batch leaves the hardware idle, and recomputing activations pays off
 Trained = TypeVar("Trained")
-
-
-class ReviewDataset(Dataset):
-    """Some rows of the reviews, in the format of the library's collators."""
-
-    def __init__(self, reviews: EncodedReviews, rows: np.ndarray, labels: np.ndarray | None = None):
-        """rows (n,) of `reviews`; labels or probabilities of all reviews, or None to predict."""
-        self.reviews, self.rows, self.labels = reviews, rows, labels
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        row = self.rows[index]
-        label = {} if self.labels is None else {"labels": self.labels[row].item()}
-        return {"input_ids": self.reviews.reviews[row].tolist()} | label
-
-
-class LengthGroupedBatchSampler(Sampler):
-    """The PyTorch loop's batches, divided into micro-batches, as indices into a dataset.
-
-    Each process gets its own micro-batches.
-    """
-
-    def __init__(self, dataset: ReviewDataset, batch_size: int, micro_batch_size: int, seed: int):
-        self.lengths = dataset.reviews.lengths[dataset.rows]
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self.batches = -(-len(dataset) // batch_size)
-        self.process, self.processes = PartialState().process_index, PartialState().num_processes
-        # the same number of micro-batches for every process, none of them empty
-        smallest = len(dataset) // self.batches
-        self.accumulation = max(1, min(-(-batch_size // (micro_batch_size * self.processes)), smallest // self.processes))
-
-    def __len__(self) -> int:
-        return self.batches * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        indices = np.arange(len(self.lengths))
-        for batch in length_grouped_batches(indices, self.lengths, self.batch_size, self.seed * 1_000 + self.epoch):
-            micro_batches = np.array_split(batch, self.accumulation * self.processes)
-            yield from (micro_batch.tolist() for micro_batch in micro_batches[self.process :: self.processes])
-
-
-class TrainingControlCallback(TrainerCallback):
-    """Reshuffles batches every epoch, saves checkpoints, and stops early or out of time."""
-
-    def __init__(
-        self, batches: LengthGroupedBatchSampler, checkpoint_every: int, deadline: float, predictions: int = 0,
-        earlier_speed: float = 0.0, should_stop: Callable[[list[dict]], bool] = lambda log: False,
-    ):  # fmt: skip
-        """`predictions`: number of reviews to predict after training, for which time is reserved.
-
-        `earlier_speed`: training speed of an earlier split. `should_stop`: whether training stops early, given the Trainer's log.
-        """
-        self.batches, self.checkpoint_every, self.deadline, self.predictions = batches, checkpoint_every, deadline, predictions
-        self.earlier_speed, self.should_stop = earlier_speed, should_stop
-        self.steps, self.seconds, self.is_out_of_time = 0, 0.0, False
-
-    @property
-    def speed(self) -> float:
-        """Training reviews per second of all processes; 0 before the first step."""
-        return self.steps * len(self.batches.lengths) / self.batches.batches / self.seconds if self.steps else 0.0
-
-    def on_train_begin(self, args, state, control, **_) -> None:
-        """Corrects the path of the best checkpoint, since a run's folder may have been moved."""
-        if state.best_global_step:
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-
-    def on_epoch_begin(self, args, state, control, **_) -> None:
-        """Sets the sampler's epoch, for a resumed epoch too, and starts the clock."""
-        self.batches.epoch = state.global_step // self.batches.batches
-        self.start = time.monotonic()
-
-    def on_save(self, *_, **__) -> None:
-        """Restarts the clock."""
-        self.start = time.monotonic()
-
-    def on_step_end(self, args, state, control, **_) -> None:
-        """Saves a checkpoint regularly, and at the end of the time budget."""
-        now = time.monotonic()
-        self.seconds, self.start = self.seconds + now - self.start, now
-        self.steps += 1
-        last = state.global_step % self.batches.batches == 0  # the Trainer itself saves there, after the evaluation
-        # prediction takes a third of the training time per review; half of it also covers loading and writing
-        speed = self.speed if self.steps >= STEADY else self.earlier_speed
-        needed = self.predictions / 2 / speed if speed else 0
-        is_late = torch.tensor(time.monotonic() + needed >= self.deadline, dtype=torch.int, device=args.device)
-        if PartialState().num_processes > 1:  # all stop after the same step
-            torch.distributed.all_reduce(is_late)
-        if is_late and state.global_step < state.max_steps:
-            self.is_out_of_time = control.should_training_stop = True
-        control.should_save = not last and (self.is_out_of_time or state.global_step % self.checkpoint_every == 0)
-        control.should_log = control.should_save  # a checkpoint keeps the losses so far only in its log
-
-    def on_epoch_end(self, args, state, control, **_) -> None:
-        """Skips the evaluation of an unfinished epoch, so that a resumed run continues exactly."""
-        if self.is_out_of_time and state.global_step % self.batches.batches:
-            control.should_evaluate = control.should_save = False
-
-    def on_evaluate(self, args, state, control, **_) -> None:
-        """Stops training early."""
-        control.should_training_stop |= self.should_stop(state.log_history)
 
 
 class PredictingTrainer(Trainer):

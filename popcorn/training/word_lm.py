@@ -17,16 +17,15 @@ from popcorn.config import WordVectorConfig
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
+from popcorn.training.control_callback import TrainingControlCallback
 from popcorn.training.disk import require_disk_space
+from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
 from popcorn.training.model_task import count_parameters
 from popcorn.training.pretraining import key_of, train_once
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
-    LengthGroupedBatchSampler,
-    ReviewDataset,
     ReviewTrainer,
     TrainingArguments,
-    TrainingControlCallback,
     complete_arguments,
     last_checkpoint,
 )
