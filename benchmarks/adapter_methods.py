@@ -1,4 +1,4 @@
-"""Four adapters of one frozen encoder against the common settings and against a plain classifier of the encoder's features.
+"""Four adapters of one frozen encoder, against common settings and a classifier of its features.
 
 The common settings, as public notebooks have them: a rate of 1e-4, the pooler frozen as it was made, and virtual tokens that
 stand where the pooler reads; of prefix tuning, which raises an exception there, the first two over our attention. Both learn

@@ -1,4 +1,6 @@
-"""Peak memory and time of glove-gensim.py on a generated file of the size of GloVe 840B: 2,196,017 words, 300 wide.
+"""Peak memory and time of glove-gensim.py on a generated file as large as GloVe 840B.
+
+It has 2,196,017 words, 300 wide.
 
 Numbers repeat, since only their text counts; words do not, and some hold blanks as those of 840B do. The file takes 5 to 6 GB
 in the folder for temporary files and the converted one 2.6 GB. Writes results/benchmarks/glove_memory.json.

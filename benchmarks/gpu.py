@@ -1,4 +1,4 @@
-"""Training at the real models' sizes on a GPU: reviews/s and peak memory under a smaller GPU's memory, against the plan.
+"""Reviews/s and peak memory at the real models' sizes on a GPU, against the plan.
 
 Weights and tokens are random: speed and memory need no more, and there is no score. Batches have the lengths of the training
 reviews, and cost no time to make. All weights are trained at base size, and LoRA on deberta-v2-xxlarge in 8 bits. Hours on two

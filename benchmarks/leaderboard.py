@@ -1,4 +1,4 @@
-"""All scripts that need no GPU, on the whole data, one after another: what the README's table is made from.
+"""All scripts that need no GPU, on the whole data: the source of the README's table.
 
 A run that is recorded, and whose folder is here, is left out, and one that was stopped goes on where it was; so the same command
 is given until nothing is left to do. The first seed is validated; the others are trained at once, unvalidated. Table, plot and
@@ -57,7 +57,7 @@ def read_train(competition: competition_data.Competition) -> competition_data.Re
 
 
 def command_of(its: RunConfig, script: str, config: Config, competition: competition_data.Competition) -> list[str]:
-    """What a user would type; a folder of other options, as of a quick try, makes room as it does for them."""
+    """The command as a user would type it; an older run with other options is renamed."""
     given = [str(ROOT / f"{script}.py"), "--save-results", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
     given += ["--data-dir", str(config.data_dir)] if config.data_dir else []
     given += ["--no-validation"] if its.no_validation else []
@@ -65,12 +65,14 @@ def command_of(its: RunConfig, script: str, config: Config, competition: competi
 
 
 def is_done(its: RunConfig, competition: competition_data.Competition) -> bool:
-    """Whether the run is recorded and its models are here, which a fresh copy of the repository does not have."""
+    """Whether the run is recorded and its models are here; a fresh clone has none."""
     return is_recorded(its, competition) and (folder_of(its) / "refit" / PREDICTIONS).is_file() and is_begun(its, competition)
 
 
 def main(config: Config) -> int:
-    """Runs what is left; the number of runs that failed. Raises `UserError` where the competition's files are not here."""
+    """Runs what is left, and returns the number of failed runs.
+
+    Raises `UserError` where the competition's files are not here."""
     competition = competition_data.find_competition(config.data_dir)
     if competition.source == competition_data.FALLBACK:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Reviews/s of `python -m popcorn predict --file` on 10,000 of the test's reviews, for runs that are at hand.
+"""Reviews/s of `python -m popcorn predict --file` on 10,000 test reviews, for existing runs.
 
 Each measurement is a process of its own; both its own word on the speed, which leaves the start out, and the time of the whole
 command are kept. Writes results/benchmarks/predicting.json.

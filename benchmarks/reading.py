@@ -1,4 +1,4 @@
-"""Time and memory to read, tokenize and index all reviews: with an empty cache, and with a full one.
+"""Time and memory to read, tokenize and index all reviews, with an empty and a full cache.
 
 Each measurement is a process of its own. Writes results/benchmarks/reading.json.
 """

@@ -1,4 +1,4 @@
-"""Our way of fine-tuning against the common one, from the same small checkpoint, on the same reviews, side by side in one run.
+"""Our way of fine-tuning against the common one, from one small checkpoint, side by side.
 
 The common practice, as in public notebooks: every review padded to 512 tokens or cut to its first, a constant rate of
 5e-5, no warm-up, the last epoch, fp32. Ours is the script's own recipe, at a rate for so small a model and without attention
@@ -142,7 +142,7 @@ def conditions(measure: Callable[..., dict], options: FineTuneConfig) -> dict:
 
 
 def recorded(path: Path, head: dict, under: dict[str, dict] | None = None) -> dict[str, dict]:
-    """The rows that an earlier run has left under the same `head`, those alone that have the figures which `under` names."""
+    """The rows of an earlier run with the same `head`, if measured under the same conditions."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if {name: before.get(name) for name in head} != head:
         return {}

@@ -1,4 +1,4 @@
-"""Training reviews/s of every model over word vectors: its own recipe against the common practice, side by side in one run.
+"""Training reviews/s of every word-vector model: its recipe against the common practice.
 
 The common practice, as in the competition's public scripts: every review padded or cut to 512 words, batches of 64 in random
 order, fp32, memory handed back to the system after every step, and in the CNN the gradient taken through the maximum over all
@@ -121,7 +121,7 @@ class Variant:
         return counter.get_total_flops() / self.seen
 
     def reviews_of_a_run(self) -> float:
-        """Reviews that a run trains on: nine tenths of the file in every epoch, and then all of it."""
+        """Reviews that a run trains on: nine tenths of the file per epoch, then all of it."""
         return (0.9 + 1) * len(self.reviews) * self.epochs
 
     def shares(self) -> dict[str, float]:

@@ -169,7 +169,7 @@ def without_torchscript(module: ModuleType):
 
 
 def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The loss on tokens (reviews, time) of the same length: of the library's models, or of a logit (reviews,)."""
+    """The loss on tokens (reviews, time) of one length, of the library's models or of a logit."""
     labels = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
     if isinstance(model, PreTrainedModel | PeftModel):
         # with labels, the library's DeBERTa would look at their values, which fake tensors do not have

@@ -41,7 +41,7 @@ class Session:
         self, name: str, options: list = (), *, scripts: str | None = None, continues: bool = False, seconds: float = 3_600,
         processes: int = 1,
     ) -> subprocess.CompletedProcess:  # fmt: skip
-        """Makes the kernel, and runs it in a new session that lasts so many seconds."""
+        """Makes the kernel, and runs it in a new session of `seconds`."""
         kernels = self.folder / "kernels"
         write_kernel(name, kernels, "somebody", shlex.join(map(str, options)), scripts=scripts, continues=continues)
         if continues:

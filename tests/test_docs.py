@@ -131,7 +131,7 @@ def test_pages_of_families_have_the_same_headings_and_all_scripts():
     assert {page.name for page in FAMILIES} == set(re.findall(r"docs/models/([\w-]+\.md)", text_of(README)))
 
 
-def test_the_log_has_the_newest_entry_first_and_verdicts():
+def test_the_log_has_the_newest_entry_first_and_conclusions():
     headings = re.findall(r"^## (.*)$", text_of(ROOT / "benchmarks" / "log.md"), re.MULTILINE)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d: .+ \(.+\)", heading) for heading in headings)
     days = [heading[:10] for heading in headings]

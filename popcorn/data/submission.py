@@ -69,7 +69,7 @@ def write_probabilities(path: Path, ids: list[str], probability: np.ndarray) -> 
 
 
 def read_probabilities(path: Path, ids: list[str], fix: str, name: str = "sentiment") -> pd.DataFrame:
-    """Reads a file of probabilities: the columns `name` and `fold`, if it is there, in the order of `ids`.
+    """Reads a file of probabilities in the order of `ids`: columns `name`, and `fold` if present.
 
     Raises `UserError`, which ends in `fix`, where the file cannot be read, has other ids, or has a value that is not a
     probability.

@@ -19,7 +19,7 @@ from popcorn.runs.run_dir import SETTINGS
 
 
 def predict_unlabeled(folder: Path, competition: Competition, output: Path) -> None:
-    """Writes id and probability of each unlabeled review by the model in a run's folder, or by an ensemble.
+    """Writes id and probability of each unlabeled review, by a run's model or an ensemble.
 
     A neural run's folder also gets the probabilities by the models of all its splits, for pupils that are validated.
     """

@@ -64,7 +64,7 @@ def launch(folder: Path, commands: list[str], on_gpus: list[str], previous: str 
 
 
 def run(folder: Path, script: str, options: list[str], processes: int) -> int:
-    """The exit code of a script, which is trained in other processes than this one; its output goes to `LOG` too."""
+    """Runs a script in processes of its own; returns its exit code. Output also goes to `LOG`."""
     several = ["-m", "popcorn.kaggle.processes", str(processes)] if processes > 1 else []
     search_path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     with (

@@ -103,7 +103,7 @@ def training_step(
     script: ModuleType, config: PretrainedConfig, checkpoint: Path, reviews: int, length: int, arithmetic: Arithmetic,
     recomputed: bool = False, accumulated: bool = False,
 ) -> Step:  # fmt: skip
-    """A step of the whole model on reviews of the same length, in tokens; of `checkpoint` only config.json is read.
+    """A step of the whole model on reviews of one length, in tokens; reads only config.json.
 
     `accumulated`: whether there are gradients of an earlier micro-batch.
     """
@@ -129,7 +129,7 @@ def prediction_step(checkpoint: Path, reviews: int, length: int, arithmetic: Ari
 
 
 def all_layers(one: Step, two: Step, sizes: PreTrainedConfig, arithmetic: Arithmetic) -> Step:
-    """The step of a whole frozen model, from those of the same model with one layer and with two."""
+    """The step of a whole frozen model, from those with one layer and with two."""
     more = sizes.num_hidden_layers - 1
     whole = Step(*(getattr(one, name) + more * (getattr(two, name) - getattr(one, name)) for name in Step.__annotations__))
     if arithmetic.bits not in BYTES:
@@ -176,7 +176,7 @@ def mean_flop(flop: Callable[[int], float], longest: int) -> float:
 
 
 def hours_of(flop: float, forward: float, machine: Machine, epochs: int) -> tuple[float, float]:
-    """Hours of an epoch and of a whole run, from a review's mean FLOP of both passes and of the forward pass.
+    """Hours of an epoch and of a run, from a review's mean FLOP in total and forward.
 
     A run validates on a tenth, trains on all reviews for the same number of epochs, and predicts the test set twice.
     """
@@ -217,7 +217,7 @@ def estimate(script: ModuleType, config: PlannedConfig, machine: Machine, checkp
 def estimate_prediction(
     config: ZeroShotConfig, machine: Machine, checkpoint: Path, arithmetic: Arithmetic
 ) -> Estimate | None:  # fmt: skip
-    """Memory and hours of a script that only predicts: the test set, and a tenth of the training file to validate."""
+    """Memory and hours of a script that only predicts: test set, and a tenth of the training file."""
 
     def peak_of(reviews: int, recomputed: bool) -> float:
         return prediction_step(checkpoint, reviews, config.max_length, arithmetic).peak

@@ -27,7 +27,7 @@ class LabelWords:
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **_
     ) -> SequenceClassifierOutput:  # fmt: skip
-        """Tokens and mask (batch, time), padded on either side -> logits (batch, 2) in float32, and the loss of labels (batch,).
+        """Tokens and mask (batch, time), padded on either side -> float32 logits (batch, 2), and the loss.
 
         Other arguments, which PEFT passes for text generation, are ignored.
         """

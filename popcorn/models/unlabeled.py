@@ -1,4 +1,4 @@
-"""What the models of a run predict for the unlabeled reviews, and which reviews each of them was trained on."""
+"""A run's predictions for the unlabeled reviews, and which reviews each model was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path

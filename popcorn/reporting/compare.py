@@ -205,7 +205,9 @@ def conclusion(names: list[str], comparison: Comparison) -> str:
 
 
 def write_reviews(path: Path, pairs: list[Pair], comparisons: list[Comparison]) -> None:
-    """Writes the reviews that only one of the two labels correctly: ids, labels, both predictions, and which is correct."""
+    """Writes the reviews that only one of the two labels correctly.
+
+    Columns: id, label, both predictions, and which one is correct."""
     rows = [
         (pair.ids[row], pair.reviews.strip(), pair.labels[row], *(values[row] for values in pair.values), name)
         for pair, comparison in zip(pairs, comparisons, strict=True)

@@ -99,7 +99,7 @@ def auc_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray) ->
 
 
 def _placements(positive: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each positive review the fraction of negative ones below it, and for each negative one that of positive ones above.
+    """Fractions of negative reviews below each positive one, and of positive ones above each negative one.
 
     A tie counts one half. The mean of either is the area under the ROC curve.
     """

@@ -192,7 +192,7 @@ def _comparison(models: list[Model], labels: np.ndarray) -> list[list[str]]:
 
 
 def _agreement(models: list[Model]) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Name and cells of each row: the percentage of reviews with the same label from two models, and its shade from 0 to 1."""
+    """Name and cells of each row: the percentage of equal labels, and its shade from 0 to 1."""
     predictions = np.array([model.test > 0.5 for model in models])
     fraction = (predictions[:, None] == predictions).mean(-1)
     others = fraction[~np.eye(len(models), dtype=bool)]

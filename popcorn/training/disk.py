@@ -15,7 +15,7 @@ MODEL_BYTES = 4
 
 
 def disk_space(parameters: int, models: int) -> int:
-    """The maximum number of bytes of a run with so many trained parameters and so many splits.
+    """The maximum number of bytes of a run, from its numbers of trained parameters and splits.
 
     Frozen parameters are in no checkpoint. A finished split keeps its model and loses its checkpoints.
     """

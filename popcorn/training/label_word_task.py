@@ -1,4 +1,4 @@
-"""A decoder that classifies each review by the next word of a prompt; frozen, or with a small adapter."""
+"""A decoder that classifies by the next word of a prompt; frozen, or with a small adapter."""
 
 from pathlib import Path
 

@@ -131,7 +131,7 @@ class FileTeacher:
     is_known = False
 
     def __init__(self, path: Path, reviews: Reviews):
-        """Raises `UserError` where the ids are not those of the unlabeled reviews, or a value is not a probability."""
+        """Raises `UserError` for other ids than the unlabeled reviews', or a value that is not a probability."""
         fix = f"python -m popcorn predict --unlabeled makes such a file, with id and probability of each review of {UNLABELED}"
         values = read_probabilities(path, reviews.unlabeled_ids, fix, "probability")["probability"].to_numpy(float)
         self.checksum, self.values = fingerprint(values.tobytes()), values[: reviews.count]

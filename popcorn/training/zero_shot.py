@@ -91,7 +91,9 @@ class ZeroShotTask(PromptTask):
 
 
 def choose_examples(rows: np.ndarray, labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """`shots` of the rows in random order, half of each class; raises `UserError` where a class has too few."""
+    """`shots` of the rows in random order, half of each class.
+
+    Raises `UserError` where a class has too few."""
     generator = np.random.default_rng(seed)
     classes = [rows[labels[rows] == label] for label in (0, 1)]
     if min(map(len, classes)) < shots // 2:
@@ -123,7 +125,7 @@ def predict_log_odds(
 
 
 def content_free_log_odds(task: ZeroShotTask, examples: np.ndarray) -> float:
-    """Log-odds of the label words where the review has no content: of the mean probability over three such texts.
+    """Log-odds of the label words for a review without content: the mean of three such texts.
 
     Subtracted from a review's log-odds, they leave what the review adds (contextual calibration, Zhao et al. 2021, section 5).
     """
@@ -202,7 +204,7 @@ class ZeroShotTrainer:
         return cached(self.path_of(prompts, chunk), make)["log_odds"]
 
     def path_of(self, prompts: EncodedReviews, chunk: np.ndarray) -> Path:
-        """A file named by the content of the chunk's prompts, so that folds without examples share the test set's."""
+        """A file named by the prompts' content: folds without examples share the test set's."""
         return self.run_dir / CHUNKS / f"{fingerprint(*(prompts.reviews[row].tobytes() for row in chunk))[:24]}.npz"
 
     def summary(self) -> dict:

@@ -1,4 +1,4 @@
-"""What a GPU computes and keeps for the backward pass, where tensors are on the CPU: for estimates from tensor shapes."""
+"""What a GPU keeps for the backward pass, for estimates on a CPU from tensor shapes."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
