@@ -35,7 +35,7 @@ import modernbert_trainer
 import roberta_trainer
 from benchmarks import layouts
 from popcorn.data import competition as competition_data
-from popcorn.data.splits import Split
+from popcorn.data.splits import Split, validation_splits
 from popcorn.data.subword_tokenizer import read_subwords
 from popcorn.errors import UserError
 from popcorn.models.hub import find_checkpoint
@@ -349,6 +349,30 @@ def test_the_script_s_training_arguments_are_what_trains(config_of, tmp_path):
     plain = HFTrainer(lambda config: replace(arguments(config), label_smoothing_factor=0.0))
     other = fit(plain, bert_trainer.build, config_of(), tmp_path / "plain", replace(SPLIT, epochs=3))
     assert abs(other.history[0]["loss"] - result.history[0]["loss"]) > 0.01
+
+
+def test_arguments_that_micro_batches_would_change_are_refused(config_of, tmp_path):
+    for given, said in (
+        ({"gradient_accumulation_steps": 4}, "give the whole batch"),
+        ({"num_train_epochs": 2.5}, "whole number"),
+    ):
+        with pytest.raises(UserError, match=said):
+            fit(HFTrainer(lambda config, given=given: TrainingArguments(**given)), bert_trainer.build, config_of(), tmp_path)
+
+
+def test_all_epochs_of_the_arguments_are_trained_without_validation(config_of, tmp_path):
+    """Where the script itself asks for an evaluation, too."""
+    arguments = TrainingArguments(num_train_epochs=3, per_device_train_batch_size=16, eval_strategy="epoch")
+    config = config_of(no_validation=True)
+    (split,) = validation_splits(config, [f"{number}_9" for number in range(400)], np.arange(400) % 2)
+    result = fit(HFTrainer(lambda config: arguments), bert_trainer.build, config, tmp_path, replace(split, train=np.arange(32)))
+    assert len(result.history) == 3
+
+
+def test_a_changed_argument_is_seen_on_resume(config_of):
+    trainers = HFTrainer(bert_trainer.training_arguments), HFTrainer(lambda config: TrainingArguments(label_smoothing_factor=0.1))
+    first, other = (trainer.start(config_of()) for trainer in trainers)
+    assert first == trainers[0].start(config_of()) != other and "label_smoothing_factor 0.1" in other["training_arguments"]
 
 
 def test_both_trainers_train_alike(config_of, tmp_path):

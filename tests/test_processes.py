@@ -164,6 +164,10 @@ def test_one_process_without_memory_makes_both_go_on_in_smaller_pieces(name, two
     assert np.abs(np.array(trained[1]) - two_processes[name]["1"][1]).max() > 1e-4
 
 
+def test_gradients_are_averaged_although_a_process_has_none(two_processes):
+    assert two_processes["gradients"] == [1.5, 0.5, None]
+
+
 def test_two_processes_predict_fewer_reviews_than_they_are(two_processes):
     """One, two and three of them, with two trainers: a process without a batch must not keep the other waiting."""
     for name in ("native", "trainer"):

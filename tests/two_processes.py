@@ -19,6 +19,7 @@ from popcorn.data.splits import Split
 from popcorn.models.tokenizer import read_tokenizer
 from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.memory import average_gradients
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 
 TRAINERS = {
@@ -64,6 +65,15 @@ def predicted(name: str, checkpoint: Path, folder: Path, rate: float, sizes: tup
     return found
 
 
+def averaged_gradients() -> list[float | None]:
+    """Of three weights: one that both processes use, one of the second process alone, and one of none."""
+    model = torch.nn.ParameterList([torch.ones(1) for _ in range(3)])
+    loss = model[0] * (1 + PartialState().process_index)
+    (loss + model[1] if PartialState().process_index else loss).sum().backward()
+    average_gradients(model)
+    return [None if weights.grad is None else weights.grad.item() for weights in model]
+
+
 if __name__ == "__main__":
     checkpoint, folder = map(Path, sys.argv[1:3])
     PartialState(cpu=True)
@@ -71,6 +81,7 @@ if __name__ == "__main__":
     for name in TRAINERS:
         found[name] = predicted(name, checkpoint, folder / "fewer", 1e-30, SIZES)
         found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (1,))
+    found["gradients"] = averaged_gradients()
     BertEncoder.forward = with_memory_for_two(BertEncoder.forward)
     for name in TRAINERS:
         found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (1,))

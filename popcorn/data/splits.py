@@ -129,13 +129,13 @@ def validation_splits(config: RunConfig, ids: list[str], labels: np.ndarray) -> 
         )
         raise UserError(f"the {len(rows)} training reviews are of one class, and training needs two: {fix}")
     if config.no_validation:
-        return [refit_split(config, labels, getattr(config, "epochs", None))]
+        return [refit_split(config, labels, None)]
     folds = validation_folds([ids[row] for row in rows], labels[rows], config.split_by, config.folds)
     names = [f"fold-{number}" for number in range(1, len(folds) + 1)] if config.folds else ["validated"]
     return [Split(name, np.setdiff1d(rows, rows[held_out]), rows[held_out]) for name, held_out in zip(names, folds, strict=True)]
 
 
 def refit_split(config: RunConfig, labels: np.ndarray, epochs: int | None) -> Split:
-    """All rows for training, for a fixed number of epochs, and none for validation."""
+    """All rows for training, and none for validation; `epochs` is None for as many as the recipe has."""
     rows = limited(labels, config.max_train_samples)
     return Split("refit", rows, rows[:0], epochs)

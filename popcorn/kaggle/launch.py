@@ -59,7 +59,8 @@ def launch(folder: Path, commands: list[str], on_gpus: list[str], previous: str 
                 write_json(Path(FINISHED), {"commands": finished})
         if len(commands) > 1:
             log(f"Finished: {len(finished)} of {len(commands)}; a kernel made with --continue runs the rest")
-        if codes and all(codes):
+        # a failed version's output may be lost, and an unfinished training goes on with it
+        if codes and all(codes) and not (end is not None and time.time() > end - SHORTEST):
             sys.exit(codes[0])
 
 

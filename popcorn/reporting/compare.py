@@ -22,7 +22,7 @@ from popcorn.errors import UserError, log
 from popcorn.metrics import true_labels
 from popcorn.reporting.paired import Comparison, compare
 from popcorn.reporting.score import SUBMISSION, read_predictions
-from popcorn.runs.run_dir import SETTINGS, load_fit_result
+from popcorn.runs.run_dir import SETTINGS, load_fit_result, seed_folders
 from popcorn.utils.console import make_console
 from popcorn.utils.files import atomic_write
 
@@ -106,7 +106,7 @@ def validation_predictions(
 ) -> tuple[Predictions, Predictions] | None:
     """Out-of-fold or hold-out predictions of both runs; None where they are not on the same split."""
     out_of_fold = [run.source.with_name(run.name + OOF_SUFFIX) for run in runs]
-    folders = [sorted((output_dir / "runs" / run.name).glob("seed-*")) for run in runs]
+    folders = [seed_folders(output_dir / "runs" / run.name) for run in runs]
     if all(path.is_file() for path in out_of_fold):
         found = [
             Predictions(run.name, path, read_predictions(path, [OUT_OF_FOLD]))

@@ -31,8 +31,11 @@ from popcorn.utils.processes import is_main_process, main_process_first
 class Trainer(Protocol):
     """Trains the model of a task."""
 
-    def start(self, config: RunConfig) -> None:
-        """Joins several processes, and prepares the hardware."""
+    def start(self, config: RunConfig) -> dict[str, str] | None:
+        """Joins several processes, and prepares the hardware.
+
+        Returns what must be the same on resume, in addition to the options.
+        """
 
     def set_up(self, task: Task, run_dir: Path, deadline: float) -> None:
         """Receives the task and the run's folder; `deadline` is a `time.monotonic()`."""
@@ -56,7 +59,7 @@ def run(task: Task, trainer: Trainer) -> None:
     with exit_on_user_error():
         deadline = deadline_of(config)
         require_writable(config.output_dir / "submissions")
-        trainer.start(config)
+        recipe = trainer.start(config) or {}
         # with several processes, the main one locks the run's folder for all
         with run_dir.sole_owner(config) if is_main_process() else nullcontext():
             with main_process_first():
@@ -64,12 +67,18 @@ def run(task: Task, trainer: Trainer) -> None:
                 require_same_ids(task.competition.sample_ids(), task.test_ids)  # before the training, not after it
                 splits = validation_splits(config, task.train_ids, task.labels)
             task.pretrain(deadline)
-            content = task.content() | {"split": split_checksum(task.train_ids, [split.held_out for split in splits])}
+            content = task.content() | recipe | {"split": split_checksum(task.train_ids, [split.held_out for split in splits])}
             folder = run_dir.folder_of(config)
             with main_process_first():
                 if is_main_process():
+                    has_refit = config.refit and not config.folds and not config.no_validation
+                    require_disk_space(
+                        folder,
+                        task.trainable_parameters,
+                        models=len(splits) + has_refit,
+                        resumes=getattr(config, "resume", False),
+                    )
                     run_dir.start_or_resume(config, **content)
-                    require_disk_space(folder, task.trainable_parameters, models=len(splits) + config.refit)
                     task.save_artifacts(folder)
             trainer.set_up(task, folder, deadline)
             results = fit_splits(task, trainer, splits, folder)

@@ -30,6 +30,11 @@ def folder_of(config: RunConfig) -> Path:
     return config.output_dir / "runs" / config.name / f"seed-{config.seed}"
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """The folders of a name's runs, one per seed; without locks and runs that another one replaced."""
+    return [path for path in sorted(folder.glob("seed-*")) if path.is_dir() and path.suffix != ".earlier"]
+
+
 def sole_owner(config: RunConfig) -> AbstractContextManager:
     """Locks the run's folder for this process until the submissions are written.
 

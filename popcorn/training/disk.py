@@ -22,16 +22,18 @@ def disk_space(parameters: int, models: int) -> int:
     return parameters * (CHECKPOINTS * CHECKPOINT_BYTES + models * MODEL_BYTES)
 
 
-def require_disk_space(folder: Path, parameters: int, models: int) -> None:
+def require_disk_space(folder: Path, parameters: int, models: int, resumes: bool = True) -> None:
     """Prints the `disk_space` of the run in `folder`; raises `UserError` where the disk has less.
 
-    What an earlier part of the run left in the folder counts as available, since it is replaced.
+    `resumes`: whether files in the folder are replaced, and so count as available.
     """
     if not parameters or not is_main_process():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     needed = disk_space(parameters, models)
-    available = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    available = shutil.disk_usage(existing).free
+    if resumes:
+        available += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     text = f"{folder} takes at most {size(needed)} of disk space for checkpoints and models, and {size(available)} are available"
     if available < needed:
         raise UserError(f"{text}: free some space, or choose another place with --output-dir")

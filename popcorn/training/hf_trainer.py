@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -42,6 +43,11 @@ from popcorn.training.review_trainer import (
 )
 from popcorn.utils import usage
 
+RECIPE = (
+    "num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "warmup_steps",
+    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor",
+)  # fmt: skip
+"""arguments that change the trained model"""
 MakeArguments = Callable[[PretrainedConfig], TrainingArguments]
 """a script's config to the Trainer's arguments of its recipe"""
 
@@ -62,6 +68,8 @@ class FineTuner(ReviewTrainer):
         labels = inputs["labels"]  # label smoothing removes them
         with pooled_features(model) if self.scl and model.training else nullcontext() as features:
             if labels.is_floating_point():  # the library's loss takes classes only
+                smoothing = self.args.label_smoothing_factor if model.training else 0.0
+                labels = labels * (1 - smoothing) + smoothing / 2
                 outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
                 loss = binary_cross_entropy_with_logits(log_odds(outputs.logits.float()), labels.float())
             else:
@@ -106,6 +114,17 @@ def log_odds(logits: Tensor | np.ndarray) -> Tensor | np.ndarray:
     return logits[:, 1] - logits[:, 0]
 
 
+def require_whole_numbers(recipe: TrainingArguments) -> None:
+    """Raises `UserError` for arguments that the micro-batches here would silently change."""
+    if recipe.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"gradient_accumulation_steps is {recipe.gradient_accumulation_steps}: give the whole batch as "
+            "per_device_train_batch_size, and its parts with --micro-batch-size"
+        )
+    if recipe.num_train_epochs != int(recipe.num_train_epochs):
+        raise UserError(f"num_train_epochs is {recipe.num_train_epochs}: give a whole number")
+
+
 def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     """Validation metrics from the Trainer's logits and labels."""
     return compute_metrics(prediction.label_ids, expit(log_odds(prediction.predictions.astype(np.float64))))
@@ -122,14 +141,23 @@ class HFTrainer:
     def __init__(self, training_arguments: MakeArguments):
         self.training_arguments = training_arguments
 
-    start = staticmethod(start_processes)
+    def start(self, config: PretrainedConfig) -> dict[str, str]:
+        """Joins the processes; returns the arguments that must be the same on resume.
+
+        Raises `UserError` as `start_processes` does.
+        """
+        start_processes(config)
+        recipe = self.training_arguments(config)
+        return {"training_arguments": ", ".join(f"{name} {getattr(recipe, name)}" for name in RECIPE)}
 
     def set_up(self, task: PretrainedTask, run_dir: Path, deadline: float) -> None:
         """Takes what all splits have in common; `deadline` is a `time.monotonic()`."""
         self.task, self.config, self.run_dir, self.deadline = task, task.config, run_dir, deadline
         self.recipe = self.training_arguments(task.config)
+        require_whole_numbers(self.recipe)
         self.batch_size = self.recipe.per_device_train_batch_size
-        self.micro_batch_size = task.config.micro_batch_size or self.batch_size
+        of_process = -(-self.batch_size // PartialState().num_processes)
+        self.micro_batch_size = min(task.config.micro_batch_size or of_process, of_process)
         self.speed = 0.0
         """reviews per second of the last fit, for the time budget of the next"""
         self.unsaved: tuple[FineTuner, Path] | None = None

@@ -34,13 +34,22 @@ def fails_in_any_process(fails: bool) -> bool:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Averages the gradients over all processes; every process must call this."""
-    processes = PartialState().num_processes
-    if processes > 1:
-        for weights in model.parameters():
-            if weights.grad is not None:
-                torch.distributed.all_reduce(weights.grad)
-                weights.grad /= processes
+    """Averages the gradients over all processes; every process must call this.
+
+    A parameter that a process did not use counts as zero there, and stays without a gradient where no process used it.
+    """
+    processes = PartialState()
+    if processes.num_processes == 1:
+        return
+    trained = [weights for weights in model.parameters() if weights.requires_grad]
+    is_used = torch.tensor([weights.grad is not None for weights in trained], dtype=torch.int, device=processes.device)
+    torch.distributed.all_reduce(is_used)
+    for weights, used in zip(trained, is_used.tolist(), strict=True):
+        if used:
+            if weights.grad is None:
+                weights.grad = torch.zeros_like(weights)
+            torch.distributed.all_reduce(weights.grad)
+            weights.grad /= processes.num_processes
 
 
 class Pieces:

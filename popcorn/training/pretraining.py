@@ -59,9 +59,10 @@ def train_once(
 def _train(folder: Path, reviews: int, train: Callable, config: TrainingConfig, write: Callable) -> None:
     fit_dir = folder.with_name(folder.name + ".training")
     log(f"Training a language model on {reviews:,} reviews")
-    given = getattr(config, "micro_batch_size", None)
+    of_process = -(-config.batch_size // PartialState().num_processes)
+    given = getattr(config, "micro_batch_size", None) or of_process
     option = "--micro-batch-size" if hasattr(config, "micro_batch_size") else "--batch-size"
-    trainer = retry_on_oom(lambda micro_batch_size: train(micro_batch_size, fit_dir), given or config.batch_size, option)
+    trainer = retry_on_oom(lambda micro_batch_size: train(micro_batch_size, fit_dir), min(given, of_process), option)
     if trainer.control_callback.is_out_of_time:
         raise UserError(
             f"the time budget ended in the training of the language model, after {trainer.state.global_step:,} of "

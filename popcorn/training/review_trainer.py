@@ -226,10 +226,6 @@ def complete_arguments(
 ) -> TrainingArguments:  # fmt: skip
     """The recipe, with all that has no influence on what the model learns."""
     precision = hardware.mixed_precision(config.precision)
-    best_epoch = {
-        "eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": SELECTION_METRIC,
-        "greater_is_better": True,
-    }  # fmt: skip
     arguments = replace(
         recipe, output_dir=str(folder), seed=config.seed, num_train_epochs=epochs,
         per_device_train_batch_size=micro_batch_size, gradient_accumulation_steps=batches.accumulation,
@@ -238,7 +234,8 @@ def complete_arguments(
         save_strategy="epoch", save_total_limit=2, logging_strategy="epoch", logging_nan_inf_filter=False,
         remove_unused_columns=False, dataloader_pin_memory=torch.accelerator.is_available(), report_to=tensorboard_if_usable(),
         disable_tqdm=False,  # its default depends on the library's log level, which is set to errors
-        **(best_epoch if is_validated else {}),
+        eval_strategy="epoch" if is_validated else "no", load_best_model_at_end=is_validated,
+        metric_for_best_model=SELECTION_METRIC, greater_is_better=True,
     )  # fmt: skip
     use_one_gpu(arguments)
     return arguments

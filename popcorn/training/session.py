@@ -52,7 +52,8 @@ class Session:
         model = task.new_model()
         self.num_epochs = split.epochs or self.config.epochs
         self.steps_per_epoch = -(-len(split.train) // self.config.batch_size)
-        self.micro_batch_size = getattr(self.config, "micro_batch_size", None) or self.config.batch_size
+        of_process = -(-self.config.batch_size // accelerator.num_processes)
+        self.micro_batch_size = min(getattr(self.config, "micro_batch_size", None) or of_process, of_process)
         batch_size = self.config.batch_size
         log_contrastive_limit(self.config, min(self.micro_batch_size, -(-batch_size // accelerator.num_processes)), batch_size)
         self.pieces = Pieces()
