@@ -71,13 +71,8 @@ def run(task: Task, trainer: Trainer) -> None:
             folder = run_dir.folder_of(config)
             with main_process_first():
                 if is_main_process():
-                    has_refit = config.refit and not config.folds and not config.no_validation
-                    require_disk_space(
-                        folder,
-                        task.trainable_parameters,
-                        models=len(splits) + has_refit,
-                        resumes=getattr(config, "resume", False),
-                    )
+                    models = len(splits) + (config.refit and not config.folds and not config.no_validation)
+                    require_disk_space(folder, task.trainable_parameters, models, getattr(config, "resume", False))
                     run_dir.start_or_resume(config, **content)
                     task.save_artifacts(folder)
             trainer.set_up(task, folder, deadline)
