@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 import pretrained
 import pytest
+import test_decoders
 import tyro
 from conftest import ROOT, SMALL, reviews, zipped
 
 from popcorn import __main__ as commands_module
-from popcorn.config import FineTuneConfig, PretrainedConfig, TrainingConfig
+from popcorn.config import DECODERS, FineTuneConfig, PretrainedConfig, TrainingConfig, ZeroShotConfig
 from popcorn.errors import UserError
 from popcorn.kaggle import kernel
 from popcorn.reporting import script_table
@@ -274,8 +275,10 @@ def small_options(command: str, tiny: Path, glove: Path) -> list[object]:
     options: dict[str, object] = {}
     if issubclass(config, TrainingConfig):
         options = dict(zip(SMALL[2:8:2], SMALL[3:9:2], strict=True)) | {"--epochs": 1}
-    if issubclass(config, PretrainedConfig):
-        options |= {"--model": tiny / config.MODEL_TYPE, "--max-length": 16, "--batch-size": 64}
+    if issubclass(config, PretrainedConfig | ZeroShotConfig):
+        is_decoder = config.MODEL_TYPE == DECODERS
+        model, length = (tiny / DECODERS[0], 64) if is_decoder else (tiny / config.MODEL_TYPE, 16)
+        options |= {"--model": model, "--max-length": length, "--batch-size": 64}
         options |= {} if "--adapter" in command else {"--name": script[1]}  # the model's folder would be a part of it
     if issubclass(config, FineTuneConfig):
         options |= {"--pretrain-epochs": 1}
@@ -291,8 +294,9 @@ def small_options(command: str, tiny: Path, glove: Path) -> list[object]:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != NEW_MODEL], ids=lambda page: page.stem)
 def test_a_pages_commands_run_in_their_order(page, competition, glove, tmp_path, monkeypatch):
     """All that needs no other machine, in one folder, as a reader would; the models are tiny."""
-    for name in ("bert", "distilbert", "roberta", "deberta-v2"):
+    for name in pretrained.FAMILIES:
         pretrained.write(tmp_path / "tiny" / name, name)
+    test_decoders.write(tmp_path / "tiny" / DECODERS[0], DECODERS[0])
     for name in ("glove.6B.300d", "glove.840B.300d"):
         shutil.copy(glove, tmp_path / f"{name}.txt")
         zipped(tmp_path / f"{name}.txt").rename(tmp_path / f"{name}.zip")
