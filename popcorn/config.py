@@ -173,9 +173,11 @@ class TrainingConfig(RunConfig):
 
 
 def _teacher_suffix(teacher: str) -> str:
-    """The end of a pupil's name: none for nbsvm, otherwise the teacher's name."""
+    """The end of a student's name: none for nbsvm, otherwise the teacher's name."""
     path = Path(teacher)
-    run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name.removesuffix(".csv")
+    run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name
+    for ending in (*TEACHER_FILES, ".unlabeled"):
+        run = run.removesuffix(ending)
     return "" if teacher == NBSVM else f"-{run}"
 
 
@@ -225,10 +227,11 @@ class PretrainedConfig(TrainingConfig):
 
 def name_with_model(script: str, config: "PretrainedConfig | ZeroShotConfig") -> str:
     """The script's name, with that of a checkpoint other than the default."""
-    parts = Path(config.model).parts
-    last = parts[-3:] if is_kaggle_handle(config.model) else parts[-1:]
-    if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
-        last = parts[-4:]
+    parts = [part for part in Path(config.model).parts if part not in (Path(config.model).anchor, "..")]
+    is_handle = is_kaggle_handle(config.model)
+    last = parts[-3:] if is_handle else parts[-1:]
+    if last and last[-1].isdigit():  # on Kaggle a version, after model, framework and variation
+        last = parts[-4:] if is_handle or {"kaggle", "kagglehub"} & set(parts) else parts[-2:]
     return "-".join([script, *last]) if config.model != type(config).model else script
 
 

@@ -358,6 +358,9 @@ def test_a_folder_goes_before_a_model_of_kaggle(bert, tmp_path, monkeypatch):
         (HANDLE, "bert_trainer-bert-PyTorch-base-uncased"),
         ("/kaggle/input/models/someone/bert/pytorch/base-uncased/2", "bert_trainer-bert-pytorch-base-uncased-2"),
         ("someone/bert", "bert_trainer-bert"),
+        ("/tmp/bert/3", "bert_trainer-bert-3"),
+        ("/3", "bert_trainer-3"),
+        ("../3", "bert_trainer-3"),
         ("bert-base-uncased", "bert_trainer"),
     ],
 )

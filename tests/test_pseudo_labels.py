@@ -145,10 +145,19 @@ def test_the_run_has_a_name_of_its_own(competition, glove, tmp_path):
         "lstm-pseudo-labels.csv",
         "lstm-pseudo-labels.proba.csv",
     }
-    for teacher, name in (("linear", "linear"), ("a/gru.unlabeled.csv", "gru.unlabeled"), ("runs/gru/seed-2", "gru-seed-2")):
-        config = lstm.Config(pseudo_labels=teacher)
-        config.prepare("lstm")
-        assert config.name == f"lstm-pseudo-labels-{name}"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        ("linear", "linear"), ("a/gru.unlabeled.csv", "gru"), ("a/gru.csv.gz", "gru"), ("gru.unlabeled.csv.zip", "gru"),
+        ("runs/gru/seed-2", "gru-seed-2"),
+    ],
+)  # fmt: skip
+def test_a_students_name_ends_in_that_of_its_teacher(teacher, name):
+    config = lstm.Config(pseudo_labels=teacher)
+    config.prepare("lstm")
+    assert config.name == f"lstm-pseudo-labels-{name}"
 
 
 def test_a_run_teaches_with_the_model_that_did_not_see_the_validation_set(finished, competition, tmp_path):
