@@ -36,6 +36,7 @@ from popcorn.models.hub import find_checkpoint
 from popcorn.models.pretrained import architecture
 from popcorn.runs.results import recipe_of
 from popcorn.runs.run import run as run_task
+from popcorn.runs.run_dir import differing_settings, start_or_resume
 from popcorn.training import adapters, label_word_task, zero_shot
 from popcorn.training.adapters import AdapterTuner, adapter_trainer
 from popcorn.training.label_word_task import LabelWordTask, load_decoder, load_prompt
@@ -354,6 +355,13 @@ def test_a_killed_zero_shot_run_goes_on_to_the_same_submission(checkpoints, comp
     assert len(computed) == whole - 5  # one of the first six was the calibration
     with pytest.raises(SystemExit):
         untuned(*arguments, tmp_path / "killed", **changes | {"shots": 4}, resume=True)
+
+
+def test_a_zero_shot_run_is_resumed_with_smaller_batches(tmp_path):
+    """They change nothing but the memory."""
+    start_or_resume(zero_shot_config(tmp_path, tmp_path, tmp_path))
+    assert differing_settings(zero_shot_config(tmp_path, tmp_path, tmp_path, batch_size=2)) == []
+    assert differing_settings(zero_shot_config(tmp_path, tmp_path, tmp_path, shots=2)) == ["its shots is 0 where this one's is 2"]
 
 
 def test_a_spent_time_budget_leaves_a_valid_submission(checkpoints, competition, tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from popcorn.inference.predict import predict
 from popcorn.kaggle.kernel import write_kernel
 from popcorn.reporting.ensemble import ensemble
 from popcorn.runs.run import run as run_task
+from popcorn.runs.run_dir import differing_settings, load_fit_result, save_fit_result, start_or_resume
 from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.hf_trainer import FineTuner, HFTrainer
 from popcorn.training.loop import train
@@ -235,6 +236,25 @@ def test_a_run_that_does_not_fit_is_refused(finished, competition, tmp_path):
         labels_of(competition, "nobody", folder)
 
 
+def test_what_was_predicted_before_the_run_went_on_is_refused(finished, competition, tmp_path):
+    """A split that ended after `predict --unlabeled`, and a member that was trained again after the ensemble."""
+    folder = without_predictions(finished, tmp_path)
+    ended = folder / "runs" / "lstm-folds" / "seed-1" / "fold-2"
+    ended.rename(tmp_path / "fold-2")
+    predict_unlabeled("lstm-folds", competition, folder)
+    (tmp_path / "fold-2").rename(ended)
+    with pytest.raises(UserError, match="is by the models fold-1, and the run has fold-1, fold-2: run"):
+        labels_of(competition, "lstm-folds", folder)
+    member = folder / "runs" / "nbsvm-folds" / "seed-1"
+    result = load_fit_result(member / "fold-1")
+    save_fit_result(member / "fold-1", replace(result, test=result.test / 2))
+    for use in (lambda: labels_of(competition, "linear", folder), lambda: load(folder / "runs" / "linear")):
+        with pytest.raises(
+            UserError, match="nbsvm-folds/seed-1 was trained again after the ensemble linear was made: run python"
+        ):
+            use()
+
+
 def test_an_ensemble_predicts_new_reviews_by_its_stacker(finished, competition):
     data = competition_data.Competition(competition, "--data-dir")
     test, model = data.read(competition_data.TEST), load(finished / "runs" / "mixed")
@@ -287,6 +307,17 @@ def test_a_file_teaches_with_a_warning_that_is_recorded(finished, competition, g
     with pytest.raises(SystemExit):
         train_lstm(competition, glove, tmp_path, "pupil", resume=True, **options)
     assert "its teacher_sha256 is" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_have_its_teacher_elsewhere(tmp_path):
+    config = lstm.Config(output_dir=tmp_path, name="student", pseudo_labels="here.csv")
+    start_or_resume(config, teacher_sha256="same")
+    moved = replace(config, pseudo_labels="there.csv")
+    assert differing_settings(moved, teacher_sha256="same") == []
+    assert differing_settings(moved, teacher_sha256="other") == ["its teacher_sha256 is same where this one's is other"]
+    for other in ("nbsvm", None):  # which have no checksum
+        expected = [f"its pseudo_labels is here.csv where this one's is {other}"]
+        assert differing_settings(replace(config, pseudo_labels=other)) == expected
 
 
 def test_a_file_that_does_not_fit_is_refused(competition, tmp_path):

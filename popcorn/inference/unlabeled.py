@@ -10,10 +10,10 @@ from popcorn.data.competition import TRAIN, UNLABELED, Competition, Reviews
 from popcorn.data.splits import refit_split, split_checksum, validation_splits
 from popcorn.data.submission import write_probabilities
 from popcorn.errors import UserError, log
-from popcorn.inference.load import finished_splits, load
+from popcorn.inference.load import load
 from popcorn.inference.predictors import Stacked
-from popcorn.models.saved import Recipe, load_recipe
-from popcorn.models.stacker import ENSEMBLE, load_ensemble
+from popcorn.models.saved import ENSEMBLE, Recipe, finished_splits, load_recipe
+from popcorn.models.stacker import load_ensemble
 from popcorn.models.unlabeled import ORIGIN, UnlabeledPredictions, save_predictions
 from popcorn.runs.run_dir import SETTINGS
 

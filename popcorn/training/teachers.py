@@ -22,8 +22,8 @@ from popcorn.data.splits import Split
 from popcorn.data.submission import read_probabilities
 from popcorn.data.word_tokenizer import clean, enough_terms
 from popcorn.errors import UserError, log
-from popcorn.models.saved import ARRAYS, METADATA, Recipe, load_recipe, load_state, num_steps, run_of, set_state
-from popcorn.models.stacker import ENSEMBLE, fit_stacker, ids_checksum, load_ensemble, log_odds
+from popcorn.models.saved import ARRAYS, ENSEMBLE, METADATA, Recipe, load_recipe, load_state, num_steps, run_of, set_state
+from popcorn.models.stacker import fit_stacker, ids_checksum, load_ensemble, log_odds
 from popcorn.models.unlabeled import load_predictions
 from popcorn.utils.files import fingerprint
 from popcorn.utils.scripts import load_script
