@@ -163,8 +163,8 @@ class TrainingConfig(RunConfig):
     is left of the session"""
     pseudo_labels: str | None = None
     """train on the unlabeled reviews too, with soft labels from a teacher: nbsvm, which is trained on the labeled ones; the name
-    of a finished run or ensemble; or a .csv file of id and probability. Each split has a teacher without its validation
-    reviews"""
+    of a finished run or ensemble (if neural, first run python -m popcorn predict --unlabeled --model NAME); or a .csv file of id
+    and probability. Each split has a teacher without its validation reviews, except for a file, whose model is not known"""
 
     def prepare(self, script: str) -> None:
         """A run with pseudo-labels has a different name."""
@@ -309,7 +309,8 @@ class ZeroShotConfig(RunConfig):
     """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
     model: str = ""
-    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """model id on the Hugging Face hub, a model on Kaggle (owner/model/framework/variation, or with /version), or a local
+    folder"""
     batch_size: Count = 32
     """prompts per forward pass; fewer if memory requires it"""
     bits: Literal[4, 8, 16, 32] | None = None
@@ -319,7 +320,8 @@ class ZeroShotConfig(RunConfig):
     resume: bool = False
     """resume a stopped or killed run of the same name, seed and options"""
     time_budget: str | None = None
-    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume; default: on Kaggle what
+    is left of the session"""
     refit: tyro.conf.Suppress[bool] = False
     """nothing is trained, so there is no refit"""
 

@@ -159,7 +159,7 @@ def test_a_folder_that_lacks_a_part_says_which(bert, tmp_path):
 
 
 def test_a_model_of_another_family_is_refused(bert, tmp_path):
-    with pytest.raises(UserError, match=r"is of the family 'bert'.*fine-tunes 'roberta'"):
+    with pytest.raises(UserError, match=r"is of the family 'bert'.*is for 'roberta'"):
         fetch(str(bert), "roberta")
     damaged = shutil.copytree(bert, tmp_path / "damaged")
     (damaged / "config.json").write_text("{")

@@ -39,9 +39,9 @@ LINEAR = {"nbsvm": {"folds": 2}, "paragraph_vectors": {"folds": 2, "sample": 0, 
 
 
 def labels_of(folder, name: str = "nbsvm", output_dir=None, **options) -> PseudoLabels:
-    """The pseudo-labels of a pupil of that teacher, without a validation set unless `options` say otherwise."""
+    """The pseudo-labels of a student of that teacher, without a validation set unless `options` say otherwise."""
     given = {"no_validation": True} | options
-    config = lstm.Config(data_dir=folder, output_dir=output_dir or folder, name="pupil", pseudo_labels=str(name), **given)
+    config = lstm.Config(data_dir=folder, output_dir=output_dir or folder, name="student", pseudo_labels=str(name), **given)
     return PseudoLabels(config, competition_data.Competition(folder, "--data-dir"))
 
 
@@ -174,11 +174,11 @@ def test_a_run_teaches_with_the_model_that_did_not_see_the_validation_set(finish
         ("lstm-folds", {}, [["fold-1"], ["fold-1", "fold-2"]]),  # which holds out all of the hold-out
     ):
         predict_unlabeled(name, competition, folder)
-        pupil = labels_of(competition, name, folder, no_validation=False, **options)
+        student = labels_of(competition, name, folder, no_validation=False, **options)
         splits = validation_splits(lstm.Config(**options), train_file.ids, train_file.labels)
         for split, names in zip([*splits, Split("refit", np.arange(400), np.arange(0))], models, strict=True):
             model = load(folder / "runs" / name / "seed-1", names)
-            assert np.allclose(pupil.add(split)[1][400:], model.probability(unlabeled.texts))
+            assert np.allclose(student.add(split)[1][400:], model.probability(unlabeled.texts))
         written = pd.read_csv(folder / "submissions" / f"{name}.unlabeled.csv")
         assert list(written) == ["id", "probability"] and len(written) == 60
         submitted = load(folder / "runs" / name / "seed-1").probability(unlabeled.texts)
@@ -232,7 +232,7 @@ def test_a_run_that_does_not_fit_is_refused(finished, competition, tmp_path):
     shutil.rmtree(folder / "runs" / "nbsvm-folds")
     with pytest.raises(UserError, match="lacks the run nbsvm-folds/seed-1 of the ensemble linear"):
         labels_of(competition, "linear", folder)
-    with pytest.raises(UserError, match="there is no finished run of nobody"):
+    with pytest.raises(UserError, match="there is no run of nobody"):
         labels_of(competition, "nobody", folder)
 
 
@@ -287,25 +287,25 @@ def test_a_file_teaches_with_a_warning_that_is_recorded(finished, competition, g
     predict_unlabeled("linear", competition, finished, path)
     table = pd.read_csv(path)
     table.iloc[::-1].to_csv(path, index=False)  # in another order
-    pupil = labels_of(competition, path)
-    assert np.allclose(pupil.add(HELD_OUT)[1][400:], table["probability"])
+    student = labels_of(competition, path)
+    assert np.allclose(student.add(HELD_OUT)[1][400:], table["probability"])
     capsys.readouterr()
-    assert "teacher_origin" not in pupil.provenance  # nothing is validated
+    assert "teacher_origin" not in student.provenance  # nothing is validated
     options = {"pseudo_labels": str(path), "folds": 2, "save_results": True}
-    train_lstm(competition, glove, tmp_path, "pupil", **options)
+    train_lstm(competition, glove, tmp_path, "student", **options)
     assert "WARNING: what" in capsys.readouterr().out
-    content = json.loads((tmp_path / "results" / "pupil.json").read_text())
+    content = json.loads((tmp_path / "results" / "student.json").read_text())
     (entry,) = content["runs"]
-    assert content["config"]["pseudo_labels"] == "any.csv" and entry["teacher_sha256"] == pupil.provenance["teacher_sha256"]
+    assert content["config"]["pseudo_labels"] == "any.csv" and entry["teacher_sha256"] == student.provenance["teacher_sha256"]
     assert entry["teacher_origin"] == "unknown, so the validation metrics may be too high"
-    # a pupil's pupil inherits the doubt
-    predict_unlabeled("pupil", competition, tmp_path)
-    config = lstm.Config(data_dir=competition, output_dir=tmp_path, name="second", pseudo_labels="pupil", folds=2)
+    # a student's student inherits the doubt
+    predict_unlabeled("student", competition, tmp_path)
+    config = lstm.Config(data_dir=competition, output_dir=tmp_path, name="second", pseudo_labels="student", folds=2)
     assert "teacher_origin" in PseudoLabels(config, competition_data.Competition(competition, "--data-dir")).provenance
     table["probability"] = table["probability"] / 2
     table.to_csv(path, index=False)
     with pytest.raises(SystemExit):
-        train_lstm(competition, glove, tmp_path, "pupil", resume=True, **options)
+        train_lstm(competition, glove, tmp_path, "student", resume=True, **options)
     assert "its teacher_sha256 is" in capsys.readouterr().err
 
 
@@ -373,10 +373,18 @@ def test_probabilities_of_0_and_1_give_the_library_loss():
 
 
 def test_a_kernel_takes_a_file_and_no_run(tmp_path):
-    with pytest.raises(UserError, match="is a run, which Kaggle does not have: attach the file"):
+    with pytest.raises(UserError, match=r"is a run, which Kaggle does not have: upload the file .* name it in dataset_sources"):
         write_kernel("gru", tmp_path, "somebody", "--pseudo-labels linear")
     write_kernel("gru", tmp_path, "somebody", "--pseudo-labels nbsvm")
     made = (tmp_path / "gru" / "gru.py").read_text()
     assert "FILES['nbsvm.py']" in made and "FILES['popcorn/training/sklearn_pipeline.py']" in made
+    metadata = tmp_path / "gru" / "kernel-metadata.json"
+    written = json.loads(metadata.read_text())
+    assert written["dataset_sources"] == []
+    metadata.write_text(json.dumps(written | {"dataset_sources": ["somebody/teacher"]}))
     write_kernel("gru", tmp_path, "somebody", "--pseudo-labels /kaggle/input/teacher/lstm.unlabeled.csv")
+    assert json.loads(metadata.read_text())["dataset_sources"] == ["somebody/teacher"]  # which the user attached
     assert "FILES['nbsvm.py']" not in (tmp_path / "gru" / "gru.py").read_text()
+    metadata.write_text("{")
+    with pytest.raises(UserError, match=r"kernel-metadata\.json cannot be read .*: correct it, or remove it"):
+        write_kernel("gru", tmp_path, "somebody")

@@ -21,7 +21,7 @@ from popcorn.runs.run_dir import SETTINGS
 def predict_unlabeled(folder: Path, competition: Competition, output: Path) -> None:
     """Writes id and probability of each unlabeled review, by a run's model or an ensemble.
 
-    A neural run's folder also gets the probabilities by the models of all its splits, for pupils that are validated.
+    A neural run's folder also gets the probabilities by the models of all its splits, for students that are validated.
     """
     train, unlabeled, start = competition.read(TRAIN), competition.read(UNLABELED), time.monotonic()
     if not unlabeled.texts:
@@ -40,7 +40,7 @@ def predict_unlabeled(folder: Path, competition: Competition, output: Path) -> N
 def _predict_run(folder: Path, train: Reviews, unlabeled: Reviews) -> np.ndarray:
     """The probability of each unlabeled review by a run's model, (unlabeled,)."""
     recipe = load_recipe(folder)
-    if recipe.kind == "linear":  # a pupil trains it anew
+    if recipe.kind == "linear":  # a student's run trains it anew
         return load(folder).probability(unlabeled.texts)
     settings = _settings(folder)
     names = finished_splits(folder)

@@ -58,7 +58,7 @@ def run_of(model: str, output_dir: Path) -> Path:
     if not runs and (folder / ENSEMBLE).is_file():
         return folder
     if not runs:
-        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run its script first")
+        raise UserError(f"there is no run of {model} in {output_dir / 'runs'}: run its script first")
     return runs[0]
 
 

@@ -43,7 +43,7 @@ MakePeftConfig = Callable[[FrozenConfig], PeftConfig]
 
 
 class AdapterTask(PretrainedTask):
-    """The reviews as subwords, and a frozen DeBERTa with a small adapter."""
+    """The reviews as subwords, and a frozen model with a small adapter."""
 
     config: FrozenConfig
 
