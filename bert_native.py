@@ -28,7 +28,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
-    """a BERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a BERT on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
     dropout: Probability = 0.1
     """dropout probability of the pooled output"""
 

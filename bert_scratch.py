@@ -27,7 +27,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "bert"
     model: str = "bert-base-uncased"
-    """a BERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a BERT on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
     last_layers: Count = 4
     """number of top layers to average; all, if the model has fewer"""
     dropout: Probability = 0.1

@@ -22,7 +22,8 @@ class Config(AdapterConfig):
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v3-large"
-    """a DeBERTa-v3 or v2 on the hub, or a local folder; microsoft/deberta-v2-xxlarge is four times as large"""
+    """a DeBERTa-v3 or v2 on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder;
+    microsoft/deberta-v2-xxlarge is four times as large"""
     virtual_tokens: Count = 20
     """number of vectors before the review"""
     encoder: Literal["MLP", "LSTM"] = "MLP"

@@ -22,7 +22,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "deberta-v2"
     model: str = "microsoft/deberta-v3-base"
-    """a DeBERTa-v3 or v2 on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a DeBERTa-v3 or v2 on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
     dropout: Probability = 0.1
     """dropout probability of the pooled output"""
 

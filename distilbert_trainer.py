@@ -22,7 +22,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "distilbert"
     model: str = "distilbert-base-uncased"
-    """a DistilBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a DistilBERT on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
     dropout: Probability = 0.2
     """dropout probability before the classifier (seq_classif_dropout)"""
 

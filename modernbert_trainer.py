@@ -23,7 +23,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "modernbert"
     model: str = "answerdotai/ModernBERT-base"
-    """a ModernBERT on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a ModernBERT on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
     dropout: Probability = 0.1
     """dropout probability of the head's output"""
 

@@ -23,7 +23,8 @@ class Config(FrozenConfig):
 
     MODEL_TYPE = DECODERS
     model: str = "Qwen/Qwen3-1.7B"
-    """a Qwen3, Gemma 3 (text), Llama 3 or Phi model on the hub, or a local folder"""
+    """a Qwen3, Gemma 3 (text), Llama 3 or Phi model on the Hugging Face hub, on Kaggle (owner/model/framework/variation),
+    or in a local folder"""
     prompt: str = "Movie review:\n{review}\nThe sentiment of this review, negative or positive, is"
     """text around each review; a label word would follow it"""
     label_words: tuple[str, str] = ("negative", "positive")

@@ -22,7 +22,7 @@ class Config(FineTuneConfig):
 
     MODEL_TYPE = "roberta"
     model: str = "roberta-base"
-    """a RoBERTa on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """a RoBERTa on the Hugging Face hub, on Kaggle (owner/model/framework/variation), or in a local folder"""
 
     # the recipe: cross-entropy, and the arguments of the Trainer below; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option

@@ -247,7 +247,12 @@ class Plan(Command):
         for script in scripts:
             if not issubclass(script.Config, (PretrainedConfig, ZeroShotConfig)):
                 raise UserError(f"{script.__name__}.py uses no pretrained model: plan is for scripts such as deberta_lora.py")
-            options = given | ({"bits": self.bits} if issubclass(script.Config, (FrozenConfig, ZeroShotConfig)) else {})
+            has_bits = issubclass(script.Config, (FrozenConfig, ZeroShotConfig))
+            if self.bits and self.scripts and not has_bits:
+                raise UserError(
+                    f"{script.__name__}.py trains all of its weights: leave --bits out, or name a script such as deberta_lora.py"
+                )
+            options = given | ({"bits": self.bits} if has_bits else {})
             configs[script.__name__] = script.Config(**{name: value for name, value in options.items() if value is not None})
         show(configs)
 

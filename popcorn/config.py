@@ -163,8 +163,8 @@ class TrainingConfig(RunConfig):
     is left of the session"""
     pseudo_labels: str | None = None
     """train on the unlabeled reviews too, with soft labels from a teacher: nbsvm, which is trained on the labeled ones; the name
-    of a finished run or ensemble; or a .csv file of id and probability. Each split has a teacher without its validation
-    reviews"""
+    of a finished run or ensemble (if neural, first run python -m popcorn predict --unlabeled --model NAME); or a .csv file of id
+    and probability. Each split has a teacher without its validation reviews, except for a file, whose model is not known"""
 
     def prepare(self, script: str) -> None:
         """A run with pseudo-labels has a different name."""
@@ -173,9 +173,11 @@ class TrainingConfig(RunConfig):
 
 
 def _teacher_suffix(teacher: str) -> str:
-    """The end of a pupil's name: none for nbsvm, otherwise the teacher's name."""
+    """The end of a student's name: none for nbsvm, otherwise the teacher's name."""
     path = Path(teacher)
-    run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name.removesuffix(".csv")
+    run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name
+    for ending in (*TEACHER_FILES, ".unlabeled"):
+        run = run.removesuffix(ending)
     return "" if teacher == NBSVM else f"-{run}"
 
 
@@ -225,10 +227,11 @@ class PretrainedConfig(TrainingConfig):
 
 def name_with_model(script: str, config: "PretrainedConfig | ZeroShotConfig") -> str:
     """The script's name, with that of a checkpoint other than the default."""
-    parts = Path(config.model).parts
-    last = parts[-3:] if is_kaggle_handle(config.model) else parts[-1:]
-    if last and last[-1].isdigit():  # a version on Kaggle, after model, framework and variation
-        last = parts[-4:]
+    parts = [part for part in Path(config.model).parts if part not in (Path(config.model).anchor, "..")]
+    is_handle = is_kaggle_handle(config.model)
+    last = parts[-3:] if is_handle else parts[-1:]
+    if last and last[-1].isdigit():  # on Kaggle a version, after model, framework and variation
+        last = parts[-4:] if is_handle or {"kaggle", "kagglehub"} & set(parts) else parts[-2:]
     return "-".join([script, *last]) if config.model != type(config).model else script
 
 
@@ -306,7 +309,8 @@ class ZeroShotConfig(RunConfig):
     """local folder of `model`; None until `popcorn.models.hub.find_checkpoint` sets it"""
 
     model: str = ""
-    """model id on the Hugging Face hub, or a local folder (on Kaggle: Add Input, Models)"""
+    """model id on the Hugging Face hub, a model on Kaggle (owner/model/framework/variation, or with /version), or a local
+    folder"""
     batch_size: Count = 32
     """prompts per forward pass; fewer if memory requires it"""
     bits: Literal[4, 8, 16, 32] | None = None
@@ -316,7 +320,8 @@ class ZeroShotConfig(RunConfig):
     resume: bool = False
     """resume a stopped or killed run of the same name, seed and options"""
     time_budget: str | None = None
-    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume"""
+    """time limit of the run including its submissions, e.g. 8h30m or 20m; continue later with --resume; default: on Kaggle what
+    is left of the session"""
     refit: tyro.conf.Suppress[bool] = False
     """nothing is trained, so there is no refit"""
 

@@ -1,6 +1,7 @@
 """Decoders that classify by two label words: padding, prompts, zero-shot, LoRA, refusals; tiny checkpoints of each family."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    DataCollatorWithPadding,
     Gemma3TextConfig,
     LlamaConfig,
     Phi3Config,
@@ -34,6 +36,7 @@ from popcorn.models.hub import find_checkpoint
 from popcorn.models.pretrained import architecture
 from popcorn.runs.results import recipe_of
 from popcorn.runs.run import run as run_task
+from popcorn.runs.run_dir import differing_settings, start_or_resume
 from popcorn.training import adapters, label_word_task, zero_shot
 from popcorn.training.adapters import AdapterTuner, adapter_trainer
 from popcorn.training.label_word_task import LabelWordTask, load_decoder, load_prompt
@@ -354,6 +357,13 @@ def test_a_killed_zero_shot_run_goes_on_to_the_same_submission(checkpoints, comp
         untuned(*arguments, tmp_path / "killed", **changes | {"shots": 4}, resume=True)
 
 
+def test_a_zero_shot_run_is_resumed_with_smaller_batches(tmp_path):
+    """They change nothing but the memory."""
+    start_or_resume(zero_shot_config(tmp_path, tmp_path, tmp_path))
+    assert differing_settings(zero_shot_config(tmp_path, tmp_path, tmp_path, batch_size=2)) == []
+    assert differing_settings(zero_shot_config(tmp_path, tmp_path, tmp_path, shots=2)) == ["its shots is 0 where this one's is 2"]
+
+
 def test_a_spent_time_budget_leaves_a_valid_submission(checkpoints, competition, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zero_shot, "CHUNK", 16)
     complete = untuned(checkpoints["qwen3"], competition, tmp_path / "complete")
@@ -422,6 +432,22 @@ def test_the_adapter_is_all_that_learns_in_every_family(family, checkpoints, tmp
         result = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=torch.tensor([0, 1]))
     assert result.logits.dtype == torch.float32  # two similar logits would be equal in bf16
     result.loss.backward()
+
+
+def test_an_adapter_of_another_prompt_is_refused(checkpoints, tmp_path):
+    config, kept = found(lora_config(checkpoints["qwen3"], tmp_path, tmp_path)), tmp_path / "kept"
+    tuner = AdapterTuner.__new__(AdapterTuner)
+    tuner.model = label_word_task.build_label_words(qwen_lora.peft_config, config, (40, 41))
+    tuner.data_collator = DataCollatorWithPadding(load_prompt(config).tokenizer)
+    tuner.write_model(kept)
+    for change, sentence in (
+        ({"prompt": "{review} It was"}, r"was trained with --prompt 'Movie review:.*, and here it is '{review} It was': pass"),
+        ({"label_words": ("bad", "good")}, r"was trained with --label-words \['negative', 'positive'\], and here it is \['bad'"),
+        ({}, None),
+    ):
+        config = found(lora_config(checkpoints["qwen3"], tmp_path, tmp_path, adapter=kept, **change))
+        with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
+            label_word_task.build_label_words(qwen_lora.peft_config, config, (40, 41))
 
 
 @pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)])

@@ -159,7 +159,7 @@ def test_a_folder_that_lacks_a_part_says_which(bert, tmp_path):
 
 
 def test_a_model_of_another_family_is_refused(bert, tmp_path):
-    with pytest.raises(UserError, match=r"is of the family 'bert'.*fine-tunes 'roberta'"):
+    with pytest.raises(UserError, match=r"is of the family 'bert'.*is for 'roberta'"):
         fetch(str(bert), "roberta")
     damaged = shutil.copytree(bert, tmp_path / "damaged")
     (damaged / "config.json").write_text("{")
@@ -358,6 +358,9 @@ def test_a_folder_goes_before_a_model_of_kaggle(bert, tmp_path, monkeypatch):
         (HANDLE, "bert_trainer-bert-PyTorch-base-uncased"),
         ("/kaggle/input/models/someone/bert/pytorch/base-uncased/2", "bert_trainer-bert-pytorch-base-uncased-2"),
         ("someone/bert", "bert_trainer-bert"),
+        ("/tmp/bert/3", "bert_trainer-bert-3"),
+        ("/3", "bert_trainer-3"),
+        ("../3", "bert_trainer-3"),
         ("bert-base-uncased", "bert_trainer"),
     ],
 )

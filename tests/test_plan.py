@@ -284,9 +284,11 @@ def test_the_command_needs_a_config_and_nothing_else(sizes):
     assert "this CPU" in done.stdout and "P100" not in done.stdout
     with pytest.raises(UserError, match="uses no pretrained model"):
         Plan((Path("lstm.py"),)).run()
+    with pytest.raises(UserError, match=r"bert_trainer.py trains all of its weights: leave --bits out"):
+        Plan((Path("bert_trainer.py"),), bits=8).run()
     with pytest.raises(UserError, match=r"config\.json"):
         Plan((Path("deberta_lora.py"),), model=str(sizes / "nothing")).run()
-    with pytest.raises(UserError, match="family 'deberta-v2', and this script trains 'bert' models"):
+    with pytest.raises(UserError, match=r"family 'deberta-v2' .*, and this script is for 'bert' models"):
         Plan((Path("bert_trainer.py"),), model=str(sizes)).run()
 
 

@@ -24,6 +24,7 @@ from popcorn.inference.predict import predict
 from popcorn.kaggle.kernel import write_kernel
 from popcorn.reporting.ensemble import ensemble
 from popcorn.runs.run import run as run_task
+from popcorn.runs.run_dir import differing_settings, load_fit_result, save_fit_result, start_or_resume
 from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.hf_trainer import FineTuner, HFTrainer
 from popcorn.training.loop import train
@@ -38,9 +39,9 @@ LINEAR = {"nbsvm": {"folds": 2}, "paragraph_vectors": {"folds": 2, "sample": 0, 
 
 
 def labels_of(folder, name: str = "nbsvm", output_dir=None, **options) -> PseudoLabels:
-    """The pseudo-labels of a pupil of that teacher, without a validation set unless `options` say otherwise."""
+    """The pseudo-labels of a student of that teacher, without a validation set unless `options` say otherwise."""
     given = {"no_validation": True} | options
-    config = lstm.Config(data_dir=folder, output_dir=output_dir or folder, name="pupil", pseudo_labels=str(name), **given)
+    config = lstm.Config(data_dir=folder, output_dir=output_dir or folder, name="student", pseudo_labels=str(name), **given)
     return PseudoLabels(config, competition_data.Competition(folder, "--data-dir"))
 
 
@@ -145,10 +146,19 @@ def test_the_run_has_a_name_of_its_own(competition, glove, tmp_path):
         "lstm-pseudo-labels.csv",
         "lstm-pseudo-labels.proba.csv",
     }
-    for teacher, name in (("linear", "linear"), ("a/gru.unlabeled.csv", "gru.unlabeled"), ("runs/gru/seed-2", "gru-seed-2")):
-        config = lstm.Config(pseudo_labels=teacher)
-        config.prepare("lstm")
-        assert config.name == f"lstm-pseudo-labels-{name}"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        ("linear", "linear"), ("a/gru.unlabeled.csv", "gru"), ("a/gru.csv.gz", "gru"), ("gru.unlabeled.csv.zip", "gru"),
+        ("runs/gru/seed-2", "gru-seed-2"),
+    ],
+)  # fmt: skip
+def test_a_students_name_ends_in_that_of_its_teacher(teacher, name):
+    config = lstm.Config(pseudo_labels=teacher)
+    config.prepare("lstm")
+    assert config.name == f"lstm-pseudo-labels-{name}"
 
 
 def test_a_run_teaches_with_the_model_that_did_not_see_the_validation_set(finished, competition, tmp_path):
@@ -164,11 +174,11 @@ def test_a_run_teaches_with_the_model_that_did_not_see_the_validation_set(finish
         ("lstm-folds", {}, [["fold-1"], ["fold-1", "fold-2"]]),  # which holds out all of the hold-out
     ):
         predict_unlabeled(name, competition, folder)
-        pupil = labels_of(competition, name, folder, no_validation=False, **options)
+        student = labels_of(competition, name, folder, no_validation=False, **options)
         splits = validation_splits(lstm.Config(**options), train_file.ids, train_file.labels)
         for split, names in zip([*splits, Split("refit", np.arange(400), np.arange(0))], models, strict=True):
             model = load(folder / "runs" / name / "seed-1", names)
-            assert np.allclose(pupil.add(split)[1][400:], model.probability(unlabeled.texts))
+            assert np.allclose(student.add(split)[1][400:], model.probability(unlabeled.texts))
         written = pd.read_csv(folder / "submissions" / f"{name}.unlabeled.csv")
         assert list(written) == ["id", "probability"] and len(written) == 60
         submitted = load(folder / "runs" / name / "seed-1").probability(unlabeled.texts)
@@ -222,8 +232,27 @@ def test_a_run_that_does_not_fit_is_refused(finished, competition, tmp_path):
     shutil.rmtree(folder / "runs" / "nbsvm-folds")
     with pytest.raises(UserError, match="lacks the run nbsvm-folds/seed-1 of the ensemble linear"):
         labels_of(competition, "linear", folder)
-    with pytest.raises(UserError, match="there is no finished run of nobody"):
+    with pytest.raises(UserError, match="there is no run of nobody"):
         labels_of(competition, "nobody", folder)
+
+
+def test_what_was_predicted_before_the_run_went_on_is_refused(finished, competition, tmp_path):
+    """A split that ended after `predict --unlabeled`, and a member that was trained again after the ensemble."""
+    folder = without_predictions(finished, tmp_path)
+    ended = folder / "runs" / "lstm-folds" / "seed-1" / "fold-2"
+    ended.rename(tmp_path / "fold-2")
+    predict_unlabeled("lstm-folds", competition, folder)
+    (tmp_path / "fold-2").rename(ended)
+    with pytest.raises(UserError, match="is by the models fold-1, and the run has fold-1, fold-2: run"):
+        labels_of(competition, "lstm-folds", folder)
+    member = folder / "runs" / "nbsvm-folds" / "seed-1"
+    result = load_fit_result(member / "fold-1")
+    save_fit_result(member / "fold-1", replace(result, test=result.test / 2))
+    for use in (lambda: labels_of(competition, "linear", folder), lambda: load(folder / "runs" / "linear")):
+        with pytest.raises(
+            UserError, match="nbsvm-folds/seed-1 was trained again after the ensemble linear was made: run python"
+        ):
+            use()
 
 
 def test_an_ensemble_predicts_new_reviews_by_its_stacker(finished, competition):
@@ -258,26 +287,37 @@ def test_a_file_teaches_with_a_warning_that_is_recorded(finished, competition, g
     predict_unlabeled("linear", competition, finished, path)
     table = pd.read_csv(path)
     table.iloc[::-1].to_csv(path, index=False)  # in another order
-    pupil = labels_of(competition, path)
-    assert np.allclose(pupil.add(HELD_OUT)[1][400:], table["probability"])
+    student = labels_of(competition, path)
+    assert np.allclose(student.add(HELD_OUT)[1][400:], table["probability"])
     capsys.readouterr()
-    assert "teacher_origin" not in pupil.provenance  # nothing is validated
+    assert "teacher_origin" not in student.provenance  # nothing is validated
     options = {"pseudo_labels": str(path), "folds": 2, "save_results": True}
-    train_lstm(competition, glove, tmp_path, "pupil", **options)
+    train_lstm(competition, glove, tmp_path, "student", **options)
     assert "WARNING: what" in capsys.readouterr().out
-    content = json.loads((tmp_path / "results" / "pupil.json").read_text())
+    content = json.loads((tmp_path / "results" / "student.json").read_text())
     (entry,) = content["runs"]
-    assert content["config"]["pseudo_labels"] == "any.csv" and entry["teacher_sha256"] == pupil.provenance["teacher_sha256"]
+    assert content["config"]["pseudo_labels"] == "any.csv" and entry["teacher_sha256"] == student.provenance["teacher_sha256"]
     assert entry["teacher_origin"] == "unknown, so the validation metrics may be too high"
-    # a pupil's pupil inherits the doubt
-    predict_unlabeled("pupil", competition, tmp_path)
-    config = lstm.Config(data_dir=competition, output_dir=tmp_path, name="second", pseudo_labels="pupil", folds=2)
+    # a student's student inherits the doubt
+    predict_unlabeled("student", competition, tmp_path)
+    config = lstm.Config(data_dir=competition, output_dir=tmp_path, name="second", pseudo_labels="student", folds=2)
     assert "teacher_origin" in PseudoLabels(config, competition_data.Competition(competition, "--data-dir")).provenance
     table["probability"] = table["probability"] / 2
     table.to_csv(path, index=False)
     with pytest.raises(SystemExit):
-        train_lstm(competition, glove, tmp_path, "pupil", resume=True, **options)
+        train_lstm(competition, glove, tmp_path, "student", resume=True, **options)
     assert "its teacher_sha256 is" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_have_its_teacher_elsewhere(tmp_path):
+    config = lstm.Config(output_dir=tmp_path, name="student", pseudo_labels="here.csv")
+    start_or_resume(config, teacher_sha256="same")
+    moved = replace(config, pseudo_labels="there.csv")
+    assert differing_settings(moved, teacher_sha256="same") == []
+    assert differing_settings(moved, teacher_sha256="other") == ["its teacher_sha256 is same where this one's is other"]
+    for other in ("nbsvm", None):  # which have no checksum
+        expected = [f"its pseudo_labels is here.csv where this one's is {other}"]
+        assert differing_settings(replace(config, pseudo_labels=other)) == expected
 
 
 def test_a_file_that_does_not_fit_is_refused(competition, tmp_path):
@@ -333,10 +373,18 @@ def test_probabilities_of_0_and_1_give_the_library_loss():
 
 
 def test_a_kernel_takes_a_file_and_no_run(tmp_path):
-    with pytest.raises(UserError, match="is a run, which Kaggle does not have: attach the file"):
+    with pytest.raises(UserError, match=r"is a run, which Kaggle does not have: upload the file .* name it in dataset_sources"):
         write_kernel("gru", tmp_path, "somebody", "--pseudo-labels linear")
     write_kernel("gru", tmp_path, "somebody", "--pseudo-labels nbsvm")
     made = (tmp_path / "gru" / "gru.py").read_text()
     assert "FILES['nbsvm.py']" in made and "FILES['popcorn/training/sklearn_pipeline.py']" in made
+    metadata = tmp_path / "gru" / "kernel-metadata.json"
+    written = json.loads(metadata.read_text())
+    assert written["dataset_sources"] == []
+    metadata.write_text(json.dumps(written | {"dataset_sources": ["somebody/teacher"]}))
     write_kernel("gru", tmp_path, "somebody", "--pseudo-labels /kaggle/input/teacher/lstm.unlabeled.csv")
+    assert json.loads(metadata.read_text())["dataset_sources"] == ["somebody/teacher"]  # which the user attached
     assert "FILES['nbsvm.py']" not in (tmp_path / "gru" / "gru.py").read_text()
+    metadata.write_text("{")
+    with pytest.raises(UserError, match=r"kernel-metadata\.json cannot be read .*: correct it, or remove it"):
+        write_kernel("gru", tmp_path, "somebody")

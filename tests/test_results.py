@@ -11,7 +11,7 @@ from popcorn.data import competition as competition_data
 from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
 from popcorn.reporting.leaderboard import END, begin, markdown, update
-from popcorn.runs.results import data_of, is_recorded, recipe_of, rows
+from popcorn.runs.results import command_line, data_of, is_recorded, recipe_of, rows
 from popcorn.runs.run_dir import start_or_resume
 
 BEGIN = begin("results")
@@ -111,6 +111,15 @@ def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     assert not is_recorded(config, competition_data.Competition(competition, competition_data.FALLBACK))
     (tmp_path / "results" / "cnn.json").write_text(json.dumps(content | {"split": "another"}))
     assert not is_recorded(config, here)
+
+
+def test_a_path_is_recorded_by_its_name_and_a_run_with_its_seed(tmp_path):
+    """A prompt may be longer than a file's name; then it is not a path."""
+    (run := tmp_path / "runs" / "lstm" / "seed-1").mkdir(parents=True)
+    prompt = "a/" + "long " * 100
+    command = command_line(["gru.py", "--pseudo-labels", str(run), f"--data-dir={tmp_path}", "--prompt", prompt])
+    assert command == f"python gru.py --pseudo-labels lstm/seed-1 --data-dir={tmp_path.name} --prompt {prompt}"
+    assert recipe_of(cnn.Config(pseudo_labels=str(run)))["pseudo_labels"] == "lstm/seed-1"
 
 
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):

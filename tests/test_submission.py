@@ -93,7 +93,9 @@ def test_command_scores_several_files_or_none(tmp_path, competition):
     bad.write_text("id,sentiment\n" + "".join(f"{id},{label}\n" for id, label in zip(ids[1:], labels[1:], strict=True)))
     folds = tmp_path / "good.oof.csv"  # a run with --folds leaves it beside them, and *.csv names it too
     folds.write_text("id,fold,sentiment\n12_9,1,0.5\n")
-    shown = run("-m", "popcorn", "score", good, folds, good, "--data-dir", competition).stdout
+    unlabeled = tmp_path / "good.unlabeled.csv"  # so does predict --unlabeled
+    unlabeled.write_text("id,probability\n12_0,0.5\n")
+    shown = run("-m", "popcorn", "score", good, folds, unlabeled, good, "--data-dir", competition).stdout
     assert shown.count("1.00000") == 4
     assert "id,sentiment are expected" in run("-m", "popcorn", "score", folds, "--data-dir", competition, code=2).stderr
     refused = run("-m", "popcorn", "score", good, bad, "--data-dir", competition, code=2)

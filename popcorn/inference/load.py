@@ -27,17 +27,18 @@ from popcorn.models.hub import find_checkpoint
 from popcorn.models.saved import (
     ARRAYS,
     ENCODER,
+    ENSEMBLE,
     EXAMPLES,
     VOCABULARY,
     WEIGHTS,
+    finished_splits,
     load_recipe,
     load_state,
     num_steps,
     require_file,
     set_state,
 )
-from popcorn.models.stacker import ENSEMBLE, load_ensemble
-from popcorn.runs.run_dir import PREDICTIONS
+from popcorn.models.stacker import load_ensemble
 from popcorn.utils import hardware
 
 DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError, zlib.error, BadZipFile, SafetensorError
@@ -76,11 +77,6 @@ def load(folder: Path, splits: list[str] | None = None) -> Predictor:
         raise UserError(
             f"the model in {folder} cannot be read ({first_line(problem)}): copy the run's whole folder, or {again}"
         ) from problem
-
-
-def finished_splits(folder: Path) -> list[str]:
-    """Names of the splits of a run whose training is finished."""
-    return [path.name for path in sorted(folder.iterdir()) if (path / PREDICTIONS).is_file() or (path / ARRAYS).is_file()]
 
 
 def _linear(build: Callable, config: RunConfig, fit_dirs: list[Path]) -> Linear:

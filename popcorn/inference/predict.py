@@ -22,8 +22,7 @@ from popcorn.errors import UserError, log
 from popcorn.inference.load import load
 from popcorn.inference.predictors import Predictor
 from popcorn.inference.unlabeled import predict_unlabeled
-from popcorn.models.saved import run_of
-from popcorn.models.stacker import ENSEMBLE
+from popcorn.models.saved import ENSEMBLE, run_of
 from popcorn.utils.console import has_colors, make_console
 from popcorn.utils.files import atomic_write
 from popcorn.utils.packages import needs

@@ -10,10 +10,10 @@ from popcorn.data.competition import TRAIN, UNLABELED, Competition, Reviews
 from popcorn.data.splits import refit_split, split_checksum, validation_splits
 from popcorn.data.submission import write_probabilities
 from popcorn.errors import UserError, log
-from popcorn.inference.load import finished_splits, load
+from popcorn.inference.load import load
 from popcorn.inference.predictors import Stacked
-from popcorn.models.saved import Recipe, load_recipe
-from popcorn.models.stacker import ENSEMBLE, load_ensemble
+from popcorn.models.saved import ENSEMBLE, Recipe, finished_splits, load_recipe
+from popcorn.models.stacker import load_ensemble
 from popcorn.models.unlabeled import ORIGIN, UnlabeledPredictions, save_predictions
 from popcorn.runs.run_dir import SETTINGS
 
@@ -21,7 +21,7 @@ from popcorn.runs.run_dir import SETTINGS
 def predict_unlabeled(folder: Path, competition: Competition, output: Path) -> None:
     """Writes id and probability of each unlabeled review, by a run's model or an ensemble.
 
-    A neural run's folder also gets the probabilities by the models of all its splits, for pupils that are validated.
+    A neural run's folder also gets the probabilities by the models of all its splits, for students that are validated.
     """
     train, unlabeled, start = competition.read(TRAIN), competition.read(UNLABELED), time.monotonic()
     if not unlabeled.texts:
@@ -40,7 +40,7 @@ def predict_unlabeled(folder: Path, competition: Competition, output: Path) -> N
 def _predict_run(folder: Path, train: Reviews, unlabeled: Reviews) -> np.ndarray:
     """The probability of each unlabeled review by a run's model, (unlabeled,)."""
     recipe = load_recipe(folder)
-    if recipe.kind == "linear":  # a pupil trains it anew
+    if recipe.kind == "linear":  # a student's run trains it anew
         return load(folder).probability(unlabeled.texts)
     settings = _settings(folder)
     names = finished_splits(folder)

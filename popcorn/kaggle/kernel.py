@@ -31,6 +31,7 @@ TABLE = "table"
 T4_X2 = "NvidiaTeslaT4"
 """Kaggle's name of two T4 GPUs, the default of models that train on a GPU"""
 NO_USER = "INSERT_KAGGLE_USERNAME_HERE"
+METADATA = "kernel-metadata.json"
 HEADER = '''"""{title}
 
 Made by `python -m popcorn kernel {name}` for Kaggle. The modules that the scripts import come first, as text. The scripts with
@@ -99,8 +100,9 @@ def read_commands(lines: list[str], options: str) -> list[Command]:
         teacher = getattr(config, "pseudo_labels", None)
         if teacher not in (None, NBSVM) and not teacher.lower().endswith(TEACHER_FILES):
             raise UserError(
-                f"--pseudo-labels {teacher} is a run, which Kaggle does not have: attach the file that python -m popcorn "
-                "predict --unlabeled makes, and give its path there"
+                f"--pseudo-labels {teacher} is a run, which Kaggle does not have: upload the file that python -m popcorn "
+                f"predict --unlabeled makes as a data set, name it in dataset_sources of {METADATA}, and give the file's path "
+                "there, such as /kaggle/input/datasets/OWNER/SLUG/FILE.csv"
             )
         commands.append(Command(name, given, config))
     return commands
@@ -184,8 +186,8 @@ def write_kernel(
     """Writes `<output>/<name>/`: the script or notebook, and kernel-metadata.json.
 
     `user`: the owner's name on Kaggle; None leaves its place open. `scripts`: for the name "table", the scripts with their own
-    options, separated by commas. `continues`: whether the kernel continues its own last version. Raises `UserError` for options
-    that do not go together.
+    options, separated by commas. `continues`: whether the kernel continues its own last version. The data sets of an earlier
+    kernel-metadata.json stay. Raises `UserError` for options that do not go together.
     """
     in_table = [line for line in (scripts or "").split(",") if line.strip()]
     if (name == TABLE) != bool(in_table):
@@ -200,15 +202,24 @@ def write_kernel(
         if continues and hasattr(command.config, "resume") and not command.config.resume:
             command.options.append("--resume")
     blocks = blocks_of(name, commands, id if continues else None, as_notebook)
+    folder = output / name
     metadata = metadata_of(id, commands, accelerator, docker_image) | {
+        "dataset_sources": attached_datasets(folder / METADATA),
         "code_file": f"{name}.{'ipynb' if as_notebook else 'py'}", "kernel_type": "notebook" if as_notebook else "script",
         "kernel_sources": [id] if continues else [],
     }  # fmt: skip
-    folder = output / name
     with atomic_write(folder / metadata["code_file"], "w", option="--output") as target:
         target.write(notebook(blocks) if as_notebook else "\n".join(blocks))
-    write_json(folder / "kernel-metadata.json", metadata, option="--output")
+    write_json(folder / METADATA, metadata, option="--output")
     log(f"{folder}: push it with  kaggle kernels push -p {folder}")
+
+
+def attached_datasets(path: Path) -> list[str]:
+    """The data sets that a user named in an earlier kernel-metadata.json; raises `UserError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["dataset_sources"] if path.is_file() else []
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{path} cannot be read ({problem!r}): correct it, or remove it") from problem
 
 
 def metadata_of(id: str, commands: list[Command], accelerator: str | None, docker_image: str | None) -> dict:
@@ -227,7 +238,7 @@ def metadata_of(id: str, commands: list[Command], accelerator: str | None, docke
     return {
         "id": id, "title": id.partition("/")[2].replace("-", " "), "language": "python", "is_private": "true",
         "enable_gpu": str(uses_gpu).lower(), "enable_tpu": "false", "enable_internet": "true",
-        "dataset_sources": [], "competition_sources": [SLUG], "model_sources": handles,
+        "competition_sources": [SLUG], "model_sources": handles,
         **({"machine_shape": accelerator or T4_X2} if uses_gpu else {}),
         **({"docker_image": docker_image} if docker_image else {}),
     }  # fmt: skip

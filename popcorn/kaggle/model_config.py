@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from popcorn.errors import UserError
-from popcorn.models.hub import CONFIG, not_fetched, read_config
+from popcorn.models.hub import CONFIG, not_fetched, require_family
 from popcorn.models.published_sizes import PUBLISHED
 from popcorn.utils.files import write_json
 from popcorn.utils.packages import needs
@@ -26,11 +26,7 @@ def config_folder(model: str, model_type: str | tuple[str, ...], work: Path) -> 
         write_json(folder / CONFIG, PUBLISHED[model])
     else:
         folder = _from_hub(model)
-    found = read_config(folder / CONFIG).get("model_type")
-    families = (model_type,) if isinstance(model_type, str) else model_type
-    if found not in families:
-        names = " or ".join(map(repr, families))
-        raise UserError(f"{folder / CONFIG} is of the family {found!r}, and this script trains {names} models")
+    require_family(model, folder, model_type)
     return folder
 
 

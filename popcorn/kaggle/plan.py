@@ -25,7 +25,7 @@ from popcorn.models.pretrained import architecture
 from popcorn.training.review_trainer import RECOMPUTE
 from popcorn.utils import hardware
 from popcorn.utils.console import make_console
-from popcorn.utils.scripts import ROOT, load_script
+from popcorn.utils.scripts import load_script, model_scripts
 
 GIB = 2**30
 REVIEWS = 25_000
@@ -232,7 +232,7 @@ def estimate_prediction(
 
 def pretrained_scripts() -> list[ModuleType]:
     """The repository's scripts that use a pretrained model."""
-    scripts = [load_script(path.stem) for path in sorted(ROOT.glob("*.py")) if path.stem.isidentifier()]
+    scripts = [load_script(name) for name in model_scripts()]
     return [script for script in scripts if issubclass(getattr(script, "Config", object), PlannedConfig)]
 
 

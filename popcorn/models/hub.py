@@ -34,20 +34,24 @@ def find_checkpoint(config: PretrainedConfig | ZeroShotConfig) -> None:
 
 def fetch(model: str, family: str | tuple[str, ...]) -> Path:
     """The folder of `model`, complete and of the right `model_type`; otherwise a `UserError`."""
-    families = (family,) if isinstance(family, str) else family
     if Path(model).is_file():
         raise UserError(f"--model {model} is a file: give the folder that it is in")
     fetch_model = fetch_from_kaggle if is_kaggle_handle(model) else _download
     folder = Path(model) if Path(model).is_dir() else fetch_model(model)
     require_parts(folder, WHOLE)
     weight_files(folder)
-    found = read_config(folder / CONFIG).get("model_type")
+    require_family(model, folder, family)
+    return folder
+
+
+def require_family(model: str, folder: Path, family: str | tuple[str, ...]) -> None:
+    """Raises `UserError` where the folder's config.json has another `model_type`; `family` may be several."""
+    families, found = (family,) if isinstance(family, str) else family, read_config(folder / CONFIG).get("model_type")
     if found not in families:
         accepted = " or ".join(map(repr, families))
         raise UserError(
-            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script fine-tunes {accepted} models"
+            f"--model {model} is of the family {found!r} ({folder / CONFIG}), and this script is for {accepted} models"
         )
-    return folder
 
 
 def read_config(path: Path) -> dict:

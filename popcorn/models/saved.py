@@ -16,12 +16,15 @@ import numpy as np
 from popcorn.config import RunConfig
 from popcorn.data.word_tokenizer import TOKENIZER, pack, unpack
 from popcorn.errors import UserError
-from popcorn.models.stacker import ENSEMBLE
-from popcorn.utils.files import atomic_write, write_json
+from popcorn.utils.files import atomic_write, fingerprint, write_json
 from popcorn.utils.packages import hide_unusable_quantizers, quiet_transformers
 from popcorn.utils.scripts import load_script
 
 METADATA, VOCABULARY, ARRAYS, WEIGHTS = "model.json", "vocabulary.txt", "model.npz", "best.safetensors"
+PREDICTIONS = "predictions.npz"
+"""a split's folder has this file once its training is finished"""
+ENSEMBLE = "ensemble.npz"
+"""file in runs/<name> of an ensemble"""
 EXAMPLES = "examples.npz"
 """file in a split's folder with the tokens of the examples in a prompt, and the log-odds without a review"""
 ENCODER = "encoder"
@@ -55,8 +58,18 @@ def run_of(model: str, output_dir: Path) -> Path:
     if not runs and (folder / ENSEMBLE).is_file():
         return folder
     if not runs:
-        raise UserError(f"there is no finished run of {model} in {output_dir / 'runs'}: run its script first")
+        raise UserError(f"there is no run of {model} in {output_dir / 'runs'}: run its script first")
     return runs[0]
+
+
+def finished_splits(folder: Path) -> list[str]:
+    """Names of the splits of a run whose training is finished."""
+    return [path.name for path in sorted(folder.iterdir()) if (path / PREDICTIONS).is_file() or (path / ARRAYS).is_file()]
+
+
+def predictions_checksum(folder: Path) -> str:
+    """SHA-256 of the files of predictions in a run's folder: another one after the run was trained again."""
+    return fingerprint(*sorted(folder.glob(f"*/{PREDICTIONS}")))
 
 
 def load_recipe(folder: Path) -> Recipe:

@@ -21,6 +21,7 @@ from popcorn.data.splits import split_checksum
 from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
 from popcorn.errors import UserError, log
 from popcorn.metrics import score_test
+from popcorn.models.saved import predictions_checksum
 from popcorn.models.stacker import EPS, SavedEnsemble, fit_stacker, ids_checksum, log_odds, save_ensemble
 from popcorn.runs.results import RunResult, find_run
 from popcorn.runs.run import finish_run
@@ -128,10 +129,11 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
     print_blends(scores, stacker.coef_[0], names)
     print_members(members, train.labels, best, scores[best])
     log(f"Selected: {best}, with the better out-of-fold ROC AUC")
+    runs = [run_of_member(folder / "runs", member) for member in members]
     save_ensemble(
         folder / "runs" / name,
         SavedEnsemble(
-            [run_of_member(folder / "runs", member) for member in members], ids_checksum(train.ids),
+            runs, [predictions_checksum(folder / "runs" / run) for run in runs], ids_checksum(train.ids),
             np.array([member.train for member in members]), stacker.coef_[0], float(stacker.intercept_[0]),
         ),
     )  # fmt: skip

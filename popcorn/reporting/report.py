@@ -19,8 +19,8 @@ from popcorn.data.word_tokenizer import plain
 from popcorn.errors import UserError, log
 from popcorn.inference.load import load
 from popcorn.metrics import SELECTION_METRIC, score_test, true_labels
-from popcorn.models.saved import run_of
-from popcorn.models.stacker import ENSEMBLE, EPS
+from popcorn.models.saved import ENSEMBLE, run_of
+from popcorn.models.stacker import EPS
 from popcorn.reporting import plots
 from popcorn.reporting.leaderboard import FORMER_NOTE, HEADINGS, cells
 from popcorn.reporting.paired import compare

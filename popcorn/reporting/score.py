@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from popcorn.data.submission import OOF_SUFFIX
+from popcorn.data.submission import OOF_SUFFIX, UNLABELED_SUFFIX
 from popcorn.data.tables import bare, read_table
 from popcorn.data.text_files import read_text
 from popcorn.errors import UserError
@@ -76,9 +76,9 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
 def print_scores(paths: list[Path], test_ids: list[str]) -> None:
     """Prints one row for each file, after all of them are checked.
 
-    Skips out-of-fold files, which `submissions/*.csv` includes too.
+    Skips files of out-of-fold and of unlabeled reviews, which `submissions/*.csv` includes too.
     """
-    paths = [path for path in paths if not path.name.endswith(OOF_SUFFIX)] or paths
+    paths = [path for path in paths if not path.name.endswith((OOF_SUFFIX, UNLABELED_SUFFIX))] or paths
     scores = [score_file(path, test_ids) for path in paths]
     table = Table("submission", "accuracy", "95% interval", "ROC AUC")
     for path, score in zip(paths, scores, strict=True):

@@ -91,9 +91,9 @@ def command_line(argv: list[str]) -> str:
 
 
 def _without_folder(word: str) -> str:
-    """A path, also in `--option=path`, as its name; a model's name with slashes is no path."""
+    """A path, also in `--option=path`, as its name; a model's name with slashes is not a path."""
     option, equals, value = word.rpartition("=")
-    return option + equals + (Path(value).name if "/" in value and Path(value).exists() else value)
+    return option + equals + (_short(Path(value)) if "/" in value and _is_path(value) else value)
 
 
 def find_run(path: Path, score: Score | None) -> dict | None:
@@ -123,7 +123,7 @@ def recipe_of(config: RunConfig) -> dict:
     """
     recipe = {name: value for name, value in asdict(config).items() if name not in NOT_THE_RECIPE}
     # folders of one machine mean nothing elsewhere, so a path is reduced to its name
-    return json.loads(json.dumps({name: Path(value).name if _is_path(value) else value for name, value in recipe.items()}))
+    return json.loads(json.dumps({name: _short(Path(value)) if _is_path(value) else value for name, value in recipe.items()}))
 
 
 def data_of(competition: Competition) -> dict[str, str]:
@@ -149,6 +149,11 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             installed[package] = version(package)
     return installed
+
+
+def _short(path: Path) -> str:
+    """The name of a file or folder; with that of the folder above for a run, which is named by its seed."""
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("seed-") else path.name
 
 
 def _is_path(value: object) -> bool:

@@ -9,15 +9,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from popcorn.config import RunConfig
+from popcorn.config import RunConfig, ZeroShotConfig
 from popcorn.errors import UserError, log
+from popcorn.models.saved import PREDICTIONS
 from popcorn.training.fit_result import FitResult
 from popcorn.utils.cache import file_lock
 from popcorn.utils.files import atomic_write, write_json
 
 SETTINGS = "settings.json"
-PREDICTIONS = "predictions.npz"
-"""a split's folder has this file once its training is finished"""
 NOT_PART_OF_A_RUN = (
     "resume", "time_budget", "save_results", "output_dir", "data_dir", "word_vectors", "checkpoint_every", "refit",
     "micro_batch_size",
@@ -51,7 +50,8 @@ def sole_owner(config: RunConfig) -> AbstractContextManager:
 
 def settings_of(config: RunConfig) -> dict[str, str]:
     """The options that must be the same on resume."""
-    return {name: str(value) for name, value in asdict(config).items() if name not in NOT_PART_OF_A_RUN}
+    free = (*NOT_PART_OF_A_RUN, "batch_size") if isinstance(config, ZeroShotConfig) else NOT_PART_OF_A_RUN
+    return {name: str(value) for name, value in asdict(config).items() if name not in free}
 
 
 def default_settings(config: RunConfig) -> dict[str, str]:
@@ -73,6 +73,8 @@ def differing_settings(config: RunConfig, **content: str) -> list[str]:
         current = settings_of(config) | content
     except (OSError, ValueError, TypeError) as problem:
         raise UserError(f"{settings} is damaged ({problem}): leave out --resume to start again") from problem
+    if "teacher_sha256" in earlier.keys() & current.keys():  # the checksum is compared, since the teacher's file may have moved
+        del current["pseudo_labels"]
     return [
         f"its {name} is {earlier.get(name, 'not recorded')} where this one's is {current.get(name)}"
         for name in sorted(current)

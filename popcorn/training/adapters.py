@@ -17,7 +17,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as PEFT_WEIGHTS
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BitsAndBytesConfig, DataCollatorWithPadding, PreTrainedModel, TrainingArguments
+from transformers import BitsAndBytesConfig, DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.utils import is_bitsandbytes_available
 
 from popcorn.config import ADAPTER, AdapterConfig, FrozenConfig, ZeroShotConfig
@@ -37,13 +37,13 @@ from popcorn.utils.files import write_json
 NEW_MODULES = ["pooler", "classifier"]
 """modules that DeBERTa's checkpoints do not include: trained with every adapter, never quantized, and saved with it"""
 BASE = "base.json"
-"""file in an adapter's folder with the name and checksum of its base model"""
+"""file in an adapter's folder with the name and checksum of its base model, and any prompt"""
 MakePeftConfig = Callable[[FrozenConfig], PeftConfig]
 """a script's config to a PEFT config"""
 
 
 class AdapterTask(PretrainedTask):
-    """The reviews as subwords, and a frozen DeBERTa with a small adapter."""
+    """The reviews as subwords, and a frozen model with a small adapter."""
 
     config: FrozenConfig
 
@@ -108,12 +108,12 @@ def build_adapter(peft_config: MakePeftConfig, config: AdapterConfig, checkpoint
 def with_adapter(base: PreTrainedModel, settings: PeftConfig, config: FrozenConfig) -> PeftModel:
     """The frozen model with a new adapter, or with that of `--adapter`.
 
-    Raises `UserError` where the folder has no adapter, or one for another base model.
+    Raises `UserError` where the folder has no adapter, or one for another base model or prompt.
     """
     if config.adapter is None:
         model = get_peft_model(base, settings)
     else:
-        require_base_model(config.adapter, settings.peft_type, config, base.config.weights_sha256)
+        require_base_model(config.adapter, settings.peft_type, config, base.config)
         try:
             model = PeftModel.from_pretrained(base, config.adapter)
             require_same_names(load_file(config.adapter / PEFT_WEIGHTS), get_peft_model_state_dict(model))
@@ -185,11 +185,12 @@ class AdapterTuner(FineTuner):
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
 
     def write_model(self, folder: Path) -> None:
-        """Saves the adapter in PEFT's format, with the tokenizer and the base model's checksum."""
+        """Saves the adapter in PEFT's format, with the tokenizer, the base model's checksum, and any prompt."""
         self.model.save_pretrained(folder)
         self.data_collator.tokenizer.save_pretrained(folder)
         base = self.model.get_base_model().config
-        write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256})
+        prompt = getattr(base, "prompt_options", {})
+        write_json(folder / BASE, {"model": base.source, "weights_sha256": base.weights_sha256, **prompt})
 
 
 def require_same_names(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -203,22 +204,28 @@ def _no_adapter(folder: Path, problem: Exception) -> UserError:
     return UserError(f"--adapter {folder} is not an adapter of a finished run ({reason}): give a folder such as {ADAPTER}")
 
 
-def require_base_model(folder: Path, peft_type: PeftType, config: FrozenConfig, checksum: str) -> None:
-    """Raises `UserError` unless the folder's adapter fits the script and `--model`."""
+def require_base_model(folder: Path, peft_type: PeftType, config: FrozenConfig, base_config: PreTrainedConfig) -> None:
+    """Raises `UserError` unless the folder's adapter fits the script, `--model`, and any prompt."""
     try:
         saved_type = PeftConfig.from_pretrained(str(folder)).peft_type.value
-        base = json.loads((folder / BASE).read_text(encoding="utf-8"))
-        name, base_checksum = base["model"], base["weights_sha256"]
+        saved = json.loads((folder / BASE).read_text(encoding="utf-8"))
+        name, checksum = saved["model"], saved["weights_sha256"]
         require_file(folder / PEFT_WEIGHTS)  # else PEFT would search the hub, and load a pickle
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
         raise _no_adapter(folder, problem) from problem
     if saved_type != peft_type.value:
         raise UserError(f"--adapter {folder} is of type {saved_type}, and this script's are {peft_type.value}")
-    if base_checksum != checksum:
+    if checksum != base_config.weights_sha256:
         raise UserError(
             f"--adapter {folder} was trained on {name}, and --model {config.model} has other weights: "
             "pass the model that it was trained on"
         )
+    for option, value in getattr(base_config, "prompt_options", {}).items():
+        if saved.get(option, value) != value:  # adapters of earlier versions have no prompt in their file
+            raise UserError(
+                f"--adapter {folder} was trained with --{option.replace('_', '-')} {saved[option]!r}, and here it is {value!r}: "
+                "pass the same"
+            )
 
 
 class AdapterTrainer(HFTrainer):

@@ -67,6 +67,7 @@ def load_decoder(config: FrozenConfig | ZeroShotConfig, label_ids: tuple[int, in
     model_class = CLASSES[architecture(config.checkpoint).model_type]
     model = load_quantized(model_class, config, config.checkpoint, unquantized=["lm_head"])
     model.label_ids = label_ids
+    model.config.prompt_options = {"prompt": config.prompt, "label_words": list(config.label_words)}
     return model.requires_grad_(False)
 
 

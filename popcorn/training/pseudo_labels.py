@@ -46,7 +46,8 @@ class PseudoLabels:
     def add(self, split: Split) -> tuple[Split, np.ndarray]:
         """Adds the unlabeled reviews to the split; targets of both, float64 (train + unlabeled,).
 
-        Rows of unlabeled reviews follow those of the training file. The teacher has learnt from no validation review.
+        Rows of unlabeled reviews follow those of the training file. The teacher was not trained on the validation reviews; of a
+        file, that is not known.
         """
         targets = np.concatenate([self.labels, self.teacher.probability(split)])
         rows = np.arange(len(self.labels), len(targets))

@@ -1,12 +1,13 @@
-"""Teachers: models whose probabilities of the unlabeled reviews are soft labels for another model, the pupil.
+"""Teachers: models whose probabilities of the unlabeled reviews are soft labels for another model, the student.
 
-A teacher has learnt from no review that its pupil is validated on. Otherwise the pupil's validation metrics would be too high.
+A teacher was not trained on reviews that its student is validated on. Otherwise the student's validation metrics would be too
+high. Only of a file of probabilities it is not known, so a run with one warns.
 
 A scikit-learn model, alone or in an ensemble, is trained anew on each split's training reviews, with the options of its run. A
 neural model predicts with those of its saved models that were not trained on a validation review: that of the same hold-out or
-fold. Like its pupil, it selects its epoch on these reviews. An ensemble weighs such members by a logistic regression without the
-validation reviews. Only its few weights depend on them indirectly: another review's out-of-fold probability is by a model that
-was trained on them. The out-of-fold metrics of every stacked ensemble have the same limit.
+fold. Like its student, it selects its epoch on these reviews. An ensemble weighs such members by a logistic regression without
+the validation reviews. Only its few weights depend on them indirectly: another review's out-of-fold probability is by a model
+that was trained on them. The out-of-fold metrics of every stacked ensemble have the same limit.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from popcorn.data.splits import Split
 from popcorn.data.submission import read_probabilities
 from popcorn.data.word_tokenizer import clean, enough_terms
 from popcorn.errors import UserError, log
-from popcorn.models.saved import ARRAYS, METADATA, Recipe, load_recipe, load_state, num_steps, run_of, set_state
-from popcorn.models.stacker import ENSEMBLE, fit_stacker, ids_checksum, load_ensemble, log_odds
+from popcorn.models.saved import ARRAYS, ENSEMBLE, METADATA, Recipe, load_recipe, load_state, num_steps, run_of, set_state
+from popcorn.models.stacker import fit_stacker, ids_checksum, load_ensemble, log_odds
 from popcorn.models.unlabeled import load_predictions
 from popcorn.utils.files import fingerprint
 from popcorn.utils.scripts import load_script
@@ -70,7 +71,7 @@ class Teacher(Protocol):
         """Raises `UserError` where the teacher was trained on some of these rows of the training file."""
 
     def probability(self, split: Split) -> np.ndarray:
-        """float64 (unlabeled,), without anything learnt from `split.validation`."""
+        """float64 (unlabeled,), by models that were not trained on `split.validation`, as far as that is known."""
 
 
 class RefitTeacher:
@@ -171,7 +172,7 @@ class EnsembleTeacher:
 def find_teacher(name: str, reviews: Reviews, config: TrainingConfig) -> Teacher:
     """The teacher of `--pseudo-labels`: nbsvm, a file of probabilities, or a run or ensemble in the output folder.
 
-    Raises `UserError` where it is missing, does not fit these reviews, or would be replaced by the pupil.
+    Raises `UserError` where it is missing, does not fit these reviews, or would be replaced by the student.
     """
     if name == NBSVM:
         module = load_script(NBSVM)
