@@ -279,6 +279,7 @@ def small_options(command: str, tiny: Path, glove: Path) -> list[object]:
         is_decoder = config.MODEL_TYPE == DECODERS
         model, length = (tiny / DECODERS[0], 64) if is_decoder else (tiny / config.MODEL_TYPE, 16)
         options |= {"--model": model, "--max-length": length, "--batch-size": 64}
+        options |= {"--shot-length": 8} if "--shots" in command else {}
         options |= {} if "--adapter" in command else {"--name": script[1]}  # the model's folder would be a part of it
     if issubclass(config, FineTuneConfig):
         options |= {"--pretrain-epochs": 1}
