@@ -173,7 +173,8 @@ def test_a_saved_models_prediction_goes_on(error, texts):
             raise error
         return tokens.sum(1) / 10_000 - lengths
 
-    model = Neural(answer, nn.Embedding(2, 2), lambda given: texts, lambda text: [], num_special_tokens=0)
+    embedding = nn.Embedding(2, 2)
+    model = Neural(answer, embedding, embedding, lambda given: texts, lambda text: [], num_special_tokens=0)
     room = 100
     wanted = model.probability(["any"])
     room = 2

@@ -57,7 +57,7 @@ def neural() -> Neural:
     """Three words, each a token."""
     embedding = nn.Embedding(10, 4)
     return Neural(
-        lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding,
+        lambda tokens, lengths: embedding(tokens).sum((1, 2)), embedding, embedding,
         lambda texts: EncodedReviews([np.array([2, 3, 4])] * len(texts), 8),
         lambda text: [(word, 1) for word in text.split()], num_special_tokens=0,
     )  # fmt: skip

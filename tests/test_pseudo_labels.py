@@ -19,6 +19,7 @@ from popcorn.data import competition as competition_data
 from popcorn.data.splits import Split, validation_splits
 from popcorn.data.word_tokenizer import clean
 from popcorn.errors import UserError
+from popcorn.inference import unlabeled as prediction
 from popcorn.inference.load import load
 from popcorn.inference.predict import predict
 from popcorn.kaggle.kernel import write_kernel
@@ -243,7 +244,7 @@ def test_what_was_predicted_before_the_run_went_on_is_refused(finished, competit
     ended.rename(tmp_path / "fold-2")
     predict_unlabeled("lstm-folds", competition, folder)
     (tmp_path / "fold-2").rename(ended)
-    with pytest.raises(UserError, match="is by the models fold-1, and the run has fold-1, fold-2: run"):
+    with pytest.raises(UserError, match="has the models fold-1, fold-2, and only fold-1 predicted the unlabeled reviews: run"):
         labels_of(competition, "lstm-folds", folder)
     member = folder / "runs" / "nbsvm-folds" / "seed-1"
     result = load_fit_result(member / "fold-1")
@@ -253,6 +254,34 @@ def test_what_was_predicted_before_the_run_went_on_is_refused(finished, competit
             UserError, match="nbsvm-folds/seed-1 was trained again after the ensemble linear was made: run python"
         ):
             use()
+
+
+def test_an_interrupted_prediction_goes_on_with_the_next_split(finished, competition, tmp_path, monkeypatch):
+    folder, loaded = without_predictions(finished, tmp_path), []
+
+    def interrupted_at(number: int):
+        def load_one(folder, splits, device):
+            loaded.extend(splits)
+            if len(loaded) == number:
+                raise KeyboardInterrupt
+            return load(folder, splits, device)
+
+        return load_one
+
+    monkeypatch.setattr(prediction, "load", interrupted_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        predict_unlabeled("lstm-folds", competition, folder)
+    monkeypatch.setattr(prediction, "load", interrupted_at(0))
+    predict_unlabeled("lstm-folds", competition, folder)
+    assert loaded == ["fold-1", "fold-2", "fold-2"]
+    predict_unlabeled("lstm-folds", competition, folder)  # a complete one starts anew
+    assert loaded[3:] == ["fold-1", "fold-2"]
+    labels_of(competition, "lstm-folds", folder)
+
+
+def test_a_model_is_moved_to_the_device(finished):
+    (model,) = load(finished / "runs" / "lstm" / "seed-1", device=torch.device("meta")).models
+    assert model.device.type == "meta" and all(weights.is_meta for weights in model.module.parameters())
 
 
 def test_an_ensemble_predicts_new_reviews_by_its_stacker(finished, competition):

@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from popcorn.config import RunConfig
@@ -47,18 +48,18 @@ DAMAGED = OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFErr
 AGAIN = "copy the run's whole folder, or run its script again"
 
 
-def load(folder: Path, splits: list[str] | None = None) -> Predictor:
+def load(folder: Path, splits: list[str] | None = None, device: torch.device | None = None) -> Predictor:
     """The model of a run's folder: the refit, or the mean of the folds' models; or an ensemble.
 
-    `splits`: names of the splits whose models are averaged instead. Raises `UserError` where the folder lacks a file, or has
-    another tokenizer version,
-    or PyTorch has no kernels for the GPU of an adapter.
+    `splits`: names of the splits whose models are averaged instead. `device`: for a run's PyTorch model; otherwise it stays on
+    the CPU, unless it is quantized. Raises `UserError` where the folder lacks a file, or has another tokenizer version, or
+    PyTorch has no kernels for the GPU.
     """
     if (folder / ENSEMBLE).is_file():
         ensemble = load_ensemble(folder)
         return Stacked([load(folder.parent / run) for run in ensemble.runs], ensemble.coef, ensemble.intercept)
     recipe = load_recipe(folder)
-    if recipe.kind in ("adapter", "label_words", "zero_shot"):
+    if device is not None or recipe.kind in ("adapter", "label_words", "zero_shot"):
         hardware.require_gpu_kernels()  # other models predict on the CPU
     again = f"run {recipe.script}.py again"
     finished = finished_splits(folder)
@@ -72,7 +73,11 @@ def load(folder: Path, splits: list[str] | None = None) -> Predictor:
         make = {
             "words": _words, "subwords": _subwords, "adapter": _adapter, "label_words": _label_words, "zero_shot": _zero_shot,
         }[recipe.kind]  # fmt: skip
-        return Mean([make(recipe.build, recipe.config, fit_dir) for fit_dir in fit_dirs])
+        models = [make(recipe.build, recipe.config, fit_dir) for fit_dir in fit_dirs]
+        if device is not None:
+            for model in models:
+                model.move_to(device)
+        return Mean(models)
     except DAMAGED as problem:
         raise UserError(
             f"the model in {folder} cannot be read ({first_line(problem)}): copy the run's whole folder, or {again}"
@@ -92,7 +97,6 @@ def _linear(build: Callable, config: RunConfig, fit_dirs: list[Path]) -> Linear:
 
 
 def _words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
-    import torch
     from safetensors.torch import load_file
 
     from popcorn.data.batching import EncodedReviews, truncate_head_tail
@@ -114,7 +118,7 @@ def _words(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:
     def words_of(text: str) -> list[tuple[str, int]]:
         return [(word, 1) for word in truncate_head_tail(np.array(tokenize(text) or [""], dtype=object), config.max_length)]
 
-    return Neural(model, model.embedding, encode, words_of, num_special_tokens=0)
+    return Neural(model, model, model.embedding, encode, words_of, num_special_tokens=0)
 
 
 def _subwords(build: Callable, config: RunConfig, fit_dir: Path) -> Neural:

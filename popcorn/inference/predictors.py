@@ -113,19 +113,25 @@ class Neural:
     """A PyTorch module on padded batches of token ids."""
 
     def __init__(
-        self, model: Callable, embedding, encode: Callable, words_of: Callable, num_special_tokens: int,
+        self, model: Callable, module, embedding, encode: Callable, words_of: Callable, num_special_tokens: int,
         num_after: int | None = None,
     ):  # fmt: skip
-        """`model`: tokens and lengths to a logit (batch,). `encode`: texts to `EncodedReviews`.
+        """`model`: tokens and lengths to a logit (batch,), by `module`. `encode`: texts to `EncodedReviews`.
 
         `words_of`: a text to its words after truncation, each with its number of tokens. `num_special_tokens`: tokens before a
         review ([CLS] or a prompt's). `num_after`: tokens after it, where their number is another.
         """
-        self.model, self.embedding, self.encode, self.words_of = model, embedding, encode, words_of
+        self.model, self.module, self.embedding, self.encode, self.words_of = model, module, embedding, encode, words_of
         self.num_before = num_special_tokens
         self.num_after = num_special_tokens if num_after is None else num_after
         self.device = embedding.weight.device
         self.is_unexplained = False
+
+    def move_to(self, device) -> None:
+        """Moves the module; a quantized one is on the GPU from its start."""
+        if self.device.type != device.type:
+            self.module.to(device)
+            self.device = device
 
     def probability(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -208,7 +214,7 @@ def load_hf_predictor(model, config: RunConfig, folder: Path) -> Neural:
         each for each in model.modules() if isinstance(each, PreTrainedModel)
     )  # fmt: skip
     words = partial(words_of, tokenizer=tokenizer, max_length=config.max_length)
-    return Neural(logit, inner.get_input_embeddings(), encode, words, num_special_tokens=1)
+    return Neural(logit, model, inner.get_input_embeddings(), encode, words, num_special_tokens=1)
 
 
 def load_prompt_predictor(model, prompt, examples: np.ndarray, prior: float = 0.0) -> Neural:
@@ -231,4 +237,4 @@ def load_prompt_predictor(model, prompt, examples: np.ndarray, prior: float = 0.
 
     words = partial(words_of, tokenizer=prompt.tokenizer, max_length=prompt.room + 2)
     num_before = len(prompt.start) + len(examples) + len(prompt.before)
-    return Neural(logit, model.get_input_embeddings(), encode, words, num_before, len(prompt.after))
+    return Neural(logit, model, model.get_input_embeddings(), encode, words, num_before, len(prompt.after))

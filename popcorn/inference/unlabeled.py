@@ -2,9 +2,11 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from popcorn.data.competition import TRAIN, UNLABELED, Competition, Reviews
 from popcorn.data.splits import refit_split, split_checksum, validation_splits
@@ -14,7 +16,7 @@ from popcorn.inference.load import load
 from popcorn.inference.predictors import Stacked
 from popcorn.models.saved import ENSEMBLE, Recipe, finished_splits, load_recipe
 from popcorn.models.stacker import load_ensemble
-from popcorn.models.unlabeled import ORIGIN, UnlabeledPredictions, save_predictions
+from popcorn.models.unlabeled import ORIGIN, UnlabeledPredictions, load_predictions, save_predictions
 from popcorn.runs.run_dir import SETTINGS
 
 
@@ -46,10 +48,25 @@ def _predict_run(folder: Path, train: Reviews, unlabeled: Reviews) -> np.ndarray
     names = finished_splits(folder)
     trained_on = _trained_on(folder, recipe, settings, names, train)
     log(f"Predicting {len(unlabeled.texts):,} unlabeled reviews with each model of {folder}: {', '.join(names)}")
-    probability = np.array([load(folder, [name]).probability(unlabeled.texts) for name in names])
-    predictions = UnlabeledPredictions(names, probability, trained_on, is_known=ORIGIN not in settings)
-    save_predictions(folder, predictions, train.ids, unlabeled.ids)
+    found = _interrupted(folder, names, train, unlabeled)
+    device = torch.device("cuda") if torch.cuda.is_available() else None
+    for name in [name for name in names if name not in found]:
+        found[name] = load(folder, [name], device).probability(unlabeled.texts)
+        done = [each for each in names if each in found]
+        predictions = UnlabeledPredictions(
+            done, np.array([found[each] for each in done]), trained_on[np.isin(names, done)], is_known=ORIGIN not in settings
+        )
+        save_predictions(folder, predictions, train.ids, unlabeled.ids)
     return predictions.all
+
+
+def _interrupted(folder: Path, names: list[str], train: Reviews, unlabeled: Reviews) -> dict[str, np.ndarray]:
+    """The predictions of an interrupted earlier call, by the names of the splits."""
+    with suppress(UserError):
+        saved = load_predictions(folder, train.ids, unlabeled.ids)
+        if set(saved.splits) < set(names):
+            return dict(zip(saved.splits, saved.probability, strict=True))
+    return {}
 
 
 def _settings(folder: Path) -> dict[str, str]:

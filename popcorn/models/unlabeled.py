@@ -7,7 +7,6 @@ from zipfile import BadZipFile
 import numpy as np
 
 from popcorn.errors import UserError
-from popcorn.models.saved import finished_splits
 from popcorn.models.stacker import ids_checksum
 from popcorn.utils.files import atomic_write
 
@@ -52,7 +51,7 @@ def save_predictions(folder: Path, predictions: UnlabeledPredictions, train_ids:
 def load_predictions(folder: Path, train_ids: list[str], unlabeled_ids: list[str]) -> UnlabeledPredictions:
     """Reads what `save_predictions` wrote.
 
-    Raises `UserError` where it is missing, damaged, or of other reviews or fewer splits than are finished.
+    Raises `UserError` where it is missing, damaged, or of other reviews.
     """
     path, command = folder / PREDICTED, f"run python -m popcorn predict --unlabeled --model {folder} on these data"
     try:
@@ -67,8 +66,4 @@ def load_predictions(folder: Path, train_ids: list[str], unlabeled_ids: list[str
         raise UserError(f"{path} is damaged ({problem}): {command}") from problem
     if ids != [ids_checksum(train_ids), ids_checksum(unlabeled_ids)]:
         raise UserError(f"{path} is of other reviews: {command}")
-    if predictions.splits != (finished := finished_splits(folder)):
-        raise UserError(
-            f"{path} is by the models {', '.join(predictions.splits)}, and the run has {', '.join(finished)}: {command}"
-        )
     return predictions

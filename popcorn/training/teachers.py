@@ -23,7 +23,18 @@ from popcorn.data.splits import Split
 from popcorn.data.submission import read_probabilities
 from popcorn.data.word_tokenizer import clean, enough_terms
 from popcorn.errors import UserError, log
-from popcorn.models.saved import ARRAYS, ENSEMBLE, METADATA, Recipe, load_recipe, load_state, num_steps, run_of, set_state
+from popcorn.models.saved import (
+    ARRAYS,
+    ENSEMBLE,
+    METADATA,
+    Recipe,
+    finished_splits,
+    load_recipe,
+    load_state,
+    num_steps,
+    run_of,
+    set_state,
+)
 from popcorn.models.stacker import fit_stacker, ids_checksum, load_ensemble, log_odds
 from popcorn.models.unlabeled import load_predictions
 from popcorn.utils.files import fingerprint
@@ -103,8 +114,13 @@ class PredictedTeacher:
     """The saved models of a run, by what they predicted beforehand."""
 
     def __init__(self, folder: Path, reviews: Reviews):
-        """Raises `UserError` where `predict --unlabeled` did not predict these reviews."""
+        """Raises `UserError` where `predict --unlabeled` did not predict these reviews with all models of the run."""
         self.predictions = predictions = load_predictions(folder, reviews.train_ids, reviews.unlabeled_ids)
+        if predictions.splits != (finished := finished_splits(folder)):
+            raise UserError(
+                f"{folder} has the models {', '.join(finished)}, and only {', '.join(predictions.splits)} predicted the "
+                f"unlabeled reviews: run python -m popcorn predict --unlabeled --model {folder}"
+            )
         self.folder, self.is_known, self.count = folder, predictions.is_known, reviews.count
         self.checksum = fingerprint(predictions.probability.tobytes())
 
