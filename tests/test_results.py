@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import run
 
@@ -10,8 +11,9 @@ from benchmarks import leaderboard as leaderboard_runs
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
+from popcorn.metrics import Score
 from popcorn.reporting.leaderboard import END, begin, markdown, update
-from popcorn.runs.results import command_line, data_of, is_recorded, recipe_of, rows
+from popcorn.runs.results import RunResult, command_line, data_of, is_recorded, recipe_of, rows, save_results
 from popcorn.runs.run_dir import start_or_resume
 
 BEGIN = begin("results")
@@ -46,6 +48,23 @@ def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
     assert (high.name, low.name) == ("high", "low")
     assert high.accuracy == pytest.approx(0.91) and high.spread == pytest.approx(0.01) and high.seeds == 3
     assert high.validation == pytest.approx(0.90) and high.seconds == 120 and low.spread is None
+
+
+def test_results_on_the_fallback_data_replace_none_on_the_competitions(folder, competition, tmp_path, capsys):
+    """A student tries a script before there are Kaggle's files."""
+    folder.joinpath("results").mkdir()
+    for name in ("high", "toy"):
+        (folder / f"{name}.json").rename(folder / "results" / f"{name}.json")
+    (folder / "low.json").unlink()
+    before = (folder / "results" / "high.json").read_bytes()
+    fallback = competition_data.Competition(competition, competition_data.FALLBACK)
+    result = RunResult(np.zeros(2), {}, None, complete=True)
+    for name in ("high", "toy"):
+        save_results(cnn.Config(name=name, output_dir=folder), fallback, result, Score(0.5, 0.5, 2))
+    assert (folder / "results" / "high.json").read_bytes() == before
+    assert json.loads((folder / "results" / "toy.json").read_text())["runs"][0]["accuracy"] == 0.5
+    printed = capsys.readouterr().out
+    assert "high.json: kept" in printed and "toy.json: recorded" in printed and "these are on the fallback data" in printed
 
 
 def test_a_validation_on_the_former_split_is_marked(folder):

@@ -51,7 +51,7 @@ class Language:
 
 
 ENGLISH = "script", "model", "accuracy", "ROC AUC", "time", "best elsewhere"
-CHINESE = "脚本", "模型", "准确率", "ROC AUC", "用时", "其他来源最佳"
+CHINESE = "脚本", "模型", "准确率", "ROC AUC", "用时", "公开最佳成绩"
 LANGUAGES = {
     "English": Language(ENGLISH, "model", "not measured yet:", "Kaggle", "paper"),
     "Chinese": Language(CHINESE, "model_zh", "尚无结果：", "Kaggle", "论文"),

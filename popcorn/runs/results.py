@@ -44,7 +44,8 @@ class RunResult:
 def save_results(config: RunConfig, competition: Competition, result: RunResult, score: Score, **summary) -> None:
     """Adds the run to `results/<name>.json`.
 
-    Runs of other seeds stay if recipe and data are the same; all others are replaced.
+    Runs of other seeds stay if recipe and data are the same; all others are replaced. Results on the fallback data never replace
+    those on the competition's.
     """
     path = config.output_dir / "results" / f"{config.name}.json"
     head = {
@@ -67,9 +68,14 @@ def save_results(config: RunConfig, competition: Competition, result: RunResult,
         **summary,
     }
     with file_lock(config.output_dir / "runs" / f"{config.name}.record"):  # another seed may end at the same time
+        if competition.source == FALLBACK and any(row.name == config.name for row in rows(path.parent)):
+            log(f"{path}: kept, since its results are on the competition's data; give these, on the fallback data, a --name")
+            return
         runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])
         write_json(path, head | {"runs": runs})
     log(f"{path}: recorded, {len(runs)} run(s)")
+    if competition.source == FALLBACK:
+        log("The tables show only results on the competition's data, and these are on the fallback data")
 
 
 def _others(path: Path, head: dict, seed: int) -> list[dict]:
