@@ -155,7 +155,7 @@ def test_a_kill_in_the_refit_leaves_the_validated_models_submission(options, com
 
 def test_another_checkpoint_gives_the_run_another_name(options, tmp_path):
     checkpoint = options("bert_native")[2]
-    mounted = shutil.copytree(checkpoint, tmp_path / "input" / "small" / "transformers" / "uncased" / "1")
+    mounted = shutil.copytree(checkpoint, tmp_path / "kaggle" / "input" / "small" / "transformers" / "uncased" / "1")
     configs = [import_module("bert_native").Config(model=str(model)) for model in (checkpoint, mounted)]
     for config in configs:
         config.prepare("bert_native")

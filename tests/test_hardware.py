@@ -15,7 +15,7 @@ from popcorn.inference.load import load
 from popcorn.models.saved import METADATA
 from popcorn.runs.run import run
 from popcorn.training import processes
-from popcorn.training.hf_trainer import HFTrainer
+from popcorn.training.hf_trainer import HFTrainer, TrainingArguments
 from popcorn.training.loop import train
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 from popcorn.training.word_model import WordModelTask
@@ -69,7 +69,7 @@ def test_a_gpu_without_kernels_is_refused(capability, kernels, gpu):
         require_gpu_kernels()
 
 
-@pytest.mark.parametrize("start", [PyTorchTrainer.start, HFTrainer.start])
+@pytest.mark.parametrize("start", [PyTorchTrainer.start, HFTrainer(TrainingArguments).start])
 def test_both_engines_refuse_it_at_the_start(start, gpu, monkeypatch):
     gpu((6, 0), CUDA_12_8)
     monkeypatch.setattr(processes, "PartialState", lambda **_: PartialState(cpu=True))  # there is no GPU to join
