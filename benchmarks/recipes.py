@@ -132,7 +132,7 @@ def common_practice(script: str, options: FineTuneConfig, reviews: int, folder: 
 
 
 def conditions(measure: Callable[..., dict], options: FineTuneConfig) -> dict:
-    """What a row is measured under, which stands beside its figures."""
+    """The conditions of a row, saved with its results."""
     if measure is common_practice:
         return {"max_length": LENGTH, "learning_rate": COMMON_RATE, "precision": "no"}
     return {

@@ -41,6 +41,7 @@ from popcorn.errors import UserError
 from popcorn.models.hub import find_checkpoint
 from popcorn.models.layers import mask_of
 from popcorn.models.tokenizer import load_tokenizer
+from popcorn.runs.run_dir import settings_of
 from popcorn.training.finetuning_task import FinetuningTask
 from popcorn.training.hf_trainer import FineTuner, HFTrainer
 from popcorn.training.losses import duplicate_batch, pooled_features, supervised_contrastive, symmetric_kl
@@ -367,6 +368,12 @@ def test_all_epochs_of_the_arguments_are_trained_without_validation(config_of, t
     (split,) = validation_splits(config, [f"{number}_9" for number in range(400)], np.arange(400) % 2)
     result = fit(HFTrainer(lambda config: arguments), bert_trainer.build, config, tmp_path, replace(split, train=np.arange(32)))
     assert len(result.history) == 3
+
+
+@pytest.mark.parametrize("scl", [0.0, 0.5])
+def test_micro_batches_may_change_on_resume_unless_the_loss_depends_on_them(scl, config_of):
+    whole, halves = (settings_of(config_of(scl=scl, micro_batch_size=size)) for size in (16, 8))
+    assert (whole == halves) is (scl == 0)
 
 
 def test_a_changed_argument_is_seen_on_resume(config_of):

@@ -71,7 +71,7 @@ def real_adapter(script, config, folder) -> torch.nn.Module:
 
 
 def measured(model, folder, arithmetic, reviews=REVIEWS, length=TOKENS, recomputed=False, accumulated=False) -> float:
-    """Bytes of the real model, and what the allocator had given out beside it at most, in two steps."""
+    """Bytes of the real model, plus the most that the allocator had given out in two steps."""
     model.train()
     if recomputed:
         assert recompute_activations(model)

@@ -71,7 +71,7 @@ def run(task: Task, trainer: Trainer) -> None:
             folder = run_dir.folder_of(config)
             with main_process_first():
                 if is_main_process():
-                    models = len(splits) + (config.refit and not config.folds and not config.no_validation)
+                    models = len(splits) + has_refit(config)
                     require_disk_space(folder, task.trainable_parameters, models, getattr(config, "resume", False))
                     run_dir.start_or_resume(config, **content)
                     task.save_artifacts(folder)
@@ -86,6 +86,11 @@ def run(task: Task, trainer: Trainer) -> None:
                 save_unsaved(results, folder)
 
 
+def has_refit(config: RunConfig) -> bool:
+    """Whether a model is trained on all reviews after one validation."""
+    return config.refit and not config.folds and not config.no_validation
+
+
 def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) -> dict[str, FitResult]:
     """Results by the names of the splits, including the refit.
 
@@ -97,7 +102,7 @@ def fit_splits(task: Task, trainer: Trainer, splits: list[Split], folder: Path) 
         results[split.name] = result = run_dir.load_fit_result(folder / split.name) or fit_and_save(trainer, split, folder)
         if not result.complete:
             return results
-    if config.refit and not config.folds and not config.no_validation:
+    if has_refit(config):
         split = refit_split(config, task.labels, result.epoch)
         refit = run_dir.load_fit_result(folder / split.name)
         if refit is None and is_main_process() and len(result.test):  # in case the refit is killed, there is this submission

@@ -50,7 +50,9 @@ def sole_owner(config: RunConfig) -> AbstractContextManager:
 
 def settings_of(config: RunConfig) -> dict[str, str]:
     """The options that must be the same on resume."""
-    free = (*NOT_PART_OF_A_RUN, "batch_size") if isinstance(config, ZeroShotConfig) else NOT_PART_OF_A_RUN
+    free = {*NOT_PART_OF_A_RUN, "batch_size"} if isinstance(config, ZeroShotConfig) else {*NOT_PART_OF_A_RUN}
+    if getattr(config, "scl", 0):  # its loss compares the reviews of a micro-batch
+        free -= {"micro_batch_size"}
     return {name: str(value) for name, value in asdict(config).items() if name not in free}
 
 

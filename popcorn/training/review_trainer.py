@@ -266,7 +266,7 @@ def retry_on_oom(train: Callable[[int], Trained], largest: int, option: str = "-
             if size == 1 or not is_shared:
                 raise UserError(f"memory does not suffice: give a smaller {option} or --max-length") from problem
         size //= 2
-        log(f"Out of memory: continuing with micro-batches of {size} reviews, the same batch and the same gradient")
+        log(f"Out of memory: continuing with micro-batches of {size} reviews; the batch stays the same")
 
 
 def last_checkpoint(folder: Path) -> str | None:

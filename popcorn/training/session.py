@@ -212,10 +212,7 @@ class Session:
         """
         if self.micro_batch_size > 1:
             self.micro_batch_size = -(-self.micro_batch_size // 2)
-            log(
-                f"Out of memory: continuing with micro-batches of {self.micro_batch_size} reviews, the same batch and the "
-                "same gradient"
-            )
+            log(f"Out of memory: continuing with micro-batches of {self.micro_batch_size} reviews; the batch stays the same")
             log_contrastive_limit(self.config, self.micro_batch_size, self.config.batch_size)
             return True
         return recompute_activations(self.model)
