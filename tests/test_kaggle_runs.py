@@ -15,7 +15,9 @@ TINY = "--epochs", "8", "--batch-size", "8", "--checkpoint-every", "5", "--no-va
 LORA = "--max-length", "64", "--bits", "32", "--learning-rate", "0.01", "--head-learning-rate", "0.01"
 BERT = "--learning-rate", "0.005", "--max-length", "64"
 TRAINING = 3.0
-"""seconds that a short session lasts longer than one without any training"""
+"""seconds of training in a short session"""
+START = 0.8
+"""assumed part of the measured start-up time: on a busy machine the next start may be faster than the measured one"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_a_kernel_gives_the_scripts_bytes(script, layout, processes, options, co
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "layout", "epochs"), [("lstm", "old", 60), ("bert_trainer", "new", 25), ("deberta_lora", "new", 20)]
+    ("script", "layout", "epochs"), [("lstm", "old", 60), ("bert_trainer", "new", 40), ("deberta_lora", "new", 30)]
 )
 def test_three_sessions_give_the_bytes_of_one(script, layout, epochs, options, competition, tmp_path):
     longer = [*options[script], "--epochs", epochs, "--patience", 99]
@@ -68,7 +70,7 @@ def test_three_sessions_give_the_bytes_of_one(script, layout, epochs, options, c
     shortest = time.monotonic() - start
     session = Session(tmp_path / "sessions", competition, layout)
     for number in range(2):
-        done = session.run(script, longer, continues=number > 0, seconds=shortest + TRAINING)
+        done = session.run(script, longer, continues=number > 0, seconds=START * shortest + TRAINING)
         assert done.returncode == 0 and "The time budget is spent" in done.stdout, done.stdout + done.stderr
         assert len(session.submissions(script)[0].splitlines()) == 101
     done = session.run(script, longer, continues=True)

@@ -39,9 +39,9 @@ def log_odds(probabilities: list[np.ndarray] | np.ndarray) -> np.ndarray:
     return logit(np.clip(probabilities, EPS, 1 - EPS)).T
 
 
-def fit_stacker(features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-    """The logistic regression of a blend: features (reviews, features), labels (reviews,)."""
-    return LogisticRegression(C=1.0).fit(features, labels)
+def new_stacker() -> LogisticRegression:
+    """The logistic regression of a blend, not fitted."""
+    return LogisticRegression(C=1.0)
 
 
 def ids_checksum(ids: list[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from popcorn import metrics
 from popcorn.config import RunConfig
@@ -22,7 +23,7 @@ from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
 from popcorn.errors import UserError, log
 from popcorn.metrics import score_test
 from popcorn.models.saved import predictions_checksum
-from popcorn.models.stacker import EPS, SavedEnsemble, fit_stacker, ids_checksum, log_odds, save_ensemble
+from popcorn.models.stacker import EPS, SavedEnsemble, ids_checksum, log_odds, new_stacker, save_ensemble
 from popcorn.runs.results import RunResult, find_run
 from popcorn.runs.run import finish_run
 from popcorn.runs.run_dir import load_fit_result
@@ -69,11 +70,9 @@ def blend(members: list[Member], labels: np.ndarray, features: Features) -> tupl
     train = np.zeros((len(labels), features([member.train[:1] for member in members]).shape[1]))
     for fold in folds:  # fold by fold, since each fold's model has a scale of its own
         train[fold] = features([member.train[fold] for member in members])
-    out_of_fold = np.zeros(len(labels))
-    for fold in folds:
-        out_of_fold[fold] = fit_stacker(train[~fold], labels[~fold]).predict_proba(train[fold])[:, 1]
-    stacker = fit_stacker(train, labels)
-    return out_of_fold, stacker.predict_proba(features([member.test for member in members]))[:, 1], stacker
+    cross_fitted = cross_val_predict(new_stacker(), train, labels, cv=PredefinedSplit(members[0].fold), method="predict_proba")
+    stacker = new_stacker().fit(train, labels)
+    return cross_fitted[:, 1], stacker.predict_proba(features([member.test for member in members]))[:, 1], stacker
 
 
 def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[str]) -> Member:

@@ -35,7 +35,7 @@ from popcorn.models.saved import (
     run_of,
     set_state,
 )
-from popcorn.models.stacker import fit_stacker, ids_checksum, load_ensemble, log_odds
+from popcorn.models.stacker import ids_checksum, load_ensemble, log_odds, new_stacker
 from popcorn.models.unlabeled import load_predictions
 from popcorn.utils.files import fingerprint
 from popcorn.utils.scripts import load_script
@@ -181,7 +181,7 @@ class EnsembleTeacher:
 
     def probability(self, split: Split) -> np.ndarray:
         rows = np.setdiff1d(np.arange(len(self.labels)), split.validation)
-        stacker = fit_stacker(self.features[rows], self.labels[rows])
+        stacker = new_stacker().fit(self.features[rows], self.labels[rows])
         return stacker.predict_proba(log_odds([member.probability(split) for member in self.members]))[:, 1]
 
 
