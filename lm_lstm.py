@@ -3,19 +3,22 @@
 One LSTM predicts each word of a review from the words before it, another one from the words after it. Both share one softmax
 (Peters et al. 2018, section 3.1). This language model is trained on all training reviews, labeled or not. The classifier
 starts from its word vectors and LSTMs, and fine-tunes all parameters in one stage. It needs a GPU: on two CPU cores the
-language model alone would take half a day or more. The training loop is popcorn/training/loop.py.
+language model alone would take half a day or more. The training loop is `train` below, with an optional mixed objective:
+virtual adversarial training of labeled and unlabeled reviews (Miyato et al. 2017, Sachan et al. 2019).
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.models.layers import BiRNN, mask_of, masked_max, masked_mean, word_embedding
 from popcorn.runs.run import run
-from popcorn.training.loop import train
+from popcorn.training.adversarial import adversarial_passes, cross_entropy, entropy, kl_divergence, word_frequency
 from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.session import Session
 from popcorn.training.word_lm import LanguageModelTask
 
 
@@ -33,6 +36,15 @@ class Config(WordVectorConfig):
     """number of epochs of the language model"""
     pretrain_learning_rate: Positive = 2e-3
     """peak learning rate of the language model"""
+    vat: NonNegative = 0.0
+    """virtual adversarial training: weight of the KL divergence between predictions with and without the perturbation, over
+    labeled and unlabeled reviews (Miyato et al. 2017, equation 8); Sachan et al. 2019 use 1 for this weight and the next two"""
+    adversarial: NonNegative = 0.0
+    """adversarial training: weight of the cross-entropy with the perturbation, over labeled reviews (equation 6)"""
+    entropy: NonNegative = 0.0
+    """entropy minimization: weight of the prediction's entropy, over labeled and unlabeled reviews"""
+    epsilon: Positive = 5.0
+    """norm of the perturbation of a review, in standard deviations of the word vectors"""
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
@@ -46,13 +58,25 @@ class Config(WordVectorConfig):
     weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the objective has other terms than cross-entropy."""
+        return self.vat + self.adversarial + self.entropy > 0
+
+    def prepare(self, script: str) -> None:
+        """A run with the mixed objective has a different name."""
+        super().prepare(script + ("-mixed" if self.is_mixed else ""))
+
 
 CUTOFFS = 2_000, 10_000
 """sizes of the adaptive softmax's clusters: rarer words have smaller weight matrices (Grave et al. 2017)"""
 
 
 class Encoder(nn.Module):
-    """tokens (batch, time), lengths (batch,) -> forward and backward states, each (batch, time, hidden)"""
+    """tokens (batch, time), lengths (batch,) -> forward and backward states, each (batch, time, hidden)
+
+    A perturbation (batch, time, width) is added to the word vectors.
+    """
 
     def __init__(self, config: Config, vectors: Tensor):
         """vectors (vocabulary, width): initial values of the embedding, which is trained too."""
@@ -61,8 +85,8 @@ class Encoder(nn.Module):
         self.word_dropout = nn.Dropout1d(config.word_dropout)
         self.lstm = BiRNN(nn.LSTM, vectors.shape[1], config.hidden)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.lstm(self.word_dropout(self.embedding(tokens)), lengths)
+    def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        return self.lstm(self.word_dropout(self.embedding(tokens)) + perturbation, lengths)
 
 
 class LanguageModel(nn.Module):
@@ -106,12 +130,45 @@ class LMLSTM(nn.Module):
         """The word vectors, which have a learning rate of their own."""
         return self.encoder.embedding
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        states = torch.cat(self.encoder(tokens, lengths), dim=-1)  # (batch, time, 2 * hidden)
+    def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
+        states = torch.cat(self.encoder(tokens, lengths, perturbation), dim=-1)  # (batch, time, 2 * hidden)
         # concat pooling (Howard & Ruder 2018, section 3.3), without the last states, which the maximum includes
         pooled = torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)  # (batch, 4 * hidden)
         return self.classifier(self.dropout(pooled)).squeeze(-1)
 
 
+def train(session: Session) -> None:
+    """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
+
+    Validates after every epoch. With the mixed objective, an epoch has the unlabeled reviews too.
+    """
+    config, model = session.config, session.model
+    if config.is_mixed:
+        frequency = word_frequency(session)
+        labeled_fraction = 1 - np.isnan(session.labels[session.split.train]).mean()
+    for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
+        for batch in session.batches(epoch):  # a resumed run continues where it stopped
+            for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
+                with attempt:
+                    for inputs, labels in session.micro_batches(batch):
+                        if config.is_mixed:  # two passes, the second one with the perturbation
+                            logits, perturbed = adversarial_passes(model, inputs, labels, frequency, config.epsilon)
+                            loss = cross_entropy(logits, labels) + config.adversarial * cross_entropy(perturbed, labels)
+                            loss = loss / labeled_fraction  # so over batches it is a mean of the labeled reviews
+                            loss = loss + config.vat * kl_divergence(logits, perturbed) + config.entropy * entropy(logits)
+                        else:
+                            logits = model(*inputs)  # (micro-batch,)
+                            loss = cross_entropy(logits, labels)
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()
+        session.end_epoch(session.evaluate())
+
+
 if __name__ == "__main__":
-    run(LanguageModelTask(LMLSTM, LanguageModel, parse(Config)), PyTorchTrainer(train))
+    config = parse(Config)
+    task = LanguageModelTask(LMLSTM, LanguageModel, config, with_unlabeled=config.vat + config.entropy > 0)
+    run(task, PyTorchTrainer(train))

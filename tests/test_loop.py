@@ -14,6 +14,7 @@ from torch import nn
 
 import bert_native
 import distilbert_native
+import lm_lstm
 from lstm import LSTM, Config
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
@@ -29,11 +30,12 @@ VALIDATED = Split("validated", np.arange(100), np.arange(100, 120))
 
 @dataclass
 class LoopConfig(Config):
-    """With the options that the loops of the pretrained models read."""
+    """With the options that the scripts' own loops read."""
 
     micro_batch_size: int | None = None
     rdrop_alpha: float = 0.0
     scl: float = 0.0
+    is_mixed: bool = False
 
 
 @pytest.fixture
@@ -81,8 +83,10 @@ def test_it_learns_and_keeps_the_best_epoch(session_of):
 
 
 def test_the_loops_of_the_scripts_train_as_the_shared_one(session_of):
-    """Each native script holds a copy of the loop, with R-Drop, which is off here; gradients are clipped and accumulated."""
-    loops = {"shared": loop.train, "bert": bert_native.train, "distilbert": distilbert_native.train}
+    """Each script's copy of the loop has R-Drop or the mixed objective, off here; gradients are clipped and accumulated."""
+    loops = {
+        "shared": loop.train, "bert": bert_native.train, "distilbert": distilbert_native.train, "lm_lstm": lm_lstm.train,
+    }  # fmt: skip
     histories, predictions = {}, {}
     for name, train_loop in loops.items():
         session = session_of(folder=name, micro_batch_size=6, max_grad_norm=0.05)
@@ -91,7 +95,7 @@ def test_the_loops_of_the_scripts_train_as_the_shared_one(session_of):
         histories[name] = [entry | {"reviews_per_second": None} for entry in result.history]
         predictions[name] = result.test
     assert len(histories["shared"]) == 3 and {"loss", "accuracy", "validation_auc"} <= histories["shared"][0].keys()
-    assert histories["bert"] == histories["distilbert"] == histories["shared"]
+    assert all(history == histories["shared"] for history in histories.values())
     assert all(np.array_equal(each, predictions["shared"]) for each in predictions.values())
 
 

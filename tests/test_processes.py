@@ -11,6 +11,7 @@ import pretrained
 import pytest
 import torch
 from conftest import ROOT
+from two_processes import mixed_training
 
 import lstm
 import nbsvm
@@ -177,3 +178,11 @@ def test_two_processes_predict_fewer_reviews_than_they_are(two_processes):
         for size, (validation, test) in found.items():
             assert test == pytest.approx(all_three[: int(size)], abs=1e-6)
             assert validation == pytest.approx(test if int(size) > 1 else [], abs=1e-6)
+
+
+def test_two_processes_share_the_mixed_objective(two_processes, tmp_path):
+    """They have other labeled reviews each, and train the model of a single process."""
+    alone = mixed_training(tmp_path)
+    for name, values in two_processes["mixed"].items():
+        assert values == pytest.approx(alone[name], abs=1e-5), name
+    assert alone["loss"][0] > alone["loss"][-1] + 0.05

@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertEncoder
 
 import bert_native
 import bert_trainer
+import lm_lstm
 from popcorn.data.batching import EncodedReviews
 from popcorn.data.splits import Split
 from popcorn.models.tokenizer import read_tokenizer
@@ -21,6 +22,7 @@ from popcorn.training.finetuning_task import PretrainedTask
 from popcorn.training.hf_trainer import HFTrainer
 from popcorn.training.memory import average_gradients
 from popcorn.training.pytorch_trainer import PyTorchTrainer
+from popcorn.training.word_model import WordModelTask
 
 TRAINERS = {
     "trainer": (HFTrainer(bert_trainer.training_arguments), bert_trainer.build, bert_trainer.Config),
@@ -65,6 +67,30 @@ def predicted(name: str, checkpoint: Path, folder: Path, rate: float, sizes: tup
     return found
 
 
+def mixed_training(folder: Path) -> dict[str, list[float]]:
+    """Five epochs of lm_lstm.py's mixed objective on 24 reviews: losses, accuracies, predictions.
+
+    Every other review has no label.
+    """
+    config = lm_lstm.Config(
+        hidden=8, batch_size=8, epochs=5, learning_rate=0.05, dropout=0.0, word_dropout=0.0, precision="fp32", output_dir=folder,
+        vat=1.0, adversarial=1.0, entropy=1.0,
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    task = WordModelTask(lm_lstm.LMLSTM, config)
+    task.train = task.test = EncodedReviews([generator.integers(2, 30, 3 + row).astype(np.int32) for row in range(24)], 50)
+    task.labels = np.where(np.arange(24) % 2, np.nan, np.arange(24) % 4 / 2)
+    task.vectors = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    trainer = PyTorchTrainer(lm_lstm.train)
+    trainer.start(config)
+    trainer.set_up(task, folder, float("inf"))
+    split = Split("refit", np.arange(24), np.arange(0))
+    (folder / split.name).mkdir(parents=True, exist_ok=True)
+    result = trainer.fit(split)
+    curves = {name: [entry[name] for entry in result.history] for name in ("loss", "accuracy")}
+    return curves | {"test": result.test.tolist()}
+
+
 def averaged_gradients() -> list[float | None]:
     """Of three weights: one that both processes use, one of the second process alone, and one of none."""
     model = torch.nn.ParameterList([torch.ones(1) for _ in range(3)])
@@ -82,6 +108,7 @@ if __name__ == "__main__":
         found[name] = predicted(name, checkpoint, folder / "fewer", 1e-30, SIZES)
         found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (1,))
     found["gradients"] = averaged_gradients()
+    found["mixed"] = mixed_training(folder / "mixed")
     BertEncoder.forward = with_memory_for_two(BertEncoder.forward)
     for name in TRAINERS:
         found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (1,))

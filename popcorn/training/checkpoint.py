@@ -37,6 +37,8 @@ class TrainState:
     """number of correct predictions in training in the current epoch"""
     seen: int = 0
     """number of reviews in the current epoch so far"""
+    unlabeled: int = 0
+    """number of these without a label"""
     history: list[dict] = field(default_factory=list)
     """one entry per epoch: loss, accuracy and validation metrics"""
 
@@ -47,14 +49,14 @@ class TrainState:
 
     @property
     def progress(self) -> dict[str, float]:
-        """Mean training loss and accuracy of the current epoch."""
-        return {"loss": self.loss / self.seen, "accuracy": self.correct / self.seen}
+        """Mean training loss of the current epoch, and accuracy on its labeled reviews."""
+        return {"loss": self.loss / self.seen, "accuracy": self.correct / max(1, self.seen - self.unlabeled)}
 
     def end_epoch(self, entry: dict) -> None:
         """Adds the epoch's metrics and starts the next epoch."""
         self.history.append(entry)
         self.epoch, self.step = self.epoch + 1, 0
-        self.loss, self.correct, self.seen = 0.0, 0, 0
+        self.loss, self.correct, self.seen, self.unlabeled = 0.0, 0, 0, 0
 
 
 @contextmanager

@@ -49,6 +49,14 @@ class PseudoLabels:
         Rows of unlabeled reviews follow those of the training file. The teacher was not trained on the validation reviews; of a
         file, that is not known.
         """
-        targets = np.concatenate([self.labels, self.teacher.probability(split)])
-        rows = np.arange(len(self.labels), len(targets))
-        return replace(split, train=np.concatenate([split.train, rows])), targets
+        return add_unlabeled(split, self.labels, self.teacher.probability(split))
+
+
+def add_unlabeled(split: Split, labels: np.ndarray, values: np.ndarray) -> tuple[Split, np.ndarray]:
+    """Adds the unlabeled reviews to the split's training rows, with `values` (unlabeled,) as their targets.
+
+    labels (train,) -> targets float64 (train + unlabeled,)
+    """
+    targets = np.concatenate([labels, values])
+    rows = np.arange(len(labels), len(targets))
+    return replace(split, train=np.concatenate([split.train, rows])), targets

@@ -1,9 +1,9 @@
 """Everything that makes a PyTorch training loop robust, so that the loop itself stays short.
 
 Gradient accumulation with micro-batches that get smaller when memory runs out, checkpoints, resume, the time budget, early
-stopping, parallel training and progress bars. The loops over a `Session` are in popcorn/training/loop.py, bert_native.py and
-distilbert_native.py. A model is an `nn.Module`: from a batch's tensors it computes a logit (batch,), the log-odds of a positive
-review.
+stopping, parallel training and progress bars. The loops over a `Session` are in popcorn/training/loop.py, bert_native.py,
+distilbert_native.py and lm_lstm.py. A model is an `nn.Module`: from a batch's tensors it computes a logit (batch,), the log-odds
+of a positive review.
 """
 
 import time
@@ -43,7 +43,7 @@ class Session:
         self, task: ModelTask, split: Split, targets: np.ndarray, accelerator: Accelerator, fit_dir: Path, deadline: float,
         speed: float = 0.0,
     ):  # fmt: skip
-        """targets (len(task.train),): 0, 1, or a probability; `deadline` is a `time.monotonic()`.
+        """targets (len(task.train),): 0, 1, a probability, or NaN for an unlabeled review; `deadline` is a `time.monotonic()`.
 
         `speed`: reviews per second of an earlier split, for the time budget until this one's speed is known.
         """
@@ -95,6 +95,7 @@ class Session:
     def attempts(self, batch: np.ndarray) -> Iterator["Attempt"]:
         """One attempt at the batch's gradient; more with smaller micro-batches if memory runs out."""
         self.step_start, self.batch_size = time.monotonic(), len(batch)
+        self.unlabeled = int(np.isnan(self.labels[batch]).sum())
         self.model.train()
         while True:
             attempt = Attempt(self)
@@ -124,18 +125,18 @@ class Session:
     def backward(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Accumulates the gradient; `loss` is the micro-batch's part of the batch's mean loss.
 
-        logits and labels are (micro-batch,).
+        logits and labels are (micro-batch,). Accuracy counts the reviews with a label.
         """
         # gradients are averaged over processes, so each process multiplies its own by their number
         self.accelerator.backward(loss * self.accelerator.num_processes)
         self.losses.append(loss.detach() * self.batch_size)
-        correct = (logits.detach() > 0) == (labels > 0.5)
+        correct = ((logits.detach() > 0) == (labels > 0.5)) & ~labels.isnan()
         self.corrects.append(correct[: self.reviews].sum())  # with R-Drop every review is there twice
 
     def end_step(self) -> None:
         """Counts the step, shows progress, and saves a checkpoint regularly."""
         state = self.state
-        state.step, state.seen = state.step + 1, state.seen + self.batch_size
+        state.step, state.seen, state.unlabeled = state.step + 1, state.seen + self.batch_size, state.unlabeled + self.unlabeled
         state.loss, state.correct = state.loss + self.loss, state.correct + int(self.correct)
         state.seconds += time.monotonic() - self.step_start
         self.steps_taken += 1

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import CausalLMOutput
 
 from popcorn.config import WordVectorConfig
+from popcorn.data.splits import Split
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
 from popcorn.models.layers import mask_of
@@ -22,6 +23,7 @@ from popcorn.training.disk import require_disk_space
 from popcorn.training.micro_batches import LengthGroupedBatchSampler, ReviewDataset
 from popcorn.training.model_task import count_parameters
 from popcorn.training.pretraining import key_of, train_once
+from popcorn.training.pseudo_labels import add_unlabeled
 from popcorn.training.review_trainer import (
     IGNORE_INDEX,
     ReviewTrainer,
@@ -41,9 +43,12 @@ WEIGHTS = "encoder.safetensors"
 class LanguageModelTask(WordModelTask):
     """A model whose `encoder` starts from a language model, trained on all training reviews."""
 
-    def __init__(self, model_class: ModelClass, language_model: LanguageModelClass, config: WordVectorConfig):
+    def __init__(
+        self, model_class: ModelClass, language_model: LanguageModelClass, config: WordVectorConfig, with_unlabeled: bool = False
+    ):
+        """`with_unlabeled`: the model is trained on the unlabeled reviews too; their label is NaN without a teacher."""
         super().__init__(model_class, config)
-        self.language_model_class = language_model
+        self.language_model_class, self.with_unlabeled = language_model, with_unlabeled
 
     def load(self) -> None:
         super().load()
@@ -58,6 +63,13 @@ class LanguageModelTask(WordModelTask):
         model = super().build_model()
         self.language_model.load_encoder(model.encoder)
         return model
+
+    def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
+        """The split and the targets; adds at most `max_train_samples` unlabeled reviews."""
+        if self.pseudo_labels or not self.with_unlabeled:
+            return super().with_pseudo_labels(split)
+        unlabeled = self.train.reviews[len(self.labels) :][: self.config.max_train_samples]
+        return add_unlabeled(split, self.labels, np.full(len(unlabeled), np.nan))
 
 
 class WordLanguageModel:
