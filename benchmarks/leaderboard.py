@@ -24,7 +24,7 @@ from popcorn.utils.console import make_console
 from popcorn.utils.scripts import ROOT, load_script
 
 LINEAR = "tfidf", "nbsvm"
-NEURAL = "paragraph_vectors", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
+NEURAL = "paragraph_vectors", "dv_cosine", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
 
 
 @dataclass

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dv_cosine
 import nbsvm
 import paragraph_vectors
 import tfidf
@@ -469,7 +470,7 @@ def test_predictions_have_ids_that_a_submissions_reader_takes(tmp_path, content)
     ]
 
 
-LINEAR = {"tfidf": (tfidf, 0), "nbsvm": (nbsvm, 0), "paragraph_vectors": (paragraph_vectors, 2)}
+LINEAR = {"tfidf": (tfidf, 0), "nbsvm": (nbsvm, 0), "paragraph_vectors": (paragraph_vectors, 2), "dv_cosine": (dv_cosine, 2)}
 TRAIN_OF = "id\tsentiment\treview\n"
 DEGENERATE = {
     "no rows": (TRAIN_OF, "has no reviews"),

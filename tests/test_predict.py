@@ -59,6 +59,12 @@ KINDS = {
         SklearnTrainer,
         {"sample": 0, "vector_size": 20, "ngrams": 1, "folds": 2, "no_validation": False},
     ),
+    "dv_cosine": (
+        "build_pipeline",
+        lambda build, config: TextTask(build, config, unsupervised=2),
+        SklearnTrainer,
+        {"sample": 0, "vector_size": 8, "ngrams": 1, "folds": 2, "no_validation": False},
+    ),
     "bert_native": ("BERT", FinetuningTask, lambda: PyTorchTrainer(bert_native.train), TINY),
     "bert_scratch": ("build", FinetuningTask, lambda: HFTrainer(bert_scratch.training_arguments), TINY),
     "modernbert_trainer": ("build", FinetuningTask, lambda: HFTrainer(modernbert_trainer.training_arguments), TINY),
@@ -111,7 +117,7 @@ def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoi
     assert np.allclose(found, submitted[test.ids], atol=2e-6) and found.std() > 1e-4
 
 
-@pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "bert_scratch"])
+@pytest.mark.parametrize("script", ["lstm", "nbsvm", "paragraph_vectors", "dv_cosine", "bert_scratch"])
 def test_the_words_shown_are_those_that_carry_the_prediction(script, finished):
     model = load.load(finished(script))
     text = f"the film was {PRAISE[0]} and {PRAISE[1]} with a {BLAME[0]} scene"

@@ -17,7 +17,8 @@ from preloaded import PreloadedProcess
 from popcorn.data.splits import split_checksum
 
 # in so few reviews every word is frequent
-LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": ["--sample", "0", "--vector-size", "20", "--ngrams", "1"]}
+SHORT_VECTORS = "--sample", "0", "--vector-size", "20", "--ngrams", "1"
+LINEAR = {"tfidf.py": [], "nbsvm.py": [], "paragraph_vectors.py": SHORT_VECTORS, "dv_cosine.py": SHORT_VECTORS}
 WORD_MODELS = {  # and lstm, which the rest is about
     "gru": ["--hidden", "32"], "cnn": [], "cnn_lstm": [], "attention_lstm": [], "capsule_lstm": [],
     "transformer": ["--d-model", "32", "--d-ff", "64"], "lm_lstm": ["--hidden", "32", "--pretrain-epochs", "1"],

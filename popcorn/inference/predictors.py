@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from scipy.sparse import csr_matrix, vstack
 from scipy.special import expit
 
 from popcorn.config import RunConfig
@@ -81,20 +82,23 @@ class Linear:
     def explain(self, text: str) -> list[tuple[str, float]]:
         """Divides each term's contribution equally among its occurrences and their words.
 
-        With paragraph vectors, the contribution of a term is that of its term weights.
+        With paragraph vectors, the contribution of a term is that of its term weights. With further features, it is what the
+        log-odds lose without the term.
         """
         from sklearn.pipeline import Pipeline
 
         pipeline = Pipeline([*self.common.steps, *self.fits[0].steps])
         terms, coef = pipeline[0], pipeline[-1].coef_[0]
         words = terms.build_tokenizer()(clean(text))
+        row = terms.transform([clean(text)])
         if hasattr(pipeline[1], "term_weights"):
-            row = terms.transform([clean(text)])
-            weights = pipeline[1].term_weights(row.indices) @ coef
+            contributions = row.data * (pipeline[1].term_weights(row.indices) @ coef)
+        elif len(coef) > row.shape[1]:  # there are features that are not of one term
+            contributions = contributions_of_absence(pipeline[1:], row)
         else:
             row = pipeline[:-1].transform([clean(text)])
-            weights = coef[row.indices]
-        contribution = dict(zip(row.indices, row.data * weights, strict=True))
+            contributions = row.data * coef[row.indices]
+        contribution = dict(zip(row.indices, contributions, strict=True))
         shortest, longest = terms.ngram_range
         occurrences: dict[int, list[tuple[int, int]]] = {}
         for size in range(shortest, longest + 1):
@@ -107,6 +111,17 @@ class Linear:
             for start, size in spans:
                 attributions[start : start + size] += contribution.get(term, 0.0) / len(spans) / size
         return list(zip(words, attributions.tolist(), strict=True))
+
+
+def contributions_of_absence(steps, row: csr_matrix) -> np.ndarray:
+    """What the log-odds lose without each of a review's terms, (terms in the review,): occlusion (Zeiler & Fergus 2014).
+
+    steps: a fitted pipeline; row (1, terms).
+    """
+    without = vstack([row] * row.nnz, format="csr")
+    without.data[:: row.nnz + 1] = 0  # the n-th row without its n-th term
+    without.eliminate_zeros()
+    return steps.decision_function(row) - steps.decision_function(without)
 
 
 class Neural:

@@ -28,10 +28,19 @@ PARAMETERS = "vectors_", "coef_", "intercept_"
 class TextTask(Task):
     """The reviews as cleaned texts, and a scikit-learn pipeline with `predict_proba`."""
 
-    def __init__(self, build_pipeline: Callable[[RunConfig], Pipeline], config: RunConfig, unsupervised: int = 0):
-        """The first `unsupervised` steps are fitted once, on all training reviews, without labels."""
+    def __init__(
+        self,
+        build_pipeline: Callable[[RunConfig], Pipeline],
+        config: RunConfig,
+        unsupervised: int = 0,
+        transductive: bool = False,
+    ):
+        """The first `unsupervised` steps are fitted once, on all training reviews, without labels.
+
+        `transductive`: on the texts of the test reviews too.
+        """
         super().__init__(config)
-        self.build_pipeline, self.unsupervised = build_pipeline, unsupervised
+        self.build_pipeline, self.unsupervised, self.transductive = build_pipeline, unsupervised, transductive
         self.provenance = {}
 
     def load(self) -> None:
@@ -46,7 +55,8 @@ class TextTask(Task):
             start = time.monotonic()
             steps = self.build_pipeline(config)[: self.unsupervised]
             labeled = self.texts[limited(self.labels, config.max_train_samples)]
-            common, seconds, self.peak_memory = _fitted_once(steps, competition, labeled, config.max_train_samples)
+            unseen = self.test_texts if self.transductive else []
+            common, seconds, self.peak_memory = _fitted_once(steps, competition, labeled, unseen, config.max_train_samples)
             # fitting time of an earlier run counts for this run too
             self.earlier_seconds = max(0.0, seconds - (time.monotonic() - start))
             self.shared = get_state(common)
@@ -104,24 +114,24 @@ class SklearnTrainer:
 
 
 def _fitted_once(
-    steps: Pipeline, competition: Competition, labeled: np.ndarray, max_train_samples: int | None
+    steps: Pipeline, competition: Competition, labeled: np.ndarray, test: list[str], max_train_samples: int | None
 ) -> tuple[Pipeline, float, int]:
     """Fits the unsupervised steps, or loads an earlier fit.
 
-    They are fitted on the labeled texts and at most `max_train_samples` unlabeled ones. Returns the steps, and the seconds and
-    bytes of memory that fitting took, now or earlier.
+    They are fitted on the labeled texts, at most `max_train_samples` unlabeled ones, and the given texts of the test. Returns the
+    steps, and the seconds and bytes of memory that fitting took, now or earlier.
     """
 
     def make() -> dict[str, np.ndarray]:
         start = time.monotonic()
         unlabeled = competition.read(UNLABELED).texts if competition.path(UNLABELED) else []
         with enough_terms():
-            steps.fit([*labeled, *(clean(text) for text in unlabeled[:max_train_samples])])
+            steps.fit([*labeled, *(clean(text) for text in unlabeled[:max_train_samples]), *test])
         cost = np.array([time.monotonic() - start, process_peak_memory()])
         return get_state(steps) | {"cost": cost, "unlabeled": np.array(len(unlabeled))}
 
     files = [path for name in (TRAIN, UNLABELED) if (path := competition.path(name))]
-    key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()))[:24]
+    key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()), *test)[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
     if competition.path(UNLABELED):
         competition.count(UNLABELED, int(arrays["unlabeled"]))
