@@ -46,11 +46,11 @@ class Config(RunConfig):
     """weight of the negative samples: their number for each term"""
     sample: Probability = 1e-4
     """threshold for downsampling frequent terms (Mikolov et al. 2013, section 2.3); 0 turns it off"""
-    vector_weight: Positive = 3.0
+    vector_weight: Positive = 5.0
     """norm of the review's vector among the classifier's features"""
     alpha: Positive = 1.0
     """smoothing of the counts in the naive Bayes ratios (alpha in Wang & Manning 2012)"""
-    c: Positive = 1.0
+    c: Positive = 0.05
     """inverse strength of the classifier's L2 penalty"""
     transductive: bool = False
     """train the vectors on the texts of the test reviews too, without labels, as the papers do"""
