@@ -62,8 +62,9 @@ class Config(RunConfig):
 
 STEPS, RATE = 5, 0.1
 """number of Adam's steps that infer the reviews' vectors, and their initial learning rate"""
-NUM_SAMPLES = 1_000
-"""number of negative samples in `transform`, the same for all reviews"""
+INFERENCE_BATCH, NUM_SAMPLES = 16, 1_000
+"""reviews in a batch of `transform`, small because its time grows with reviews times different terms; and the number of negative
+samples, the same for all reviews"""
 
 
 def loss_of(reviews: Tensor, terms: Tensor, counts: Tensor, negatives: Tensor, scale: float) -> Tensor:
@@ -138,7 +139,7 @@ class CosineVectors(TransformerMixin, BaseEstimator):
         samples = torch.from_numpy(self.vectors_[samples]).float()
         vectors = np.zeros((features.shape[0], self.vector_size), np.float32)
         by_length = np.argsort(np.diff(features.indptr), kind="stable")
-        batches = np.split(by_length, range(self.batch_size, len(by_length), self.batch_size))
+        batches = np.split(by_length, range(INFERENCE_BATCH, len(by_length), INFERENCE_BATCH))
         for rows in tqdm(batches, "Vectors of reviews", disable=len(batches) < 2, unit="batch"):
             counts, terms = self._dense(features[rows])
             negatives = self.negative / NUM_SAMPLES * counts.sum(1, keepdim=True).expand(-1, NUM_SAMPLES)
