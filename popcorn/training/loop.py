@@ -23,5 +23,5 @@ def train(session: Session) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            session.end_step()
+            session.end_step()  # with config.ema_decay, this averages the weights
         session.end_epoch(session.evaluate())
