@@ -35,7 +35,6 @@ class LoopConfig(Config):
     """With the options that the scripts' own loops read."""
 
     micro_batch_size: int | None = None
-    rdrop_alpha: float = 0.0
     scl: float = 0.0
     is_mixed: bool = False
 
@@ -87,14 +86,15 @@ def test_it_learns_and_keeps_the_best_epoch(session_of):
     assert ((result.validation > 0.5) == session.labels[100:]).mean() > 0.85
 
 
-def test_the_loops_of_the_scripts_train_as_the_shared_one(session_of):
-    """Each script's copy of the loop has R-Drop or the mixed objective, off here; gradients are clipped and accumulated."""
+@pytest.mark.parametrize("options", [{}, {"rdrop_alpha": 1.0, "ema_decay": 0.9}])
+def test_the_loops_of_the_scripts_train_as_the_shared_one(options, session_of):
+    """Some copies have the contrastive loss or the mixed objective, off here; gradients are clipped and accumulated."""
     loops = {
         "shared": loop.train, "bert": bert_native.train, "distilbert": distilbert_native.train, "lm_lstm": lm_lstm.train,
     }  # fmt: skip
     histories, predictions = {}, {}
     for name, train_loop in loops.items():
-        session = session_of(folder=name, micro_batch_size=6, max_grad_norm=0.05)
+        session = session_of(folder=name, micro_batch_size=6, max_grad_norm=0.05, **options)
         train_loop(session)
         result = session.finish()
         histories[name] = [entry | {"reviews_per_second": None} for entry in result.history]
@@ -313,7 +313,80 @@ def test_the_average_predicts_in_the_precision_of_the_model(session_of):
     assert not np.array_equal(found[1], train(session_of(folder="fp32", ema_decay=0.9, **options | {"precision": "fp32"})).test)
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_has_bounds(decay):
-    with pytest.raises(UserError, match=f"--ema-decay is {decay}: give a number from 0 to less than 1"):
-        Config(ema_decay=decay)
+@pytest.mark.parametrize(("option", "value"), [("ema-decay", -0.1), ("ema-decay", 1.0), ("rdrop-alpha", -1.0)])
+def test_options_have_bounds(option, value):
+    with pytest.raises(UserError, match=f"--{option} is {value}: give"):
+        Config(**{option.replace("-", "_"): value})
+
+
+def first_gradient(session: Session, train_loop=loop.train) -> dict[str, torch.Tensor]:
+    """The gradient of the first batch; give no clipping."""
+    found = {}
+
+    def step():
+        found.update({name: weights.grad.clone() for name, weights in session.model.named_parameters()})
+        session.is_out_of_time = True
+
+    session.optimizer.step = step
+    train_loop(session)
+    return found
+
+
+class HalfLogits(nn.Module):
+    """Halves the logits of the second half of a batch, in place of another dropout."""
+
+    def __init__(self, inner: LSTM):
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.inner.embedding
+
+    def forward(self, tokens, lengths):
+        logits = self.inner(tokens, lengths)
+        return logits * torch.where(torch.arange(len(logits)) < len(logits) / 2, 1.0, 0.5) if self.training else logits
+
+
+WITHOUT_DROPOUT = {"dropout": 0.0, "word_dropout": 0.0, "max_grad_norm": 1e9}
+WHOLE = {"batch_size": 100, "epochs": 1} | WITHOUT_DROPOUT
+"""all training reviews are one batch"""
+LOOPS = {"shared": loop.train, "lm_lstm": lm_lstm.train}
+
+
+def gradient_of(loss: torch.Tensor, model: nn.Module) -> dict[str, torch.Tensor]:
+    names, weights = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [100, 30, 1])
+@pytest.mark.parametrize("name", LOOPS)
+def test_rdrop_has_the_same_gradient_for_any_micro_batch(name, micro_batch_size, session_of):
+    """And counts each review once."""
+    options = WHOLE | {"rdrop_alpha": 3.0, "micro_batch_size": micro_batch_size}
+    session = session_of(HalfLogits, folder="gradient", **options)
+    logits = session.model.inner(*session.train.batch(VALIDATED.train))
+    labels = torch.from_numpy(session.labels[VALIDATED.train]).float()
+    first, second = (torch.distributions.Bernoulli(logits=each) for each in (logits, logits / 2))
+    divergence = torch.distributions.kl_divergence
+    papers = -first.log_prob(labels) - second.log_prob(labels)
+    papers = papers + 3.0 * (divergence(first, second) + divergence(second, first)) / 2  # Liang et al. 2021, equation 4
+    expected = gradient_of(papers.mean() / 2, session.model)
+    for weights, gradient in first_gradient(session, LOOPS[name]).items():
+        assert torch.allclose(gradient, expected[weights], atol=1e-6), weights
+        assert gradient.abs().max() > 1e-4, weights
+    counted = session_of(HalfLogits, folder="counted", **options | {"learning_rate": 1e-30})
+    LOOPS[name](counted)
+    (entry,) = counted.state.history
+    assert entry["accuracy"] == pytest.approx(((logits > 0) == (labels > 0.5)).float().mean().item())
+    assert entry["loss"] == pytest.approx(papers.mean().item() / 2, abs=1e-6)
+
+
+def test_rdrop_takes_two_passes_with_different_dropout(session_of):
+    """Without dropout they are the same, and so is the gradient without R-Drop."""
+    for rate, is_same in ((0.0, True), (0.5, False)):
+        plain, rdrop = (
+            first_gradient(session_of(folder=f"{rate}-{alpha}", **WHOLE | {"dropout": rate, "rdrop_alpha": alpha}))
+            for alpha in (0.0, 9.0)
+        )
+        assert all(torch.allclose(plain[name], rdrop[name], atol=1e-6) for name in plain) == is_same
