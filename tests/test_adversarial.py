@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from conftest import run_here
+from test_loop import first_gradient
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
@@ -251,31 +252,25 @@ def train(session: Session):
     return session.finish()
 
 
-def first_gradient(session: Session) -> dict[str, Tensor]:
-    found = {}
-
-    def step():
-        found.update({name: weights.grad.clone() for name, weights in session.model.named_parameters()})
-        session.is_out_of_time = True
-
-    session.optimizer.step = step
-    lm_lstm.train(session)
-    return found
-
-
 def first_gradients(session_of, **options) -> dict[str, Tensor]:
     """Without dropout and clipping."""
-    return first_gradient(session_of(**{"word_dropout": 0.0, "dropout": 0.0, "max_grad_norm": 1e9} | options))
+    return first_gradient(session_of(**{"word_dropout": 0.0, "dropout": 0.0, "max_grad_norm": 1e9} | options), lm_lstm.train)
 
 
 def test_micro_batches_have_the_gradient_of_their_batch(session_of):
     whole = first_gradients(session_of, **MIXED, batch_size=64)
     session = session_of(folder="pieces", **MIXED, batch_size=64, word_dropout=0.0, dropout=0.0, max_grad_norm=1e9)
     session.micro_batch_size = 5
-    pieces = first_gradient(session)
+    pieces = first_gradient(session, lm_lstm.train)
     for name, gradient in whole.items():
         assert torch.allclose(gradient, pieces[name], atol=1e-6), name
         assert gradient.abs().max() > 1e-4
+
+
+def test_rdrop_without_dropout_leaves_the_mixed_objective_as_it_is(session_of):
+    plain = first_gradients(session_of, folder="plain", **MIXED)
+    for weights, gradient in first_gradients(session_of, folder="rdrop", rdrop_alpha=3.0, **MIXED).items():
+        assert torch.allclose(gradient, plain[weights], atol=1e-6), weights
 
 
 def test_the_gradient_is_the_sum_of_its_terms(session_of):

@@ -31,6 +31,7 @@ def largest(tmp_path, monkeypatch):
     ("script", "given"),
     [
         ("lstm", [*SMALL, "--hidden", 200]),
+        ("lstm", [*SMALL, "--hidden", 200, "--ema-decay", 0.9]),
         ("bert_trainer", ["--epochs", 2, "--batch-size", 32, "--max-length", 32, "--learning-rate", 0.005]),
     ],
 )

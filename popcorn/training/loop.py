@@ -1,7 +1,8 @@
-"""The training loop of all models over word vectors."""
+"""The training loop of all models over word vectors, except for lm_lstm.py."""
 
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from popcorn.training.losses import duplicate_batch, symmetric_kl
 from popcorn.training.session import Session
 
 
@@ -10,18 +11,22 @@ def train(session: Session) -> None:
 
     Validates after every epoch.
     """
-    model, optimizer, scheduler = session.model, session.optimizer, session.scheduler
+    config, model = session.config, session.model
     for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
         for batch in session.batches(epoch):  # a resumed run continues where it stopped
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
+                        if config.rdrop_alpha:  # two passes with different dropout
+                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
                         logits = model(*inputs)  # (micro-batch,)
-                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum") / len(batch)
-                        session.backward(loss, logits, labels)
-            session.accelerator.clip_grad_norm_(model.parameters(), session.config.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            session.end_step()
+                        loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+                        if config.rdrop_alpha:
+                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
+                        session.backward(loss / len(batch), logits, labels)
+            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.optimizer.step()
+            session.scheduler.step()
+            session.optimizer.zero_grad()
+            session.end_step()  # with config.ema_decay, this averages the weights
         session.end_epoch(session.evaluate())

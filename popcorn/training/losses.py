@@ -1,4 +1,4 @@
-"""Losses of fine-tuning in addition to cross-entropy: R-Drop, and supervised contrastive learning.
+"""Losses in addition to cross-entropy: R-Drop, and supervised contrastive learning.
 
 R-Drop: two passes with different dropout should predict the same (Liang et al. 2021). The loss is half of the paper's equation 4,
 so the same learning rate fits with and without R-Drop.
