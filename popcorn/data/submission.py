@@ -20,6 +20,7 @@ DECIMALS = 6
 TEST, OOF_SUFFIX, UNLABELED_SUFFIX = ".proba.csv", ".oof.csv", ".unlabeled.csv"
 """endings of a run's files of test probabilities, out-of-fold probabilities, and probabilities of the unlabeled reviews"""
 PUBLISHED, GZIPPED = "published", ".gz"
+"""folder of the published files in submissions/, and what they add to these endings"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ def published_files(folder: Path, name: str) -> RunFiles:
     """The published files of a row; `folder` is `submissions/`."""
     folder = folder / PUBLISHED
     return RunFiles(folder / f"{name}.csv{GZIPPED}", folder / f"{name}{OOF_SUFFIX}{GZIPPED}")
+
+
+def published_names(folder: Path) -> list[str]:
+    """The rows that have a published file; `folder` is `submissions/`."""
+    paths = (folder / PUBLISHED).glob(f"*{GZIPPED}")
+    return sorted({path.name.removesuffix(GZIPPED).removesuffix(OOF_SUFFIX).removesuffix(".csv") for path in paths})
 
 
 def find_files(folder: Path, name: str) -> RunFiles:

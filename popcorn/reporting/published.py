@@ -11,12 +11,11 @@ import pandas as pd
 from popcorn.data import competition as competition_data
 from popcorn.data.submission import (
     DECIMALS,
-    GZIPPED,
-    OOF_SUFFIX,
     PUBLISHED,
     RunFiles,
     own_files,
     published_files,
+    published_names,
     write_published,
 )
 from popcorn.data.tables import bare
@@ -40,10 +39,10 @@ def publish(names: list[str], output_dir: Path, results: Path, data_dir: Path | 
         raise UserError("the rows are of the competition's reviews, which are not here: put its files into data/, or --data-dir")
     test_ids = competition.read(competition_data.TEST).ids
     recorded = [row.name for row in rows(results)]
+    if unknown := sorted(set(names) - set(recorded)):
+        raise UserError(f"{results} has no row {unknown[0]}: name one of {', '.join(recorded)}")
     for name in names or recorded:
         try:
-            if name not in recorded:
-                raise UserError(f"{results} has no row {name}: name one of {', '.join(recorded)}")
             publish_row(name, output_dir, read_runs(results / f"{name}.json"), test_ids)
         except UserError as problem:
             if names:
@@ -51,7 +50,7 @@ def publish(names: list[str], output_dir: Path, results: Path, data_dir: Path | 
             log(f"{name} is not published: {problem}")
     folder = output_dir / "submissions"
     published = published_scores(folder, results)
-    size = sum(path.stat().st_size for path in (folder / PUBLISHED).glob(f"*{GZIPPED}"))
+    size = sum(path.stat().st_size for path in (folder / PUBLISHED).glob("*"))
     log(f"{folder / PUBLISHED}: {len(published)} of {len(recorded)} rows, {size / 1e6:.2f} MB")
 
 
@@ -61,32 +60,30 @@ def publish_row(name: str, output_dir: Path, runs: list[dict], test_ids: list[st
     Raises `UserError` where there are none, or where those of a run with `--folds` are not complete.
     """
     folder = output_dir / "submissions"
-    places = [own_files(folder, name), published_files(folder, name)]
+    own, published = places = own_files(folder, name), published_files(folder, name)
     for run in runs:
         saved = output_dir / "runs" / name / f"seed-{run['seed']}"
-        test = next((table for table in test_tables(places, saved, test_ids) if reproduces(run, score_of(table))), None)
+        test = next((table for table in predictions(places, saved, test_ids) if reproduces(run, score_of(table))), None)
         if test is None:
             continue
         out_of_fold = (read_predictions(each.out_of_fold, [OUT_OF_FOLD]) for each in places if each.out_of_fold.is_file())
         found = next((table for table in out_of_fold if reproduces_folds(run, table)), None)
         if has_folds(run) and found is None:
-            raise UserError(
-                f"{places[0].out_of_fold} does not reproduce the folds in the row's record: run the recorded command again"
-            )
-        files = published_files(folder, name)
-        write_published(files.test, test)
-        files.out_of_fold.unlink(missing_ok=True)  # that of a run with --folds before
+            raise UserError(f"{own.out_of_fold} does not reproduce the folds in the row's record: run the recorded command again")
+        write_published(published.test, test)
+        published.out_of_fold.unlink(missing_ok=True)  # that of a run with --folds before
         if found is not None:
-            write_published(files.out_of_fold, found)
-        log(f"{files.test}: seed {run['seed']}, {score_of(test).describe()}")
+            write_published(published.out_of_fold, found)
+        log(f"{published.test}: seed {run['seed']}, {score_of(test).describe()}")
         return
-    raise UserError(f"{places[0].test} does not reproduce the score of a recorded run: run the recorded command again")
+    raise UserError(f"{own.test} does not reproduce the score of a recorded run: run the recorded command again")
 
 
-def test_tables(places: list[RunFiles], saved: Path, test_ids: list[str]) -> Iterator[pd.DataFrame]:
-    """Test probabilities by id, rounded as in a submission, that may be those of a run: first of one's own submission.
+def predictions(places: tuple[RunFiles, RunFiles], saved: Path, test_ids: list[str]) -> Iterator[pd.DataFrame]:
+    """Test probabilities by id that may be those of a run, rounded as in a submission.
 
-    Then of the run's folder `saved`, since the submission may be another seed's, and of the published file.
+    They come from one's own submission, from the run's folder `saved`, since the submission may be another seed's, and from the
+    published file.
     """
     own, published = places
     if own.test.is_file():
@@ -126,13 +123,12 @@ def published_scores(folder: Path, results: Path) -> dict[str, Score]:
     Raises `UserError` for the first file that is not of a recorded run, and for a run without its out-of-fold file.
     """
     recorded, scores = {row.name for row in rows(results)}, {}
-    for path in sorted((folder / PUBLISHED).glob(f"*{GZIPPED}")):
-        name = path.name.removesuffix(GZIPPED).removesuffix(OOF_SUFFIX).removesuffix(".csv")
-        if name in scores:
-            continue
+    for name in published_names(folder):
         record, files = results / f"{name}.json", published_files(folder, name)
         if name not in recorded:
-            raise UserError(f"{path} has no record {record} on the competition's data: save its results there, or remove it")
+            raise UserError(
+                f"{files.test} has no record {record} on the competition's data: save its results, or remove the file"
+            )
         scores[name] = score_of(read_predictions(files.test))
         fix = f"run python -m popcorn publish {name} where the recorded run is, or remove the row's published files"
         run = next((run for run in read_runs(record) if reproduces(run, scores[name])), None)
