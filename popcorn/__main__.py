@@ -51,7 +51,7 @@ class Score(Command):
     """
 
     files: Positional[tuple[Path, ...]]
-    """submissions (.csv) with labels or probabilities"""
+    """submissions (.csv, .csv.gz) with labels or probabilities"""
     data_dir: Path | None = None
     """folder with the competition's files; default: found as by the scripts"""
 
@@ -74,7 +74,7 @@ class Compare(Command):
     """
 
     a: Positional[Annotated[Path, arg(metavar="A")]]
-    """name of a run, such as nbsvm, or a file with labels or probabilities (.csv)"""
+    """name of your run or of a published one, such as nbsvm, or a file with labels or probabilities (.csv, .csv.gz)"""
     b: Positional[Annotated[Path, arg(metavar="B")]]
     """the same, for the model that may be better"""
     output: Path | None = None
@@ -108,13 +108,36 @@ class Leaderboard(Command):
 
 
 @dataclass
+class Publish(Command):
+    """Write the probabilities of recorded runs to submissions/published/, for others to score, compare and blend.
+
+    Only files that reproduce the score in results/ are written.
+    """
+
+    rows: Positional[tuple[str, ...]] = ()
+    """names of recorded rows, such as lstm; default: all whose run is here"""
+    output_dir: Path = Path(".")
+    """folder with the scripts' submissions/ and runs/"""
+    results: Path = Path("results")
+    """folder of the saved results"""
+    data_dir: Path | None = None
+    """folder with the competition's files; default: found as by the scripts"""
+
+    def run(self) -> None:
+        """Writes the files, and checks all that are published."""
+        from popcorn.reporting.published import publish
+
+        publish(list(self.rows), self.output_dir, self.results, self.data_dir)
+
+
+@dataclass
 class Ensemble(Command):
     """Blend runs by their out-of-fold probabilities, and write the blend's submissions."""
 
     members: Positional[tuple[str, ...]] = ()
-    """names of runs with --folds, such as lstm cnn nbsvm"""
+    """names of runs with --folds, yours or published, such as lstm cnn nbsvm"""
     all: bool = False
-    """blend all runs with out-of-fold probabilities"""
+    """blend all of your runs with out-of-fold probabilities"""
     name: str = "ensemble"
     """name of the submissions and of the results"""
     output_dir: Path = Path(".")
@@ -274,6 +297,7 @@ def main() -> None:
         | Annotated[Score, subcommand("score")]
         | Annotated[Compare, subcommand("compare")]
         | Annotated[Leaderboard, subcommand("leaderboard")]
+        | Annotated[Publish, subcommand("publish")]
         | Annotated[Ensemble, subcommand("ensemble")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Kernel, subcommand("kernel")]

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pretrained
 import pytest
 import test_decoders
@@ -21,6 +23,10 @@ from conftest import ROOT, SMALL, reviews, zipped
 
 from popcorn import __main__ as commands_module
 from popcorn.config import DECODERS, FineTuneConfig, PretrainedConfig, TrainingConfig, ZeroShotConfig
+from popcorn.data.competition import TEST, TRAIN, find_competition
+from popcorn.data.splits import validation_folds
+from popcorn.data.submission import published_files, write_published
+from popcorn.data.tables import bare
 from popcorn.errors import UserError
 from popcorn.kaggle import kernel
 from popcorn.reporting import script_table
@@ -31,7 +37,7 @@ from popcorn.utils.scripts import load_script, model_scripts
 
 MODELS = (ROOT / "results" / "models.csv").read_text(encoding="utf-8").splitlines()
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-PAGES = [README, CHINESE, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, CHINESE, ROOT / "submissions" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FAMILIES = sorted((ROOT / "docs" / "models").glob("*.md"))
 NEW_MODEL = ROOT / "docs" / "adding-a-model.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -244,8 +250,9 @@ def test_commands_are_parsed_whole(command, monkeypatch):
         assert command in ("python3 -m venv .venv", ". .venv/bin/activate", "cp output/results/*.json results/")
 
 
-ELSEWHERE = re.compile(r"^(make|pip|kaggle|\.|cp output/.*) |venv|--download|--serve|-m benchmarks")
-"""needs another machine, the network or hours, or does not end; a benchmark has tests of its own"""
+ELSEWHERE = re.compile(r"^(make|pip|kaggle|\.|cp output/.*) |venv|--download|--serve|-m benchmarks|popcorn publish")
+"""needs another machine, the network or hours, or does not end; a benchmark has tests of its own, as has publish, which needs the
+recorded runs"""
 
 
 def execute(command: str, folder: Path, monkeypatch, *more: object) -> None:
@@ -295,6 +302,20 @@ def small_options(command: str, tiny: Path, glove: Path) -> list[object]:
     return [word for name, value in options.items() if name not in command or name in replaced for word in (name, value)]
 
 
+def write_published_rows(folder: Path, competition: Path) -> None:
+    """Published files of every recorded row, of chance, over the small competition's reviews."""
+    data, generator = find_competition(competition), np.random.default_rng(0)
+    train, test = data.read(TRAIN), data.read(TEST)
+    folds = validation_folds(train.ids, train.labels, "movie", 5)
+    fold = np.argmax([np.isin(np.arange(len(train.ids)), rows_of_fold) for rows_of_fold in folds], axis=0) + 1
+    for row in rows(ROOT / "results"):
+        files = published_files(folder, row.name)
+        write_published(files.test, pd.DataFrame({"sentiment": generator.uniform(size=len(test.ids))}, index=bare(test.ids)))
+        if row.name.endswith("-folds"):
+            table = {"fold": fold, "sentiment": generator.uniform(size=len(fold))}
+            write_published(files.out_of_fold, pd.DataFrame(table, index=bare(train.ids)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != NEW_MODEL], ids=lambda page: page.stem)
 def test_a_pages_commands_run_in_their_order(page, competition, glove, tmp_path, monkeypatch):
@@ -308,6 +329,7 @@ def test_a_pages_commands_run_in_their_order(page, competition, glove, tmp_path,
     (tmp_path / "reviews.csv").write_text("review\n" + "\n".join(text for _, _, text in reviews(6, 9)) + "\n")
     shutil.copytree(competition, tmp_path / "data")
     shutil.copytree(ROOT / "results", tmp_path / "results")
+    write_published_rows(tmp_path / "submissions", competition)
     for command in commands(page):
         if not ELSEWHERE.search(command):
             execute(command, tmp_path, monkeypatch, *small_options(command, tmp_path / "tiny", glove))

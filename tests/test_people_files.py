@@ -537,8 +537,8 @@ def test_home_is_expanded_in_every_path_of_the_scripts(home):
 
 def test_home_is_expanded_in_every_path_of_the_commands(home):
     checked = 0
-    for command in (commands.Prepare, commands.Score, commands.Leaderboard, commands.Ensemble, commands.Predict, commands.Kernel,
-                    commands.Report, commands.Plan):  # fmt: skip
+    for command in (commands.Prepare, commands.Score, commands.Leaderboard, commands.Publish, commands.Ensemble,
+                    commands.Predict, commands.Kernel, commands.Report, commands.Plan):  # fmt: skip
         names = [field.name for field in fields(command) if "Path" in str(field.type) or field.name == "model"]
         given = {name: (Path("~/a"),) if name == "files" else "~/a" if name == "model" else Path("~/a") for name in names}
         rest = {"script": "lstm"} if command is commands.Kernel else {}

@@ -1,5 +1,11 @@
-"""Submission files for Kaggle: labels (score: accuracy) and probabilities (score: ROC AUC)."""
+"""Submission files for Kaggle: labels (score: accuracy) and probabilities (score: ROC AUC).
 
+Those of recorded runs may be published: `submissions/published/<row>.csv.gz` has the test probabilities of a row of `results/`,
+and `<row>.oof.csv.gz` its out-of-fold probabilities.
+"""
+
+import gzip
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +19,48 @@ from popcorn.utils.files import atomic_write
 DECIMALS = 6
 TEST, OOF_SUFFIX, UNLABELED_SUFFIX = ".proba.csv", ".oof.csv", ".unlabeled.csv"
 """endings of a run's files of test probabilities, out-of-fold probabilities, and probabilities of the unlabeled reviews"""
+PUBLISHED, GZIPPED = "published", ".gz"
+"""folder of the published files in submissions/, and what they add to these endings"""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the probabilities of a run are, one's own or published; a file may not exist."""
+
+    test: Path
+    out_of_fold: Path
+
+
+def own_files(folder: Path, name: str) -> RunFiles:
+    """The files of one's own run; `folder` is `submissions/`."""
+    return RunFiles(folder / f"{name}{TEST}", folder / f"{name}{OOF_SUFFIX}")
+
+
+def published_files(folder: Path, name: str) -> RunFiles:
+    """The published files of a row; `folder` is `submissions/`."""
+    folder = folder / PUBLISHED
+    return RunFiles(folder / f"{name}.csv{GZIPPED}", folder / f"{name}{OOF_SUFFIX}{GZIPPED}")
+
+
+def published_names(folder: Path) -> list[str]:
+    """The rows that have a published file; `folder` is `submissions/`."""
+    paths = (folder / PUBLISHED).glob(f"*{GZIPPED}")
+    return sorted({path.name.removesuffix(GZIPPED).removesuffix(OOF_SUFFIX).removesuffix(".csv") for path in paths})
+
+
+def find_files(folder: Path, name: str) -> RunFiles:
+    """The files of one's own run, or else of the published one; prints which, where there is a published one.
+
+    Never one file of each. `folder` is `submissions/`.
+    """
+    own, published = own_files(folder, name), published_files(folder, name)
+    if not published.test.is_file():
+        return own
+    if any(path.is_file() for path in (own.test, own.out_of_fold, folder / f"{name}.csv")):
+        log(f"{name}: your own run in {folder}, not the published one")
+        return own
+    log(f"{name}: the published run, {published.test}")
+    return published
 
 
 def write_submissions(folder: Path, name: str, sample_ids: list[str], test_ids: list[str], probability: np.ndarray) -> None:
@@ -59,6 +107,18 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
         file.write("id,fold,sentiment\n")
         file.writelines(f"{id},{k},{p:.6f}\n" for id, k, p in zip(ids, fold, probability, strict=True) if k)
     log(f"{path}: out-of-fold probabilities of {int((fold > 0).sum()):,} training reviews")
+
+
+def write_published(path: Path, table: pd.DataFrame) -> None:
+    """Writes probabilities as gzipped CSV: `sentiment` by id without quotes, and `fold` if present, in the order of the ids.
+
+    The file has no name and no time inside, so the same table gives the same bytes.
+    """
+    ids = sorted(table.index, key=lambda id: [int(part) for part in id.split("_")])
+    columns = [column for column in ("fold", "sentiment") if column in table]
+    text = table.loc[ids, columns].to_csv(index_label="id", float_format=f"%.{DECIMALS}f", lineterminator="\n")
+    with atomic_write(path) as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+        packed.write(text.encode())
 
 
 def write_probabilities(path: Path, ids: list[str], probability: np.ndarray) -> None:

@@ -16,17 +16,16 @@ from popcorn.config import RunConfig
 from popcorn.data import competition as competition_data
 from popcorn.data.competition import Reviews
 from popcorn.data.splits import split_checksum, validation_splits
-from popcorn.data.submission import DECIMALS, OOF_SUFFIX, TEST
+from popcorn.data.submission import DECIMALS, find_files
 from popcorn.data.tables import bare
 from popcorn.errors import UserError, log
 from popcorn.metrics import true_labels
 from popcorn.reporting.paired import Comparison, compare
-from popcorn.reporting.score import SUBMISSION, read_predictions
+from popcorn.reporting.score import OUT_OF_FOLD, SUBMISSION, read_predictions
 from popcorn.runs.run_dir import SETTINGS, load_fit_result, seed_folders
 from popcorn.utils.console import make_console
 from popcorn.utils.files import atomic_write
 
-OUT_OF_FOLD = ["id", "fold", "sentiment"]
 SHOWN = 3  # ids of reviews as examples
 CHOOSE = "Choose between your own changes by these reviews. The test reviews below are for the report alone.\n"
 NO_CHOICE = (
@@ -43,6 +42,8 @@ class Predictions:
     source: Path
     table: pd.DataFrame
     """`sentiment` by id, and `fold` of out-of-fold probabilities"""
+    out_of_fold: Path | None = None
+    """where a run with `--folds` has its out-of-fold probabilities"""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,11 @@ def print_comparison(given: tuple[Path, Path], output_dir: Path, data_dir: Path 
 
 
 def submission_of_run(name: Path, output_dir: Path) -> Predictions | None:
-    """The submission of a run: probabilities, or else labels; None where there is no such run."""
-    for ending in (TEST, ".csv"):
-        path = output_dir / "submissions" / f"{name}{ending}"
-        if path.is_file():
-            return Predictions(str(name), path, read_predictions(path))
-    return None
+    """The submission of a run, one's own or published: probabilities, or else labels; None where there is no such run."""
+    folder = output_dir / "submissions"
+    files = find_files(folder, str(name))
+    path = next((path for path in (files.test, folder / f"{name}.csv") if path.is_file()), None)
+    return None if path is None else Predictions(str(name), path, read_predictions(path), files.out_of_fold)
 
 
 def read_file(path: Path, output_dir: Path) -> Predictions:
@@ -105,7 +105,7 @@ def validation_predictions(
     runs: list[Predictions], output_dir: Path, data_dir: Path | None
 ) -> tuple[Predictions, Predictions] | None:
     """Out-of-fold or hold-out predictions of both runs; None where they are not on the same split."""
-    out_of_fold = [run.source.with_name(run.name + OOF_SUFFIX) for run in runs]
+    out_of_fold = [run.out_of_fold for run in runs]
     folders = [seed_folders(output_dir / "runs" / run.name) for run in runs]
     if all(path.is_file() for path in out_of_fold):
         found = [

@@ -1,8 +1,9 @@
 """Blends of several runs, fitted on their out-of-fold probabilities: mean of ranks, and stacker.
 
 A run with `--folds` saves both files that a blend needs. `<name>.oof.csv` has each training review's probability, by the model
-that was not trained on it. `<name>.proba.csv` has the test probabilities. A neural model selects its epoch on its validation
-fold. So its out-of-fold metrics are slightly too good, compared with a linear model's.
+that was not trained on it. `<name>.proba.csv` has the test probabilities. Without a run of that name, the published files serve.
+A neural model selects its epoch on its validation fold. So its out-of-fold metrics are slightly too good, compared with a linear
+model's.
 """
 
 from collections.abc import Callable
@@ -19,14 +20,14 @@ from popcorn import metrics
 from popcorn.config import RunConfig
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import split_checksum
-from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
+from popcorn.data.submission import OOF_SUFFIX, find_files, read_probabilities
 from popcorn.errors import UserError, log
 from popcorn.metrics import score_test
 from popcorn.models.saved import predictions_checksum
 from popcorn.models.stacker import EPS, SavedEnsemble, ids_checksum, log_odds, new_stacker, save_ensemble
 from popcorn.runs.results import RunResult, find_run
 from popcorn.runs.run import finish_run
-from popcorn.runs.run_dir import load_fit_result
+from popcorn.runs.run_dir import load_test_probabilities
 from popcorn.training.fit_result import FitResult
 from popcorn.utils import machine
 from popcorn.utils.console import make_console
@@ -76,15 +77,16 @@ def blend(members: list[Member], labels: np.ndarray, features: Features) -> tupl
 
 
 def read_member(folder: Path, name: str, train_ids: list[str], test_ids: list[str]) -> Member:
-    """A run's two files, in the order of the ids.
+    """Both files of a run, one's own or published, in the order of the ids.
 
     Raises `UserError` where one is missing or has other reviews.
     """
+    files = find_files(folder, name)
     fix = f"run the script of {name} with --folds and --name {name}, on the same data and without --max-train-samples"
-    train = read_probabilities(folder / (name + OOF_SUFFIX), train_ids, fix)
-    test = read_probabilities(folder / (name + TEST), test_ids, fix)
+    train = read_probabilities(files.out_of_fold, train_ids, fix)
+    test = read_probabilities(files.test, test_ids, fix)
     if "fold" not in train:
-        raise UserError(f"{folder / (name + OOF_SUFFIX)} lacks the column fold: {fix}")
+        raise UserError(f"{files.out_of_fold} lacks the column fold: {fix}")
     return Member(name, train["sentiment"].to_numpy(), train["fold"].to_numpy(), test["sentiment"].to_numpy())
 
 
@@ -149,9 +151,8 @@ def ensemble(names: list[str], folder: Path, name: str, data_dir: Path | None, i
 def run_of_member(runs: Path, member: Member) -> str:
     """Folder of the run with the member's test probabilities, such as lstm/seed-1; empty where there is none."""
     for folder in sorted((runs / member.name).glob("seed-*")):
-        fits = [load_fit_result(path) for path in folder.glob("fold-*") if path.is_dir()]
-        tests = [fit.test for fit in fits if fit is not None and len(fit.test) == len(member.test)]
-        if tests and np.allclose(np.mean(tests, axis=0), member.test, rtol=0, atol=2 * EPS):
+        test = load_test_probabilities(folder)
+        if test is not None and len(test) == len(member.test) and np.allclose(test, member.test, rtol=0, atol=2 * EPS):
             return folder.relative_to(runs).as_posix()
     return ""
 

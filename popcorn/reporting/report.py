@@ -1,6 +1,5 @@
 """`python -m popcorn report`: one offline HTML page about all saved results."""
 
-import json
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
@@ -12,9 +11,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, roc_auc_score
 
 from popcorn.data import competition as competition_data
-from popcorn.data.competition import Reviews
+from popcorn.data.competition import FALLBACK, Reviews
 from popcorn.data.splits import validation_folds
-from popcorn.data.submission import OOF_SUFFIX, TEST, read_probabilities
+from popcorn.data.submission import RunFiles, own_files, published_files, read_probabilities
 from popcorn.data.word_tokenizer import plain
 from popcorn.errors import UserError, log
 from popcorn.inference.load import load
@@ -24,7 +23,7 @@ from popcorn.models.stacker import EPS
 from popcorn.reporting import plots
 from popcorn.reporting.leaderboard import FORMER_NOTE, HEADINGS, cells
 from popcorn.reporting.paired import compare
-from popcorn.runs.results import Row, find_run, rows
+from popcorn.runs.results import Row, find_run, read_runs, rows
 from popcorn.runs.run_dir import load_fit_result
 from popcorn.utils.files import atomic_write
 from popcorn.utils.packages import needs
@@ -52,7 +51,12 @@ def write(output_dir: Path, results: Path, data_dir: Path | None) -> None:
     """Writes `report/index.html`; a chart omits models without the files it needs."""
     competition = competition_data.find_competition(data_dir)
     train, test = competition.read(competition_data.TRAIN), competition.read(competition_data.TEST)
-    models = [_model(row, output_dir, results, train, test.ids) for row in rows(results)]
+    folder = output_dir / "submissions"
+    # published are the competition's reviews, which the fallback data are not
+    places = [own_files] if competition.source == FALLBACK else [own_files, published_files]
+    models = [
+        _model(row, [files(folder, row.name) for files in places], output_dir, results, train, test.ids) for row in rows(results)
+    ]
     if not models:
         raise UserError(f"{results} holds no recorded results on the competition's data: run a script with --save-results first")
     labels = true_labels(test.ids)
@@ -88,24 +92,25 @@ def _safe(drawing: str) -> Markup:
     return Markup(drawing)  # ours, and not to be escaped as texts are
 
 
-def _model(row: Row, output_dir: Path, results: Path, train: Reviews, test_ids: list[str]) -> Model:
+def _model(row: Row, sources: list[RunFiles], output_dir: Path, results: Path, train: Reviews, test_ids: list[str]) -> Model:
+    """The row's model, with the predictions of the first source that is a saved run."""
+    again = f"give the competition's files, or remove this file and run the script of {row.name} again"
     path = results / f"{row.name}.json"
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    runs = read_runs(path)
     histories = [fit["history"] for run in runs for name, fit in run["fits"].items() if name != "refit"]
     curve = [entry["validation_auc"] for entry in histories[0]] if histories else []
-    submission = output_dir / "submissions" / f"{row.name}{TEST}"
-    if not submission.is_file():
-        return Model(row, curve, None, None)
-    again = f"remove the file, or run the script of {row.name} again"
-    test = read_probabilities(submission, test_ids, again)["sentiment"].to_numpy()
-    if find_run(path, score_test(test_ids, test)) is None:
-        log(f"{submission} is of another run than those in {path}, and is left out")
-        return Model(row, curve, None, None)
-    out_of_fold = output_dir / "submissions" / f"{row.name}{OOF_SUFFIX}"
-    if out_of_fold.is_file():
-        probability = read_probabilities(out_of_fold, train.ids, again)["sentiment"].to_numpy()
-        return Model(row, curve, test, fitted_temperature(probability, train.labels))
-    return Model(row, curve, test, _temperature(row.name, runs, output_dir, train))
+    for files in sources:
+        if not files.test.is_file():
+            continue
+        test = read_probabilities(files.test, test_ids, again)["sentiment"].to_numpy()
+        if find_run(path, score_test(test_ids, test)) is None:
+            log(f"{files.test} is of another run than those in {path}, and is left out")
+            continue
+        if files.out_of_fold.is_file():
+            probability = read_probabilities(files.out_of_fold, train.ids, again)["sentiment"].to_numpy()
+            return Model(row, curve, test, fitted_temperature(probability, train.labels))
+        return Model(row, curve, test, _temperature(row.name, runs, output_dir, train))
+    return Model(row, curve, None, None)
 
 
 def _temperature(name: str, runs: list[dict], output_dir: Path, train: Reviews) -> float | None:

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from popcorn.data.submission import OOF_SUFFIX, UNLABELED_SUFFIX
+from popcorn.data.submission import GZIPPED, OOF_SUFFIX, UNLABELED_SUFFIX
 from popcorn.data.tables import bare, read_table
 from popcorn.data.text_files import read_text
 from popcorn.errors import UserError
 from popcorn.metrics import Score, score_test
 from popcorn.utils.console import make_console
 
-AGAIN = "give a submission (.csv) with the columns id,sentiment"
+AGAIN = "give a submission (.csv or .csv.gz) with the columns id,sentiment"
 SUBMISSION = ["id", "sentiment"]
+OUT_OF_FOLD = ["id", "fold", "sentiment"]
 SWAPPED_BELOW = 0.4  # ROC AUC: a random prediction is closer to one half
 
 
@@ -76,9 +77,10 @@ def score_file(path: Path, test_ids: list[str]) -> Score:
 def print_scores(paths: list[Path], test_ids: list[str]) -> None:
     """Prints one row for each file, after all of them are checked.
 
-    Skips files of out-of-fold and of unlabeled reviews, which `submissions/*.csv` includes too.
+    Skips files of out-of-fold and of unlabeled reviews, which `submissions/*.csv` and `submissions/published/*.gz` include too.
     """
-    paths = [path for path in paths if not path.name.endswith((OOF_SUFFIX, UNLABELED_SUFFIX))] or paths
+    others = OOF_SUFFIX, UNLABELED_SUFFIX
+    paths = [path for path in paths if not path.name.removesuffix(GZIPPED).endswith(others)] or paths
     scores = [score_file(path, test_ids) for path in paths]
     table = Table("submission", "accuracy", "95% interval", "ROC AUC")
     for path, score in zip(paths, scores, strict=True):

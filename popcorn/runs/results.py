@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from popcorn.utils.files import write_json
 PACKAGES = "numpy scikit-learn pandas gensim nltk torch accelerate transformers peft bitsandbytes".split()
 ROUNDED = 1e-4
 """tolerance between a run's score and the score of its rounded submission"""
+FIVE_DIGITS = 5e-6
+"""tolerance between two scores that are equal to five digits"""
 NOT_THE_RECIPE = ("seed", "no_validation", "save_results", "resume", "time_budget", "output_dir", "data_dir", "deterministic")
 
 
@@ -110,10 +113,31 @@ def find_run(path: Path, score: Score | None) -> dict | None:
     if score is None or not path.is_file():
         return None
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
         # a submission's file is rounded to six digits
-        return next((run for run in runs if abs(run["accuracy"] - score.accuracy) + abs(run["auc"] - score.auc) < ROUNDED), None)
-    except (ValueError, KeyError, TypeError) as problem:
+        close = (run for run in read_runs(path) if abs(run["accuracy"] - score.accuracy) + abs(run["auc"] - score.auc) < ROUNDED)
+        return next(close, None)
+    except (KeyError, TypeError) as problem:
+        raise not_a_record(path, problem) from problem
+
+
+def reproduces(run: dict, score: Score | None) -> bool:
+    """Whether a score is that of a saved run: the accuracy exactly, the ROC AUC to five digits."""
+    return (
+        score is not None
+        and score.reviews == run["test_reviews"]
+        and isclose(score.accuracy, run["accuracy"])
+        and abs(score.auc - run["auc"]) < FIVE_DIGITS
+    )
+
+
+def read_runs(path: Path) -> list[dict]:
+    """The saved runs of a row, by seed.
+
+    Raises `UserError` where the file does not have saved results.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
         raise not_a_record(path, problem) from problem
 
 

@@ -131,3 +131,15 @@ def load_fit_result(folder: Path) -> FitResult | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as problem:
         raise UserError(f"{folder / PREDICTIONS} is damaged ({problem}): remove it, and the split is trained again") from problem
+
+
+def load_test_probabilities(folder: Path) -> np.ndarray | None:
+    """Test probabilities of a run, (test,): of the refit, else of the validated model, else the mean over the finished folds.
+
+    None where nothing is finished. Raises `UserError` where a file is damaged.
+    """
+    result = load_fit_result(folder / "refit") or load_fit_result(folder / "validated")
+    if result is not None:
+        return result.test
+    folds = [fit.test for path in sorted(folder.glob("fold-*")) if (fit := load_fit_result(path)) is not None]
+    return np.mean(folds, axis=0) if folds else None
