@@ -17,6 +17,7 @@ import psutil
 import tyro
 
 from popcorn.errors import UserError, exit_on_user_error, uncaught
+from popcorn.option_groups import grouped
 
 sys.excepthook = uncaught  # a script imports this module before everything else of popcorn
 STARTED = time.monotonic() - (0.0 if "ipykernel" in sys.modules else time.time() - psutil.Process().create_time())
@@ -28,6 +29,7 @@ NBSVM = "nbsvm"
 """the teacher that needs no run"""
 TEACHER_FILES = ".csv", ".csv.gz", ".csv.zip"
 """endings of a teacher that is a file of probabilities"""
+HELP = {"-h", "--help"}
 ADAPTER = "runs/deberta_lora/seed-1/refit/model"
 """an example of a folder with a saved adapter"""
 DECODERS = ("qwen3", "gemma3_text", "llama", "phi", "phi3")
@@ -344,7 +346,8 @@ def parse(config: type[Config]) -> Config:
     script, main = Path(sys.argv[0]), sys.modules["__main__"]
     command = f"-m {main.__spec__.name}" if getattr(main, "__spec__", None) else script.name
     with exit_on_user_error():
-        options = tyro.cli(config, prog=f"python {command}", description=main.__doc__)
+        shown = grouped(config) if issubclass(config, RunConfig) and HELP & set(sys.argv[1:]) else config
+        options = tyro.cli(shown, prog=f"python {command}", description=main.__doc__)
         expand_home(options)
         if isinstance(options, RunConfig):
             options.prepare(script.stem)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ import pytest
 from conftest import ROOT, SMALL, run, run_here, run_kernel, some_fast
 from preloaded import PreloadedProcess
 
+import lstm
 from popcorn.data.splits import split_checksum
+from popcorn.option_groups import grouped
 
 # in so few reviews every word is frequent
 SHORT_VECTORS = "--sample", "0", "--vector-size", "20", "--ngrams", "1"
@@ -217,6 +220,17 @@ def test_help_explains_every_field(script):
     assert "--data-dir" in shown and "folder with the competition's files" in shown
     options = [line for line in shown.splitlines() if line.lstrip("│| ").startswith("--")]
     assert len(options) > 8
+    assert "model options" in shown and "run options" in shown
+
+
+def test_help_has_every_option_once_in_the_group_of_its_class():
+    groups = {group.name: group.type.__origin__ for group in fields(grouped(lstm.Config))}
+    shown = {name: {option.name: option for option in fields(group)} for name, group in groups.items()}
+    assert sorted(name for group in shown.values() for name in group) == sorted(option.name for option in fields(lstm.Config))
+    assert list(shown["model"]) == ["hidden", "word_dropout", "dropout"] and "seed" in shown["run"]
+    batch_size = shown["training"]["batch_size"]
+    assert batch_size.default == lstm.Config.batch_size
+    assert batch_size.type.__metadata__[-1].help == "reviews per optimizer step, over all processes"
 
 
 @pytest.mark.parametrize(
