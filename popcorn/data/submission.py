@@ -112,7 +112,8 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
 def write_published(path: Path, table: pd.DataFrame) -> None:
     """Writes a table of probabilities as gzipped CSV, in the order of its ids.
 
-    It has `sentiment` by id without quotes, and of out-of-fold probabilities the `fold`. The file has no name and no time inside, so the same table gives the same bytes.
+    It has `sentiment` by id without quotes, and `fold` of out-of-fold probabilities. The file has no name and no time inside, so
+    the same table gives the same bytes.
     """
     ids = sorted(table.index, key=lambda id: [int(part) for part in id.split("_")])
     columns = [column for column in ("fold", "sentiment") if column in table]
