@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, run, run_here
+from conftest import ROOT, run_here
 
 from popcorn.data import competition as competition_data
 from popcorn.data.submission import write_out_of_fold, write_published, write_submissions
@@ -89,7 +89,7 @@ def made(competition, tmp_path_factory):
     add_row(folder, competition, "order-folds", noise=0.9)
     add_row(folder, competition, "seeds", seeds=(1, 2), has_folds=False)
     where = "--output-dir", folder, "--data-dir", competition
-    run("-m", "popcorn", "ensemble", "words-folds", "order-folds", *where, "--save-results")
+    run_here("popcorn/__main__.py", "ensemble", "words-folds", "order-folds", *where, "--save-results")
     assert "4 of 4 rows" in published(folder, competition)
     return folder
 

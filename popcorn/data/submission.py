@@ -49,9 +49,9 @@ def published_names(folder: Path) -> list[str]:
 
 
 def find_files(folder: Path, name: str) -> RunFiles:
-    """The files of one's own run, or else of the published one; prints which, where there is a published one.
+    """The files of one's own run, or else of the published one; never one of each.
 
-    Never one file of each. `folder` is `submissions/`.
+    Prints which, where there is a published one. `folder` is `submissions/`.
     """
     own, published = own_files(folder, name), published_files(folder, name)
     if not published.test.is_file():
@@ -110,9 +110,10 @@ def write_out_of_fold(folder: Path, name: str, ids: list[str], probability: np.n
 
 
 def write_published(path: Path, table: pd.DataFrame) -> None:
-    """Writes probabilities as gzipped CSV: `sentiment` by id without quotes, and `fold` if present, in the order of the ids.
+    """Writes a table of probabilities as gzipped CSV, in the order of its ids.
 
-    The file has no name and no time inside, so the same table gives the same bytes.
+    It has `sentiment` by id without quotes, and `fold` of out-of-fold probabilities. The file has no name and no time inside, so
+    the same table gives the same bytes.
     """
     ids = sorted(table.index, key=lambda id: [int(part) for part in id.split("_")])
     columns = [column for column in ("fold", "sentiment") if column in table]

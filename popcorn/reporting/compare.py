@@ -85,7 +85,7 @@ def print_comparison(given: tuple[Path, Path], output_dir: Path, data_dir: Path 
 
 
 def submission_of_run(name: Path, output_dir: Path) -> Predictions | None:
-    """The submission of a run, one's own or published: probabilities, or else labels; None where there is no such run."""
+    """The submission of a run, own or published: probabilities, or else labels; None where there is none."""
     folder = output_dir / "submissions"
     files = find_files(folder, str(name))
     path = next((path for path in (files.test, folder / f"{name}.csv") if path.is_file()), None)

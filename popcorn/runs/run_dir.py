@@ -134,9 +134,9 @@ def load_fit_result(folder: Path) -> FitResult | None:
 
 
 def load_test_probabilities(folder: Path) -> np.ndarray | None:
-    """Test probabilities of a run, (test,): of the refit, else of the validated model, else the mean over the finished folds.
+    """Test probabilities of a run, (test,): of the refit, the validated model, or the mean over folds.
 
-    None where nothing is finished. Raises `UserError` where a file is damaged.
+    The first of them that is finished, or None. Raises `UserError` where a file is damaged.
     """
     result = load_fit_result(folder / "refit") or load_fit_result(folder / "validated")
     if result is not None:
