@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import some_fast
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from conftest import some_fast
 from gensim.models import Word2Vec
 from test_models import MODELS
 from torch import Tensor, nn
