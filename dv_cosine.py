@@ -119,7 +119,7 @@ class CosineVectors(TransformerMixin, BaseEstimator):
             for _ in range(self.epochs):
                 for rows in torch.randperm(features.shape[0], generator=generator).split(self.batch_size):
                     counts, terms = self._dense(features[rows.numpy()])
-                    # a batch has a term as often as its frequency says; negative samples have the power 3/4 of this
+                    # terms are in a batch in proportion to their frequency; with the power -1/4 it becomes the power 3/4
                     noise = counts.sum(0) * torch.from_numpy(self.counts_[terms]) ** -0.25
                     negatives = self.negative * counts.sum(1, keepdim=True) * noise / noise.sum()
                     vectors = normalize(embedding(torch.from_numpy(terms)))
@@ -133,7 +133,10 @@ class CosineVectors(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, features: csr_matrix) -> csr_matrix:
-        """(reviews, terms) -> (reviews, vector size + terms); a vector of zeros for a review without a known term."""
+        """(reviews, terms) -> (reviews, vector size + terms)
+
+        A review without a known term has a vector of zeros.
+        """
         probability = self.counts_**0.75 / (self.counts_**0.75).sum()
         samples = np.searchsorted(probability.cumsum(), (np.arange(NUM_SAMPLES) + 0.5) / NUM_SAMPLES)
         samples = torch.from_numpy(self.vectors_[samples]).float()
@@ -165,7 +168,7 @@ class CosineVectors(TransformerMixin, BaseEstimator):
 
 
 class NaiveBayesWeights(TransformerMixin, BaseEstimator):
-    """Multiplies each term by its log-count ratio (Wang & Manning 2012, section 2), and the vector by a number."""
+    """Multiplies each term by its log-count ratio (Wang & Manning 2012), and the vector by its weight."""
 
     def __init__(self, vector_size: int, vector_weight: float, alpha: float):
         self.vector_size, self.vector_weight, self.alpha = vector_size, vector_weight, alpha

@@ -1,4 +1,4 @@
-"""Options in groups for `--help`: those of the model, those of all models of its kind, and those of every script."""
+"""Options in groups for `--help`: the model's, those of its kind, and those of every script."""
 
 import ast
 import inspect
@@ -11,10 +11,10 @@ from tyro.conf import OmitArgPrefixes, arg
 
 
 def grouped(config: type) -> type:
-    """A dataclass with the options of `config`, and a nested dataclass for each of its classes: tyro shows each as a group.
+    """The options of `config`, in a nested dataclass for each of its classes.
 
-    An option is in the group of the class that introduces it, with the most derived class's default and explanation. Only for
-    `--help`: the result is no `config`.
+    tyro shows each as a group. An option is in the group of the class that introduces it, with the most derived class's default
+    and explanation. Only for `--help`: the result is no `config`.
     """
     classes = [each for each in config.__mro__ if is_dataclass(each)]
     hints, texts = get_type_hints(config, include_extras=True), {}

@@ -114,9 +114,9 @@ class Linear:
 
 
 def contributions_of_absence(steps, row: csr_matrix) -> np.ndarray:
-    """What the log-odds lose without each of a review's terms, (terms in the review,): occlusion (Zeiler & Fergus 2014).
+    """What the log-odds lose without each of a review's terms, (terms in the review,).
 
-    steps: a fitted pipeline; row (1, terms).
+    This is occlusion (Zeiler & Fergus 2014). steps: a fitted pipeline; row (1, terms).
     """
     without = vstack([row] * row.nnz, format="csr")
     without.data[:: row.nnz + 1] = 0  # the n-th row without its n-th term

@@ -182,7 +182,7 @@ def versions() -> dict[str, str]:
 
 
 def _short(path: Path) -> str:
-    """The name of a file or folder; with that of the folder above for a run, which is named by its seed."""
+    """The name of a file, or of a run's folder with the folder above it."""
     return f"{path.parent.name}/{path.name}" if path.name.startswith("seed-") else path.name
 
 
