@@ -152,6 +152,7 @@ def train(session: Session) -> None:
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
+                        labels = labels + config.label_smoothing * (0.5 - labels)
                         if config.rdrop_alpha:  # everything below twice, with different dropout
                             inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
                         if config.is_mixed:  # two passes, the second one with the perturbation

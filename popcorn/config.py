@@ -202,6 +202,9 @@ class WordVectorConfig(TrainingConfig):
     2019 use 0.999; after t steps it is at most (1 + t) / (10 + t), so the average forgets the first steps"""
     rdrop_alpha: NonNegative = 0.0
     """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
+    label_smoothing: Probability = 0.0
+    """label smoothing: a label of 1 becomes 1 - label_smoothing / 2, one of 0 becomes label_smoothing / 2 (Szegedy et al. 2016,
+    section 7); 0 turns it off"""
     deterministic: bool = False
     """train word2vec with one worker: 1.4 times slower on two CPU cores. The same command then gives the same submission in
     every folder, on the same machine without a GPU (a GPU's sums have no fixed order)"""

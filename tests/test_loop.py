@@ -313,7 +313,9 @@ def test_the_average_predicts_in_the_precision_of_the_model(session_of):
     assert not np.array_equal(found[1], train(session_of(folder="fp32", ema_decay=0.9, **options | {"precision": "fp32"})).test)
 
 
-@pytest.mark.parametrize(("option", "value"), [("ema-decay", -0.1), ("ema-decay", 1.0), ("rdrop-alpha", -1.0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("ema-decay", -0.1), ("ema-decay", 1.0), ("rdrop-alpha", -1.0), ("label-smoothing", 1.0)]
+)
 def test_options_have_bounds(option, value):
     with pytest.raises(UserError, match=f"--{option} is {value}: give"):
         Config(**{option.replace("-", "_"): value})
@@ -390,3 +392,23 @@ def test_rdrop_takes_two_passes_with_different_dropout(session_of):
             for alpha in (0.0, 9.0)
         )
         assert all(torch.allclose(plain[name], rdrop[name], atol=1e-6) for name in plain) == is_same
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_label_smoothing_is_that_of_torch(name, session_of):
+    """In the loss alone: accuracy and validation have the labels themselves."""
+    session = session_of(folder="gradient", **WHOLE | {"label_smoothing": 0.3})
+    logits = session.model(*session.train.batch(VALIDATED.train))
+    both = torch.stack([torch.zeros_like(logits), logits], dim=1)  # of the two classes
+    loss = nn.functional.cross_entropy(both, torch.from_numpy(session.labels[VALIDATED.train]), label_smoothing=0.3)
+    expected = gradient_of(loss, session.model)
+    for weights, gradient in first_gradient(session, LOOPS[name]).items():
+        assert torch.allclose(gradient, expected[weights], atol=1e-6), weights
+    entries = {}
+    for smoothing in (0.0, 0.3):
+        session = session_of(folder=str(smoothing), **WHOLE | {"label_smoothing": smoothing, "learning_rate": 1e-30})
+        LOOPS[name](session)
+        (entries[smoothing],) = session.state.history
+    for metric in ("accuracy", "validation_loss"):
+        assert entries[0.0][metric] == entries[0.3][metric]
+    assert entries[0.3]["loss"] == pytest.approx(loss.item(), abs=1e-6) != pytest.approx(entries[0.0]["loss"], abs=1e-6)

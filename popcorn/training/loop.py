@@ -17,6 +17,7 @@ def train(session: Session) -> None:
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
+                        labels = labels + config.label_smoothing * (0.5 - labels)
                         if config.rdrop_alpha:  # two passes with different dropout
                             inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
                         logits = model(*inputs)  # (micro-batch,)
