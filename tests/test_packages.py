@@ -192,7 +192,8 @@ def test_a_broken_bitsandbytes_is_left_out(spoil, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("script", "broken"), [("bert_trainer", ["bitsandbytes"]), ("deberta_lora", ["bitsandbytes", "torchao"])]
+    ("script", "broken"),
+    [pytest.param("bert_trainer", ["bitsandbytes"], marks=pytest.mark.slow), ("deberta_lora", ["bitsandbytes", "torchao"])],
 )
 def test_a_script_starts_beside_broken_quantizers(script, broken, tmp_path):
     """The library's Trainer imports PEFT, which imports them."""

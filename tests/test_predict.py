@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pretrained
 import pytest
-from conftest import BLAME, PRAISE, ROOT, run
+from conftest import BLAME, PRAISE, ROOT, run, some_fast
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from preloaded import PreloadedProcess
@@ -102,7 +102,7 @@ def finished(competition, tmp_path_factory, checkpoints):
     return make
 
 
-@pytest.mark.parametrize("script", KINDS)
+@pytest.mark.parametrize("script", some_fast(["lstm", "nbsvm", "dv_cosine", "bert_native", "bert_scratch"], KINDS))
 def test_a_saved_model_says_what_it_said(script, finished, competition, checkpoints):
     """The rounding of the submission's file apart; and what it was trained from is not needed, but by an adapter."""
     folder = finished(script)

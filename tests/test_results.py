@@ -141,6 +141,7 @@ def test_a_path_is_recorded_by_its_name_and_a_run_with_its_seed(tmp_path):
     assert recipe_of(cnn.Config(pseudo_labels=str(run)))["pseudo_labels"] == "lstm/seed-1"
 
 
+@pytest.mark.slow
 def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     """What is recorded and here is not run again; what was run with other options is. Table and report follow."""
     readme = tmp_path / "README.md"
