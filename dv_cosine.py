@@ -94,8 +94,8 @@ def infer(terms: Tensor, counts: Tensor, negatives: Tensor, scale: float) -> Ten
 class CosineVectors(TransformerMixin, BaseEstimator):
     """Terms of reviews to the reviews' vectors, followed by the terms.
 
-    The paper trains the vectors of reviews and terms together. Here a batch's reviews are inferred first, from the present terms,
-    and the terms then learn from them: two epochs are enough, instead of 120.
+    The paper trains the vectors of reviews and terms together, for 120 epochs. Here the vectors of a batch's reviews are inferred
+    first, from the present terms. The terms then take one step.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class CosineVectors(TransformerMixin, BaseEstimator):
             for _ in range(self.epochs):
                 for rows in torch.randperm(features.shape[0], generator=generator).split(self.batch_size):
                     counts, terms = self._dense(features[rows.numpy()])
-                    # terms are in a batch in proportion to their frequency; with the power -1/4 it becomes the power 3/4
+                    # terms are in a batch in proportion to their frequency; the power -1/4 makes it the usual power 3/4
                     noise = counts.sum(0) * torch.from_numpy(self.counts_[terms]) ** -0.25
                     negatives = self.negative * counts.sum(1, keepdim=True) * noise / noise.sum()
                     vectors = normalize(embedding(torch.from_numpy(terms)))

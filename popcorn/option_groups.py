@@ -14,7 +14,7 @@ def grouped(config: type) -> type:
     """The options of `config`, in a nested dataclass for each of its classes.
 
     tyro shows each as a group. An option is in the group of the class that introduces it, with the most derived class's default
-    and explanation. Only for `--help`: the result is no `config`.
+    and explanation. Only for `--help`: the result is not a `config`.
     """
     classes = [each for each in config.__mro__ if is_dataclass(each)]
     hints, texts = get_type_hints(config, include_extras=True), {}
@@ -23,9 +23,9 @@ def grouped(config: type) -> type:
     groups = {each: [] for each in classes}
     for option in fields(config):
         if option.init:
-            home = [each for each in classes if option.name in inspect.get_annotations(each)][-1]
+            owner = [each for each in classes if option.name in inspect.get_annotations(each)][-1]
             hint = Annotated[hints[option.name], arg(help=texts.get(option.name, ""))]
-            groups[home].append((option.name, hint, field(default=option.default, default_factory=option.default_factory)))
+            groups[owner].append((option.name, hint, field(default=option.default, default_factory=option.default_factory)))
     members = []
     for each in classes:
         group = make_dataclass(each.__name__, groups[each], namespace={"__doc__": each.__doc__})

@@ -1,11 +1,14 @@
 """Document vectors by cosine similarity against their definition, and what they may not depend on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
+import dv_cosine
 from dv_cosine import Config, CosineVectors, NaiveBayesWeights, build_pipeline, infer, loss_of
 from nbsvm import LogCountRatio
 from popcorn.inference.predictors import Linear
@@ -115,6 +118,22 @@ def test_words_are_shown_by_what_their_absence_changes():
     log_odds = {text: pipeline.decision_function([text])[0] for text in ("good film", "film", "good")}
     assert shown["good"] == pytest.approx(log_odds["good film"] - log_odds["film"], abs=1e-4) and shown["good"] > 0
     assert shown["film"] == pytest.approx(log_odds["good film"] - log_odds["good"], abs=1e-4)
+
+
+def test_a_changed_script_trains_its_vectors_anew(competition, tmp_path, monkeypatch):
+    """Not an unchanged one; otherwise its user would see the results of the code before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls, fit = [], CosineVectors.fit
+    monkeypatch.setattr(CosineVectors, "fit", lambda self, rows, labels=None: (calls.append(1), fit(self, rows))[1])
+    changed = tmp_path / "dv_cosine.py"
+    changed.write_text(Path(dv_cosine.__file__).read_text().replace("STEPS, RATE = 5, 0.1", "STEPS, RATE = 9, 0.1"))
+    for number, file in enumerate((dv_cosine.__file__, dv_cosine.__file__, str(changed))):
+        monkeypatch.setattr(dv_cosine, "__file__", file)
+        config = Config(
+            data_dir=competition, output_dir=tmp_path, name=f"it{number}", ngrams=1, vector_size=8, epochs=1, no_validation=True
+        )
+        run(TextTask(build_pipeline, config, unsupervised=2), SklearnTrainer())
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("transductive", [False, True])

@@ -132,6 +132,22 @@ def test_options_are_compared_as_they_are_recorded(competition, tmp_path):
     assert not is_recorded(config, here)
 
 
+def test_a_record_from_before_an_option_existed_had_its_default(competition, tmp_path):
+    """So another seed joins the earlier runs; with another value of the option it replaces them."""
+    here = competition_data.Competition(competition, "--data-dir")
+    config = cnn.Config(name="cnn", output_dir=tmp_path, seed=1)
+    path = tmp_path / "results" / "cnn.json"
+    result = RunResult(np.zeros(0), {}, None, complete=True)
+    save_results(config, here, result, Score(0.9, 0.95, 100))
+    content = json.loads(path.read_text())
+    assert content["config"].pop("ema_decay") == 0
+    path.write_text(json.dumps(content))
+    assert is_recorded(config, here) and not is_recorded(replace(config, ema_decay=0.9), here)
+    for seed, options, seeds in ((2, {}, [1, 2]), (3, {"ema_decay": 0.9}, [3])):
+        save_results(replace(config, seed=seed, **options), here, result, Score(0.9, 0.95, 100))
+        assert [run["seed"] for run in json.loads(path.read_text())["runs"]] == seeds
+
+
 def test_a_path_is_recorded_by_its_name_and_a_run_with_its_seed(tmp_path):
     """A prompt may be longer than a file's name; then it is not a path."""
     (run := tmp_path / "runs" / "lstm" / "seed-1").mkdir(parents=True)

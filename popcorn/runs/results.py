@@ -74,23 +74,30 @@ def save_results(config: RunConfig, competition: Competition, result: RunResult,
         if competition.source == FALLBACK and any(row.name == config.name for row in rows(path.parent)):
             log(f"{path}: kept, since its results are on the competition's data; give these, on the fallback data, a --name")
             return
-        runs = sorted([*_others(path, head, config.seed), entry], key=lambda each: each["seed"])
+        runs = sorted([*_others(path, head, recipe_of(type(config)()), config.seed), entry], key=lambda each: each["seed"])
         write_json(path, head | {"runs": runs})
     log(f"{path}: recorded, {len(runs)} run(s)")
     if competition.source == FALLBACK:
         log("The tables show only results on the competition's data, and these are on the fallback data")
 
 
-def _others(path: Path, head: dict, seed: int) -> list[dict]:
+def _others(path: Path, head: dict, defaults: dict, seed: int) -> list[dict]:
     """Saved runs of other seeds with the same recipe and data."""
     if not path.is_file():
         return []
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        is_same = {name: saved.get(name) for name in head} == head
-        return [other for other in saved["runs"] if other["seed"] != seed] if is_same else []
+        return [other for other in saved["runs"] if other["seed"] != seed] if _is_same(saved, head, defaults) else []
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise not_a_record(path, problem) from problem
+
+
+def _is_same(saved: dict, head: dict, defaults: dict) -> bool:
+    """Whether a file of results has all entries of `head`.
+
+    Runs from before an option existed had the option's default, from `defaults`.
+    """
+    return {name: saved.get(name) for name in head} | {"config": defaults | saved["config"]} == head
 
 
 def command_line(argv: list[str]) -> str:
@@ -166,8 +173,7 @@ def is_recorded(config: RunConfig, competition: Competition) -> bool:
     try:
         saved = json.loads((config.output_dir / "results" / f"{config.name}.json").read_text(encoding="utf-8"))
         here = {"config": recipe_of(config), "data": data_of(competition), "split": SPLIT}
-        is_same = {name: saved.get(name) for name in here} == here
-        return is_same and any(run["seed"] == config.seed for run in saved["runs"])
+        return _is_same(saved, here, recipe_of(type(config)())) and any(run["seed"] == config.seed for run in saved["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -1,5 +1,6 @@
 """A scikit-learn pipeline on the texts of the reviews."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +132,17 @@ def _fitted_once(
         return get_state(steps) | {"cost": cost, "unlabeled": np.array(len(unlabeled))}
 
     files = [path for name in (TRAIN, UNLABELED) if (path := competition.path(name))]
-    key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()), *test)[:24]
+    scripts = {file for _, step in steps.steps if (file := _script_of(step))}  # a changed script fits anew
+    key = fingerprint(*files, TOKENIZER, READING, max_train_samples, str(steps.get_params()), *test, *sorted(scripts))[:24]
     arrays = cached(user_cache_path("popcorn") / f"unsupervised-{key}.npz", make)
     if competition.path(UNLABELED):
         competition.count(UNLABELED, int(arrays["unlabeled"]))
     seconds, peak_memory = arrays.pop("cost").tolist()
     set_state(steps, arrays)
     return steps, seconds, int(peak_memory)
+
+
+def _script_of(step: object) -> Path | None:
+    """The script that defines a step's class; None for a step of scikit-learn, and in a notebook, which has no file."""
+    module = sys.modules[type(step).__module__]
+    return None if type(step).__module__.startswith("sklearn.") or not hasattr(module, "__file__") else Path(module.__file__)
