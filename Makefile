@@ -13,7 +13,7 @@ CI_TESTS = $(addprefix tests/test_,weights.py tokenizers.py saved.py split.py)
 run: .venv/ready
 	$(BIN)/python lstm.py --max-train-samples 6000 --epochs 3 --no-refit
 
-# every script that needs no GPU, on all data: takes hours; the same command again resumes it
+# every row that needs no GPU, on the full data: takes more than a day; the same command again resumes it
 leaderboard: .venv/ready
 	$(BIN)/python -m benchmarks.leaderboard
 

@@ -1,8 +1,8 @@
-"""All scripts that need no GPU, on the whole data: the source of the README's table.
+"""All rows that need no GPU, on the full data: the source of the README's table.
 
-A run that is recorded, and whose folder is here, is left out, and one that was stopped goes on where it was; so the same command
-is given until nothing is left to do. The first seed is validated; the others are trained at once, unvalidated. Table, plot and
-report are brought up to date at the end, whether all went well or not.
+A row that is recorded, and whose models are here, is left out. One that was stopped continues. So the same command is given until
+nothing is left to do. The first seed is validated, the others are trained at once. At the end the ensembles are blended. Then
+tables and report are written and the probabilities are published, whether all went well or not.
 """
 
 import functools
@@ -11,30 +11,73 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.layouts import minilm
 from popcorn.config import RunConfig, parse
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import split_checksum, validation_splits
 from popcorn.errors import UserError, exit_on_user_error
 from popcorn.reporting import leaderboard, report
+from popcorn.reporting.published import publish
 from popcorn.runs.results import is_recorded
 from popcorn.runs.run_dir import PREDICTIONS, differing_settings, folder_of
 from popcorn.utils.console import make_console
 from popcorn.utils.scripts import ROOT, load_script
 
-LINEAR = "tfidf", "nbsvm"
-NEURAL = "paragraph_vectors", "dv_cosine", "cnn", "gru", "lstm", "attention_lstm", "cnn_lstm", "capsule_lstm", "transformer"
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a script and its options."""
+
+    script: str
+    options: tuple[str, ...] = ()
+    has_seeds: bool = False
+    """whether it is run with several seeds"""
+
+
+MINILM = "--learning-rate", "2e-4"
+"""beside `--model`, which depends on where the package is"""
+FOLDS = "--folds", "5"
+ROWS = {
+    "tfidf": Row("tfidf"),
+    "nbsvm": Row("nbsvm"),
+    "paragraph_vectors": Row("paragraph_vectors", has_seeds=True),
+    "dv_cosine": Row("dv_cosine", has_seeds=True),
+    "cnn": Row("cnn", has_seeds=True),
+    "gru": Row("gru", has_seeds=True),
+    "lstm": Row("lstm", has_seeds=True),
+    "attention_lstm": Row("attention_lstm", has_seeds=True),
+    "cnn_lstm": Row("cnn_lstm", has_seeds=True),
+    "capsule_lstm": Row("capsule_lstm", has_seeds=True),
+    "transformer": Row("transformer", has_seeds=True),
+    "minilm": Row("bert_trainer", (*MINILM, "--max-length", "256", "--epochs", "2")),
+    "tfidf-folds": Row("tfidf", FOLDS),
+    "nbsvm-folds": Row("nbsvm", FOLDS),
+    "paragraph_vectors-folds": Row("paragraph_vectors", FOLDS),
+    "dv_cosine-folds": Row("dv_cosine", FOLDS),
+    "gru-folds": Row("gru", (*FOLDS, "--max-length", "1000")),
+    "lstm-folds": Row("lstm", FOLDS),
+    "capsule_lstm-folds": Row("capsule_lstm", (*FOLDS, "--max-length", "1000")),
+    "lm_lstm-folds": Row("lm_lstm", FOLDS),
+    "minilm-folds": Row("bert_trainer", (*MINILM, *FOLDS, "--max-length", "128", "--epochs", "1")),
+}
+NEURAL_MEMBERS = "gru-folds", "capsule_lstm-folds", "paragraph_vectors-folds", "dv_cosine-folds", "lm_lstm-folds"
+ENSEMBLES = {
+    "ensemble": ("tfidf-folds", "nbsvm-folds", *NEURAL_MEMBERS),
+    "ensemble-minilm": ("tfidf-folds", "nbsvm-folds", *NEURAL_MEMBERS, "minilm-folds"),
+}
 
 
 @dataclass
 class Config:
     """What to run."""
 
-    scripts: tuple[str, ...] = LINEAR + NEURAL
-    """names of scripts"""
+    rows: tuple[str, ...] = tuple(ROWS)
+    """names of rows"""
     seeds: int = 3
-    """runs of each neural model; the linear ones have no chance in them"""
+    """number of runs of each model with a row of several seeds"""
     data_dir: Path | None = None
     """folder with the competition's files"""
     output_dir: Path = Path(".")
@@ -42,12 +85,29 @@ class Config:
     pages: tuple[Path, ...] = ()
     """files with markers around their tables; default: README*.md and docs/ in the current folder"""
 
+    @property
+    def folders(self) -> list[str]:
+        """The options that name the folders, as a command has them."""
+        return ["--output-dir", str(self.output_dir)] + (["--data-dir", str(self.data_dir)] if self.data_dir else [])
 
-def is_begun(its: RunConfig, competition: competition_data.Competition) -> bool:
-    """Whether the run's folder, where there is one, is of the same options, data and validation split."""
-    train = read_train(competition)
-    held_out = [split.held_out for split in validation_splits(its, train.ids, train.labels)]
-    return not differing_settings(its, data=competition.checksum, split=split_checksum(train.ids, held_out))
+
+def arguments_of(name: str, seed: int, config: Config) -> list[str]:
+    """The options of a row's script; neural models are trained in fp32, which every machine has."""
+    row = ROWS[name]
+    model = ["--model", str(minilm())] if row.script == "bert_trainer" else []
+    precision = ["--precision", "fp32"] if hasattr(load_script(row.script).Config, "precision") else []
+    validation = ["--no-validation"] if seed > 1 else []
+    return [
+        *model, *row.options, "--name", name, "--seed", str(seed), *precision, *validation, "--save-results", *config.folders
+    ]  # fmt: skip
+
+
+def run_config_of(name: str, seed: int, config: Config) -> RunConfig:
+    """The same options as the script reads them."""
+    script = ROWS[name].script
+    options = tyro.cli(load_script(script).Config, args=arguments_of(name, seed, config))
+    options.prepare(script)
+    return options
 
 
 @functools.cache
@@ -56,21 +116,28 @@ def read_train(competition: competition_data.Competition) -> competition_data.Re
     return competition.read(competition_data.TRAIN)
 
 
-def command_of(its: RunConfig, script: str, config: Config, competition: competition_data.Competition) -> list[str]:
-    """The command as a user would type it; an older run with other options is renamed."""
-    given = [str(ROOT / f"{script}.py"), "--save-results", "--output-dir", str(config.output_dir), "--seed", str(its.seed)]
-    given += ["--data-dir", str(config.data_dir)] if config.data_dir else []
-    given += ["--no-validation"] if its.no_validation else []
-    return given + (["--resume"] if hasattr(its, "resume") and is_begun(its, competition) else [])
+def is_begun(run: RunConfig, competition: competition_data.Competition) -> bool:
+    """Whether the run's folder, where there is one, is of the same options, data and validation split."""
+    train = read_train(competition)
+    held_out = [split.held_out for split in validation_splits(run, train.ids, train.labels)]
+    return not differing_settings(run, data=competition.checksum, split=split_checksum(train.ids, held_out))
 
 
-def is_done(its: RunConfig, competition: competition_data.Competition) -> bool:
-    """Whether the run is recorded and its models are here; a fresh clone has none."""
-    return is_recorded(its, competition) and (folder_of(its) / "refit" / PREDICTIONS).is_file() and is_begun(its, competition)
+def is_done(run: RunConfig, competition: competition_data.Competition) -> bool:
+    """Whether the run is recorded and its last model is here; a fresh clone has none."""
+    last = folder_of(run) / (f"fold-{run.folds}" if run.folds else "refit") / PREDICTIONS
+    return is_recorded(run, competition) and last.is_file() and is_begun(run, competition)
+
+
+def command_of(name: str, seed: int, config: Config, competition: competition_data.Competition) -> list[str]:
+    """The command of a run; an older run with other options makes room for it."""
+    run = run_config_of(name, seed, config)
+    resume = ["--resume"] if hasattr(run, "resume") and is_begun(run, competition) else []
+    return [str(ROOT / f"{ROWS[name].script}.py"), *arguments_of(name, seed, config), *resume]
 
 
 def main(config: Config) -> int:
-    """Runs what is left, and returns the number of failed runs.
+    """Runs what is left, and returns the number of failed commands.
 
     Raises `UserError` where the competition's files are not here."""
     competition = competition_data.find_competition(config.data_dir)
@@ -78,31 +145,40 @@ def main(config: Config) -> int:
         raise UserError(
             "the leaderboard is of the competition's data, which is not here: put its files into data/, or --data-dir"
         )
-    if unknown := set(config.scripts) - {*LINEAR, *NEURAL}:
-        raise UserError(f"--scripts has {', '.join(sorted(unknown))}: name some of {', '.join(LINEAR + NEURAL)}")
-    jobs = [(script, seed) for script in config.scripts for seed in range(1, 1 + (1 if script in LINEAR else config.seeds))]
-    logs, failed = config.output_dir / "runs" / "logs", 0
+    if unknown := set(config.rows) - ROWS.keys():
+        raise UserError(f"--rows has {', '.join(sorted(unknown))}: name some of {', '.join(ROWS)}")
+    commands = {}
+    for name in config.rows:
+        for seed in range(1, 1 + (config.seeds if ROWS[name].has_seeds else 1)):
+            if not is_done(run_config_of(name, seed, config), competition):
+                commands[f"{name}-{seed}"] = command_of(name, seed, config, competition)
+    for name, members in ENSEMBLES.items():
+        if set(members) <= set(config.rows):
+            commands[name] = ["-m", "popcorn", "ensemble", *members, "--name", name, "--save-results", *config.folders]
+    failed = run_all(commands, config.output_dir / "runs" / "logs")
+    results = config.output_dir / "results"
+    leaderboard.update(results, config.pages)
+    publish([], config.output_dir, results, config.data_dir)
+    report.write(config.output_dir, results, config.data_dir)
+    return failed
+
+
+def run_all(commands: dict[str, list[str]], logs: Path) -> int:
+    """Runs the commands one after the other, with a log file of each; returns the number of failed ones."""
     logs.mkdir(parents=True, exist_ok=True)
+    failed = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=make_console(100)) as progress:
-        task = progress.add_task("", total=len(jobs))
-        for script, seed in jobs:
-            progress.update(task, description=f"{script}, seed {seed}")
-            its = load_script(script).Config(
-                name=script, seed=seed, output_dir=config.output_dir, no_validation=script not in LINEAR and seed > 1
-            )
-            if not is_done(its, competition):
-                log = logs / f"{script}-{seed}.log"
-                with log.open("w") as file:
-                    done = subprocess.run(
-                        [sys.executable, *command_of(its, script, config, competition)], stdout=file, stderr=subprocess.STDOUT
-                    )
-                if done.returncode:
-                    failed += 1
-                    progress.console.print(f"{script}, seed {seed}: ended with {done.returncode}, see {log}")
+        task = progress.add_task("", total=len(commands))
+        for name, command in commands.items():
+            progress.update(task, description=name)
+            log = logs / f"{name}.log"
+            with log.open("w") as file:
+                done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+            if done.returncode:
+                failed += 1
+                progress.console.print(f"{name}: ended with {done.returncode}, see {log}")
             progress.advance(task)
-    leaderboard.update(config.output_dir / "results", config.pages)
-    report.write(config.output_dir, config.output_dir / "results", config.data_dir)
     return failed
 
 

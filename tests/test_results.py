@@ -163,9 +163,10 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
     where = "--data-dir", competition, "--output-dir", tmp_path, "--pages", readme
-    command = "-m", "benchmarks.leaderboard", "--scripts", "tfidf", *where
+    command = "-m", "benchmarks.leaderboard", "--rows", "tfidf", *where
     run(*command)
     assert "| tfidf |" in readme.read_text() and "tfidf" in (tmp_path / "report" / "index.html").read_text()
+    assert (tmp_path / "submissions" / "published" / "tfidf.csv.gz").is_file()
     result = tmp_path / "results" / "tfidf.json"
     first = result.read_text()
     run(*command)
@@ -188,21 +189,33 @@ def test_the_leaderboards_runs_are_made_once(competition, tmp_path):
     run("tfidf.py", "--max-train-samples", "100", *where[:4])
     run(*command)
     assert submission.read_bytes() == whole
-    assert "name some of tfidf" in run("-m", "benchmarks.leaderboard", "--scripts", "tfidf.py", *where, code=2).stderr
+    assert "name some of tfidf" in run("-m", "benchmarks.leaderboard", "--rows", "tfidf.py", *where, code=2).stderr
+
+
+def test_the_leaderboards_rows_are_of_valid_options(tmp_path):
+    """Each command has its row's name; the members of an ensemble have folds."""
+    config = leaderboard_runs.Config(output_dir=tmp_path)
+    for name, row in leaderboard_runs.ROWS.items():
+        runs = [leaderboard_runs.run_config_of(name, seed, config) for seed in ((1, 2) if row.has_seeds else (1,))]
+        assert [(run.name, run.seed, run.no_validation) for run in runs] == [(name, 1, False), (name, 2, True)][: len(runs)]
+        assert all(run.save_results and run.output_dir == tmp_path for run in runs)
+        assert {getattr(run, "precision", "fp32") for run in runs} == {"fp32"}
+    for members in leaderboard_runs.ENSEMBLES.values():
+        assert all(leaderboard_runs.run_config_of(member, 1, config).folds == 5 for member in members)
 
 
 def test_a_quick_try_makes_room_for_the_leaderboards_run(competition, tmp_path):
     """Resumed is what was begun with the same options, and nothing else."""
     config, here = leaderboard_runs.Config(output_dir=tmp_path), competition_data.Competition(competition, "--data-dir")
-    its = cnn.Config(name="cnn", output_dir=tmp_path)
+    its = leaderboard_runs.run_config_of("cnn", 1, config)
     train = here.read(competition_data.TRAIN)
     split = split_checksum(train.ids, [split.held_out for split in validation_splits(its, train.ids, train.labels)])
     for begun, content, held_out, is_resumed in (
-        (replace(its, max_train_samples=9), here.checksum, split, False), (its, "of others", split, False),
+        (replace(its, max_train_samples=9, save_results=False), here.checksum, split, False), (its, "of others", split, False),
         (its, here.checksum, "others", False), (its, here.checksum, split, True),
     ):  # fmt: skip
         start_or_resume(begun, data=content, split=held_out)
-        assert ("--resume" in leaderboard_runs.command_of(its, "cnn", config, here)) == is_resumed
+        assert ("--resume" in leaderboard_runs.command_of("cnn", 1, config, here)) == is_resumed
     with pytest.raises(UserError, match="its folds is None where this one's is 4"):
         # a fold's model was trained on other reviews than that of more folds
         start_or_resume(replace(its, resume=True, folds=4), data=here.checksum)
