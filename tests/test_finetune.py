@@ -593,6 +593,8 @@ def test_the_contrastive_loss_and_its_gradient_are_the_papers(labels):
     torch.testing.assert_close(ours, papers)
     torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (ours, papers)))
     assert torch.equal(supervised_contrastive(features, torch.tensor(labels) * 0.4 + 0.3).mean(), ours)  # probabilities
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(supervised_contrastive(features, torch.tensor(labels)).mean(), ours)
 
 
 @pytest.mark.parametrize("labels", [[1], [0, 1]])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity
 
 from popcorn.config import TrainingConfig
 from popcorn.errors import log
@@ -26,26 +26,27 @@ def duplicate_batch(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.cat([tensor, tensor]) for tensor in tensors)
 
 
-def symmetric_kl(log_odds: Tensor) -> Tensor:
-    """Symmetric KL divergence between the halves (equation 2): log-odds (2 * batch,) -> (batch,)
+def symmetric_kl(logits: Tensor) -> Tensor:
+    """Symmetric KL divergence between the halves (equation 2): logits (2 * batch,) -> (batch,)
 
     It is half the sum of both divergences. For two classes this sum is the difference of the probabilities times the difference
-    of the log-odds.
+    of the logits.
     """
-    (first, second), (p, q) = log_odds.chunk(2), log_odds.sigmoid().chunk(2)
+    (first, second), (p, q) = logits.chunk(2), logits.sigmoid().chunk(2)
     return (p - q) * (first - second) / 2
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor) -> Tensor:
     """Contrastive loss of each review (Gunel et al. 2021, equation 3): (batch, hidden), (batch,) -> float32 (batch,)
 
-    The mean negative log-probability of the other reviews of its label, among all other reviews, by the cosine of their features.
-    It is 0 for a review without another one of its label. Labels may be probabilities, and above 0.5 are positive.
+    The mean negative log-probability of the reviews with the same label: a softmax over all other reviews, of the cosine between
+    the features divided by the temperature. It is 0 if no other review has that label. Labels may be probabilities, and above 0.5
+    are positive.
     """
-    unit = normalize(features.float(), dim=1)
-    scores = (unit @ unit.T).float() / TEMPERATURE  # (batch, batch)
+    features = features.float()  # also under autocast, which would round a product of matrices
+    scores = cosine_similarity(features.unsqueeze(1), features, dim=-1) / TEMPERATURE  # (batch, batch)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    # the lowest finite number instead of infinity, for which a batch of one review would have no gradient
+    # the lowest finite number, since infinity would make the gradient of a single review NaN
     log_probability = scores.masked_fill(itself, torch.finfo(scores.dtype).min).log_softmax(1)
     classes = labels > 0.5
     positives = (classes.unsqueeze(1) == classes) & ~itself
@@ -56,7 +57,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor) -> Tensor:
 def pooled_features(model: nn.Module) -> Iterator[list[Tensor]]:
     """A list of one tensor (batch, hidden) per forward pass: the input of the model's last linear layer.
 
-    This is the last hidden layer before the logits, in every classifier of this collection and of the library.
+    This is the last hidden layer before the logits, in every classifier of this collection and of transformers.
     """
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     features: list[Tensor] = []
