@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 class LanguageModel(nn.Module):
     """tokens (batch, time), lengths (batch,) -> log-probabilities (targets,)
 
-    Targets are all words but the first, from the forward LSTM. All words but the last follow, from the backward LSTM.
+    The forward LSTM predicts every word but the first. Then the backward LSTM predicts every word but the last.
     """
 
     def __init__(self, config: Config, vectors: Tensor, counts: Tensor):
@@ -133,7 +133,7 @@ class LMLSTM(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
         states = torch.cat(self.encoder(tokens, lengths, perturbation), dim=-1)  # (batch, time, 2 * hidden)
-        # concat pooling (Howard & Ruder 2018, section 3.3), without the last states, which the maximum includes
+        # concat pooling (Howard & Ruder 2018, section 3.3), of the maximum and the mean alone
         pooled = torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)  # (batch, 4 * hidden)
         return self.classifier(self.dropout(pooled)).squeeze(-1)
 
@@ -141,7 +141,7 @@ class LMLSTM(nn.Module):
 def train(session: Session) -> None:
     """Mini-batch training with AdamW, linear warm-up and decay, and gradient clipping.
 
-    Validates after every epoch. With the mixed objective, an epoch has the unlabeled reviews too.
+    Validates after every epoch. With `vat` or `entropy`, an epoch has the unlabeled reviews too.
     """
     config, model = session.config, session.model
     if config.is_mixed:
@@ -158,7 +158,7 @@ def train(session: Session) -> None:
                         if config.is_mixed:  # two passes, the second one with the perturbation
                             logits, perturbed = adversarial_passes(model, inputs, labels, frequency, config.epsilon)
                             loss = cross_entropy(logits, labels) + config.adversarial * cross_entropy(perturbed, labels)
-                            loss = loss / labeled_fraction  # so over batches it is a mean of the labeled reviews
+                            loss = loss / labeled_fraction  # averaged over batches, this is the mean over labeled reviews
                             loss = loss + config.vat * kl_divergence(logits, perturbed) + config.entropy * entropy(logits)
                         else:
                             logits = model(*inputs)  # (micro-batch,)

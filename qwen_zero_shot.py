@@ -24,8 +24,8 @@ class Config(ZeroShotConfig):
     label_words: tuple[str, str] = ("negative", "positive")
     """words for a negative and for a positive review, each a single token with the space before it"""
     max_length: Count = 512
-    """maximum number of tokens of a prompt without its examples; a longer review keeps its first quarter and last three
-    quarters"""
+    """maximum number of tokens of a prompt without its examples; of a longer review, a quarter of them are from its start
+    and the rest from its end"""
     shots: EvenCount = 0
     """number of labeled examples, half of each class: the same for all reviews, and none from the validation set"""
     shot_length: Count = 128

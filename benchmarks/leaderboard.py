@@ -1,8 +1,8 @@
 """All rows that need no GPU, on the full data: the source of the README's table.
 
-A row that is recorded, and whose models are here, is left out. One that was stopped continues. So the same command is given until
-nothing is left to do. The first seed is validated, the others are trained at once. At the end the ensembles are blended. Then
-tables and report are written and the probabilities are published, whether all went well or not.
+Recorded rows with saved models are left out, and stopped runs resume. So the same command is given until nothing is left to do.
+The first seed is validated; the others are trained on all reviews, without validation. At the end the ensembles are blended,
+tables and report are written, and the probabilities are published, even if a run failed.
 """
 
 import functools
@@ -15,7 +15,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.layouts import minilm
-from popcorn.config import RunConfig, parse
+from popcorn.config import Count, RunConfig, parse
 from popcorn.data import competition as competition_data
 from popcorn.data.splits import split_checksum, validation_splits
 from popcorn.errors import UserError, exit_on_user_error
@@ -63,11 +63,10 @@ ROWS = {
     "lm_lstm-folds": Row("lm_lstm", FOLDS),
     "minilm-folds": Row("bert_trainer", (*MINILM, *FOLDS, "--max-length", "128", "--epochs", "1")),
 }
-NEURAL_MEMBERS = "gru-folds", "capsule_lstm-folds", "paragraph_vectors-folds", "dv_cosine-folds", "lm_lstm-folds"
-ENSEMBLES = {
-    "ensemble": ("tfidf-folds", "nbsvm-folds", *NEURAL_MEMBERS),
-    "ensemble-minilm": ("tfidf-folds", "nbsvm-folds", *NEURAL_MEMBERS, "minilm-folds"),
-}
+MEMBERS = (
+    "tfidf-folds", "nbsvm-folds", "gru-folds", "capsule_lstm-folds", "paragraph_vectors-folds", "dv_cosine-folds", "lm_lstm-folds"
+)  # fmt: skip
+ENSEMBLES = {"ensemble": MEMBERS, "ensemble-minilm": (*MEMBERS, "minilm-folds")}
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Config:
 
     rows: tuple[str, ...] = tuple(ROWS)
     """names of rows"""
-    seeds: int = 3
+    seeds: Count = 3
     """number of runs of each model with a row of several seeds"""
     data_dir: Path | None = None
     """folder with the competition's files"""
@@ -116,8 +115,8 @@ def read_train(competition: competition_data.Competition) -> competition_data.Re
     return competition.read(competition_data.TRAIN)
 
 
-def is_begun(run: RunConfig, competition: competition_data.Competition) -> bool:
-    """Whether the run's folder, where there is one, is of the same options, data and validation split."""
+def can_resume(run: RunConfig, competition: competition_data.Competition) -> bool:
+    """Whether the run's folder, if there is one, has the same options, data and validation split."""
     train = read_train(competition)
     held_out = [split.held_out for split in validation_splits(run, train.ids, train.labels)]
     return not differing_settings(run, data=competition.checksum, split=split_checksum(train.ids, held_out))
@@ -126,13 +125,13 @@ def is_begun(run: RunConfig, competition: competition_data.Competition) -> bool:
 def is_done(run: RunConfig, competition: competition_data.Competition) -> bool:
     """Whether the run is recorded and its last model is here; a fresh clone has none."""
     last = folder_of(run) / (f"fold-{run.folds}" if run.folds else "refit") / PREDICTIONS
-    return is_recorded(run, competition) and last.is_file() and is_begun(run, competition)
+    return is_recorded(run, competition) and last.is_file() and can_resume(run, competition)
 
 
 def command_of(name: str, seed: int, config: Config, competition: competition_data.Competition) -> list[str]:
-    """The command of a run; an older run with other options makes room for it."""
+    """The command of a run; an older run with other options is renamed to `.earlier`."""
     run = run_config_of(name, seed, config)
-    resume = ["--resume"] if hasattr(run, "resume") and is_begun(run, competition) else []
+    resume = ["--resume"] if hasattr(run, "resume") and can_resume(run, competition) else []
     return [str(ROOT / f"{ROWS[name].script}.py"), *arguments_of(name, seed, config), *resume]
 
 
@@ -158,8 +157,8 @@ def main(config: Config) -> int:
     failed = run_all(commands, config.output_dir / "runs" / "logs")
     results = config.output_dir / "results"
     leaderboard.update(results, config.pages)
-    publish([], config.output_dir, results, config.data_dir)
     report.write(config.output_dir, results, config.data_dir)
+    publish([], config.output_dir, results, config.data_dir)
     return failed
 
 

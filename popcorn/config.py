@@ -138,8 +138,8 @@ class TrainingConfig(RunConfig):
     """Options of all models that are trained by gradient descent."""
 
     max_length: Count = 400
-    """maximum number of tokens; a longer review keeps its first quarter and last three quarters, since the opinion is often at
-    the end"""
+    """maximum number of tokens; of a longer review, a quarter of them are from its start and the rest from its end, where the
+    opinion often is"""
     epochs: Count = 3
     """maximum number of epochs"""
     patience: Count = 2
@@ -223,8 +223,8 @@ class PretrainedConfig(TrainingConfig):
     """model id on the Hugging Face hub, a model on Kaggle (owner/model/framework/variation, or with /version), or a local
     folder"""
     max_length: Count = 512
-    """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019,
-    section 5.3.1)"""
+    """maximum number of tokens; of a longer review, a quarter of them are from its start and the rest from its end (head+tail,
+    Sun et al. 2019, section 5.3.1)"""
     batch_size: Count = 32
     """reviews per optimizer step, over all processes"""
     micro_batch_size: Count | None = None
@@ -279,7 +279,8 @@ class FrozenConfig(PretrainedConfig):
     """Options of frozen models with a small trainable adapter."""
 
     max_length: Count = 256
-    """maximum number of tokens; a longer review keeps its first quarter and last three quarters (head+tail, Sun et al. 2019)"""
+    """maximum number of tokens; of a longer review, a quarter of them are from its start and the rest from its end (head+tail,
+    Sun et al. 2019)"""
     bits: Literal[4, 8, 16, 32] | None = None
     """bits of each frozen weight; default: 8 on GPUs with compute capability 7.5 or higher (T4), 4 on older ones, 32 on a
     CPU"""

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from conftest import run_here
 from test_loop import first_gradient
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 import lm_lstm
@@ -161,6 +161,24 @@ def test_both_passes_have_the_same_dropout(dropout):
     found = [adversarial_passes(model, (TOKENS, LENGTHS), UNLABELED, FREQUENCY.float(), 1e-6) for _ in range(2)]
     assert all(torch.allclose(logits, perturbed, atol=1e-5) for logits, perturbed in found)
     assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)  # the next two have another
+
+
+class MeanInHalfPrecision(nn.Module):
+    """The mean over so many words that its gradient is almost zero, in float16 as on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, WIDTH)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
+        words = (self.embedding(tokens) + perturbation).half()
+        return (words * 2.0**-13).float().mean((1, 2)) * 2.0**-10
+
+
+def test_small_gradients_in_half_precision_have_a_direction():
+    torch.manual_seed(0)
+    logits, perturbed = adversarial_passes(MeanInHalfPrecision(), (TOKENS, LENGTHS), UNLABELED, FREQUENCY.float(), 1e6)
+    assert (logits != perturbed).all()
 
 
 def test_dropped_words_are_perturbed_too(model):

@@ -206,9 +206,10 @@ def test_a_teacher_that_saw_the_validation_set_is_refused(finished, competition,
         labels_of(competition, "mixed", folder, no_validation=False, **options)
     for options in ({}, {"folds": 3}, {"split_by": "random"}):
         labels_of(competition, "linear", folder, no_validation=False, **options)
-    with pytest.raises(UserError, match="is that of the teacher, whose run this one would replace"):
-        config = lstm.Config(data_dir=competition, output_dir=folder, name="lstm", pseudo_labels="lstm")
-        PseudoLabels(config, competition_data.Competition(competition, "--data-dir"))
+    for name, teacher in (("lstm", "lstm"), ("lstm-folds", "mixed")):  # the second one is of the ensemble's members
+        config = lstm.Config(data_dir=competition, output_dir=folder, name=name, pseudo_labels=teacher)
+        with pytest.raises(UserError, match="is that of the teacher, whose run this one would replace"):
+            PseudoLabels(config, competition_data.Competition(competition, "--data-dir"))
 
 
 def test_a_run_that_does_not_fit_is_refused(finished, competition, tmp_path):

@@ -61,6 +61,7 @@ def publish_row(name: str, output_dir: Path, runs: list[dict], test_ids: list[st
     """
     folder = output_dir / "submissions"
     own, published = places = own_files(folder, name), published_files(folder, name)
+    missing = f"no probabilities in {own.test} or {output_dir / 'runs' / name} reproduce the score of a recorded run"
     for run in runs:
         saved = output_dir / "runs" / name / f"seed-{run['seed']}"
         test = next((table for table in predictions(places, saved, test_ids) if reproduces(run, score_of(table))), None)
@@ -69,14 +70,15 @@ def publish_row(name: str, output_dir: Path, runs: list[dict], test_ids: list[st
         out_of_fold = (read_predictions(each.out_of_fold, [OUT_OF_FOLD]) for each in places if each.out_of_fold.is_file())
         found = next((table for table in out_of_fold if reproduces_folds(run, table)), None)
         if has_folds(run) and found is None:
-            raise UserError(f"{own.out_of_fold} does not reproduce the folds in the row's record: run the recorded command again")
+            missing = f"{own.out_of_fold} does not reproduce the folds of a recorded run"
+            continue
         write_published(published.test, test)
         published.out_of_fold.unlink(missing_ok=True)  # that of a run with --folds before
         if found is not None:
             write_published(published.out_of_fold, found)
         log(f"{published.test}: seed {run['seed']}, {score_of(test).describe()}")
         return
-    raise UserError(f"{own.test} does not reproduce the score of a recorded run: run the recorded command again")
+    raise UserError(f"{missing}: run the recorded command again")
 
 
 def predictions(places: tuple[RunFiles, RunFiles], saved: Path, test_ids: list[str]) -> Iterator[pd.DataFrame]:

@@ -1,8 +1,8 @@
 """Adversarial and virtual adversarial training on word vectors (Miyato et al. 2017).
 
 The paper normalizes the word vectors, so that a model cannot make a perturbation small by making the vectors large. Here the
-perturbation is multiplied by their standard deviation instead. For the model both are the same, apart from the scale of its
-weights. But the vectors stay as they are. So a language model serves with and without adversarial training.
+perturbation is multiplied by their standard deviation instead. Both are equivalent, apart from the scale of the weights. But here
+the vectors do not change. So one language model serves with and without adversarial training.
 
 A label of NaN means an unlabeled review.
 """
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from popcorn.training.session import Session
+
+GRADIENT_SCALE = 2.0**10
+"""keeps small gradients from becoming zero in fp16; the direction does not depend on it"""
 
 
 def word_frequency(session: Session) -> Tensor:
@@ -41,7 +44,8 @@ def adversarial_passes(
     """Logits without and with the adversarial perturbation of the word vectors, each (batch,); both with the same dropout.
 
     inputs: tokens (batch, time) and lengths (batch,); labels (batch,); frequency (vocabulary,). The model adds its third input
-    (batch, time, width) to the word vectors. It has the norm `epsilon` over all words of a review, in standard deviations.
+    (batch, time, width) to the word vectors. The perturbation has the L2 norm `epsilon` over all words of a review, in standard
+    deviations of the word vectors.
 
     Its direction is that of the logit's gradient g. Virtual adversarial training finds its direction by power iteration (equation
     7). With two classes, the Hessian of the KL divergence is p (1 - p) g g^T, so one step finds g or -g: power iteration is not
@@ -52,7 +56,7 @@ def adversarial_passes(
     direction = scale.new_zeros(*inputs[0].shape, len(scale)).requires_grad_()
     with same_dropout(scale.device):
         logits = model(*inputs, scale * direction)
-    (gradient,) = torch.autograd.grad(logits.sum(), direction, retain_graph=True)  # zero at the padding
+    (gradient,) = torch.autograd.grad(GRADIENT_SCALE * logits.sum(), direction, retain_graph=True)  # zero at the padding
     is_positive = torch.where(labels.isnan(), logits > 0, labels > 0.5)
     sign = torch.where(is_positive, -1.0, 1.0).view(-1, 1, 1)
     return logits, model(*inputs, scale * sign * normalize(gradient.flatten(1)).view_as(gradient))

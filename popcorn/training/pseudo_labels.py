@@ -1,7 +1,8 @@
 """Soft pseudo-labels for the unlabeled reviews, from a teacher.
 
-A model is trained on pseudo-labels like on labels (Lee 2013). They are the teacher's probabilities, not its classes (Hinton et
-al. 2015). A teacher that uses n-grams and a model over word vectors complement each other (co-training, Blum & Mitchell 1998).
+A model is trained on pseudo-labels as if they were labels (Lee 2013). They are the teacher's probabilities, not its classes
+(Hinton et al. 2015). A teacher that uses n-grams and a model over word vectors complement each other (co-training, Blum &
+Mitchell 1998).
 """
 
 from dataclasses import replace
@@ -17,6 +18,7 @@ from popcorn.training.teachers import Reviews, find_teacher
 from popcorn.utils.processes import is_main_process
 
 TOO_HIGH = "unknown, so the validation metrics may be too high"
+"""the teacher's origin in the saved results"""
 
 
 class PseudoLabels:
@@ -40,7 +42,7 @@ class PseudoLabels:
             if is_main_process():
                 log(
                     f"{RULE}\nWARNING: what {config.pseudo_labels} was trained on is unknown. Where that includes this run's\n"
-                    f"validation reviews, its validation metrics are too high. The test score is not concerned.\n{RULE}"
+                    f"validation reviews, its validation metrics are too high. The test score is not affected.\n{RULE}"
                 )
 
     def add(self, split: Split) -> tuple[Split, np.ndarray]:

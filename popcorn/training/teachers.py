@@ -1,13 +1,13 @@
 """Teachers: models whose probabilities of the unlabeled reviews are soft labels for another model, the student.
 
 A teacher was not trained on reviews that its student is validated on. Otherwise the student's validation metrics would be too
-high. Only of a file of probabilities it is not known, so a run with one warns.
+high. For a file of probabilities, the training reviews are unknown, so the run warns.
 
-A scikit-learn model, alone or in an ensemble, is trained anew on each split's training reviews, with the options of its run. A
-neural model predicts with those of its saved models that were not trained on a validation review: that of the same hold-out or
-fold. Like its student, it selects its epoch on these reviews. An ensemble weighs such members by a logistic regression without
-the validation reviews. Only its few weights depend on them indirectly: another review's out-of-fold probability is by a model
-that was trained on them. The out-of-fold metrics of every stacked ensemble have the same limit.
+A scikit-learn model, alone or in an ensemble, is trained anew on each split's training reviews, with the options of its run. Of a
+neural run, only those saved models predict that were not trained on the split's validation reviews. Their epoch may have been
+selected on these reviews, like the student's own. An ensemble's weights are fitted without the validation reviews. They still
+depend on them a little: the members' other out-of-fold probabilities come from models that were trained on them. The out-of-fold
+metrics of every stacked ensemble have the same limit.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from popcorn.models.saved import (
     run_of,
     set_state,
 )
-from popcorn.models.stacker import ids_checksum, load_ensemble, log_odds, new_stacker
+from popcorn.models.stacker import SavedEnsemble, ids_checksum, load_ensemble, log_odds, new_stacker
 from popcorn.models.unlabeled import load_predictions
 from popcorn.utils.files import fingerprint
 from popcorn.utils.scripts import load_script
@@ -154,7 +154,7 @@ class FileTeacher:
         self.checksum, self.values = fingerprint(values.tobytes()), values[: reviews.count]
 
     def require_unseen(self, validation: np.ndarray) -> None:
-        """Does nothing, since it is not known."""
+        """Does nothing: the training reviews are unknown."""
 
     def probability(self, split: Split) -> np.ndarray:
         return self.values
@@ -196,9 +196,11 @@ def find_teacher(name: str, reviews: Reviews, config: TrainingConfig) -> Teacher
     if name.lower().endswith(TEACHER_FILES):
         return FileTeacher(Path(name), reviews)
     folder = run_of(name, config.output_dir)
-    if folder.resolve().is_relative_to((config.output_dir / "runs" / config.name).resolve()):
+    ensemble = load_ensemble(folder) if (folder / ENSEMBLE).is_file() else None
+    runs = [folder, *(folder.parent / run for run in (ensemble.runs if ensemble else []))]
+    if any(run.resolve().is_relative_to((config.output_dir / "runs" / config.name).resolve()) for run in runs):
         raise UserError(f"--name {config.name} is that of the teacher, whose run this one would replace: give another name")
-    return _ensemble(folder, reviews) if (folder / ENSEMBLE).is_file() else _run(folder, reviews)
+    return _ensemble(folder, ensemble, reviews) if ensemble else _run(folder, reviews)
 
 
 def _run(folder: Path, reviews: Reviews) -> Teacher:
@@ -209,8 +211,7 @@ def _run(folder: Path, reviews: Reviews) -> Teacher:
     return PredictedTeacher(folder, reviews)
 
 
-def _ensemble(folder: Path, reviews: Reviews) -> EnsembleTeacher:
-    ensemble = load_ensemble(folder)
+def _ensemble(folder: Path, ensemble: SavedEnsemble, reviews: Reviews) -> EnsembleTeacher:
     if ensemble.train_sha256 != ids_checksum(reviews.train_ids):
         raise UserError(f"the ensemble {folder} is of other training reviews: make it again on these")
     members = [_run(folder.parent / run, reviews) for run in ensemble.runs]
