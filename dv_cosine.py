@@ -43,9 +43,9 @@ class Config(RunConfig):
     scale: Positive = 6.0
     """factor of the cosine (alpha in the paper)"""
     negative: Positive = 5.0
-    """weight of the negative samples: their number for each term"""
+    """number of negative samples per term: a weight, since none are drawn"""
     sample: Probability = 1e-4
-    """threshold for downsampling frequent terms (Mikolov et al. 2013, section 2.3); 0 turns it off"""
+    """threshold for downsampling frequent terms, as in the code of word2vec (Mikolov et al. 2013); 0 turns it off"""
     vector_weight: Positive = 5.0
     """norm of the review's vector among the classifier's features"""
     alpha: Positive = 1.0
@@ -70,14 +70,14 @@ samples, the same for all reviews"""
 def loss_of(reviews: Tensor, terms: Tensor, counts: Tensor, negatives: Tensor, scale: float) -> Tensor:
     """Negative log-likelihood, summed (section 3.2): reviews (reviews, width) and unit vectors terms (terms, width) -> scalar.
 
-    counts and negatives (reviews, terms): how often each term is in the review, and among its negative samples.
+    counts and negatives (reviews, terms): expected number of each term in the review, and among its negative samples.
     """
     scores = scale * normalize(reviews) @ terms.T
     return -(counts * logsigmoid(scores) + negatives * logsigmoid(-scores)).sum()
 
 
 def infer(terms: Tensor, counts: Tensor, negatives: Tensor, scale: float) -> Tensor:
-    """The reviews' vectors with a small loss, (reviews, width), for fixed terms; arguments as in `loss_of`.
+    """The reviews' vectors for fixed terms, (reviews, width), by a few steps of Adam; arguments as in `loss_of`.
 
     They start from the sum of the reviews' terms.
     """
@@ -95,7 +95,7 @@ class CosineVectors(TransformerMixin, BaseEstimator):
     """Terms of reviews to the reviews' vectors, followed by the terms.
 
     The paper trains the vectors of reviews and terms together, for 120 epochs. Here the vectors of a batch's reviews are inferred
-    first, from the present terms. The terms then take one step.
+    first, from the current terms. The terms then take one step.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class CosineVectors(TransformerMixin, BaseEstimator):
         with tqdm(total=steps, desc="Training document vectors", unit="batch") as bar:
             for _ in range(self.epochs):
                 for rows in torch.randperm(features.shape[0], generator=generator).split(self.batch_size):
-                    counts, terms = self._dense(features[rows.numpy()])
-                    # terms are in a batch in proportion to their frequency; the power -1/4 makes it the usual power 3/4
+                    counts, terms = self._batch_terms(features[rows.numpy()])
+                    # the power -1/4 turns a frequency into the usual power 3/4
                     noise = counts.sum(0) * torch.from_numpy(self.counts_[terms]) ** -0.25
                     negatives = self.negative * counts.sum(1, keepdim=True) * noise / noise.sum()
                     vectors = normalize(embedding(torch.from_numpy(terms)))
@@ -137,14 +137,14 @@ class CosineVectors(TransformerMixin, BaseEstimator):
 
         A review without a known term has a vector of zeros.
         """
-        probability = self.counts_**0.75 / (self.counts_**0.75).sum()
-        samples = np.searchsorted(probability.cumsum(), (np.arange(NUM_SAMPLES) + 0.5) / NUM_SAMPLES)
+        cumulative = (self.counts_.astype(np.float64) ** 0.75).cumsum()
+        samples = np.searchsorted(cumulative, (np.arange(NUM_SAMPLES) + 0.5) / NUM_SAMPLES * cumulative[-1])
         samples = torch.from_numpy(self.vectors_[samples]).float()
         vectors = np.zeros((features.shape[0], self.vector_size), np.float32)
         by_length = np.argsort(np.diff(features.indptr), kind="stable")
         batches = np.split(by_length, range(INFERENCE_BATCH, len(by_length), INFERENCE_BATCH))
         for rows in tqdm(batches, "Vectors of reviews", disable=len(batches) < 2, unit="batch"):
-            counts, terms = self._dense(features[rows])
+            counts, terms = self._batch_terms(features[rows])
             negatives = self.negative / NUM_SAMPLES * counts.sum(1, keepdim=True).expand(-1, NUM_SAMPLES)
             vectors[rows] = infer(
                 torch.cat([torch.from_numpy(self.vectors_[terms]).float(), samples]),
@@ -154,8 +154,8 @@ class CosineVectors(TransformerMixin, BaseEstimator):
             )
         return hstack([csr_matrix(vectors), features], format="csr")
 
-    def _dense(self, features: csr_matrix) -> tuple[Tensor, np.ndarray]:
-        """The batch's terms, (terms,), and their counts after downsampling, (reviews, terms), in the other order.
+    def _batch_terms(self, features: csr_matrix) -> tuple[Tensor, np.ndarray]:
+        """Expected counts of the batch's terms after downsampling, (reviews, terms), and their columns in `features`, (terms,).
 
         Each count is multiplied by the probability of keeping its term.
         """

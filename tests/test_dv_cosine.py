@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_vectors(features, vectors):
 
 
 def test_frequent_terms_count_less(features):
-    counts, terms = fitted(features, epochs=1, sample=0.001)._dense(features[:3])
+    counts, terms = fitted(features, epochs=1, sample=0.001)._batch_terms(features[:3])
     share = np.asarray(features.sum(0)).ravel() / features.sum()
     kept = np.minimum(1, np.sqrt(0.001 / share) + 0.001 / share)
     assert np.allclose(counts.numpy(), (features[:3].toarray() * kept)[:, terms]) and kept.min() < 1
