@@ -37,9 +37,9 @@ class Row:
     """whether it is run with several seeds"""
 
 
-MINILM = "--learning-rate", "2e-4"
-"""beside `--model`, which depends on where the package is"""
+MINILM_RECIPE = "--learning-rate", "2e-4"
 FOLDS = "--folds", "5"
+PSEUDO_LABELS = "--pseudo-labels", "nbsvm", "--epochs", "2"
 ROWS = {
     "tfidf": Row("tfidf"),
     "nbsvm": Row("nbsvm"),
@@ -52,19 +52,21 @@ ROWS = {
     "cnn_lstm": Row("cnn_lstm", has_seeds=True),
     "capsule_lstm": Row("capsule_lstm", has_seeds=True),
     "transformer": Row("transformer", has_seeds=True),
-    "minilm": Row("bert_trainer", (*MINILM, "--max-length", "256", "--epochs", "2")),
+    "lstm-pseudo-labels": Row("lstm", PSEUDO_LABELS),
+    "minilm": Row("bert_trainer", (*MINILM_RECIPE, "--max-length", "256", "--epochs", "2")),
     "tfidf-folds": Row("tfidf", FOLDS),
     "nbsvm-folds": Row("nbsvm", FOLDS),
     "paragraph_vectors-folds": Row("paragraph_vectors", FOLDS),
     "dv_cosine-folds": Row("dv_cosine", FOLDS),
     "gru-folds": Row("gru", (*FOLDS, "--max-length", "1000")),
     "lstm-folds": Row("lstm", FOLDS),
-    "capsule_lstm-folds": Row("capsule_lstm", (*FOLDS, "--max-length", "1000")),
-    "lm_lstm-folds": Row("lm_lstm", FOLDS),
-    "minilm-folds": Row("bert_trainer", (*MINILM, *FOLDS, "--max-length", "128", "--epochs", "1")),
+    "capsule_lstm-pseudo-labels-folds": Row("capsule_lstm", (*PSEUDO_LABELS, *FOLDS, "--max-length", "1000")),
+    "lm_lstm-folds": Row("lm_lstm", (*FOLDS, "--epochs", "2", "--hidden", "512", "--pretrain-epochs", "3")),  # without a GPU
+    "minilm-folds": Row("bert_trainer", (*MINILM_RECIPE, *FOLDS, "--max-length", "128", "--epochs", "1")),
 }
 MEMBERS = (
-    "tfidf-folds", "nbsvm-folds", "gru-folds", "capsule_lstm-folds", "paragraph_vectors-folds", "dv_cosine-folds", "lm_lstm-folds"
+    "tfidf-folds", "nbsvm-folds", "gru-folds", "capsule_lstm-pseudo-labels-folds", "paragraph_vectors-folds", "dv_cosine-folds",
+    "lm_lstm-folds",
 )  # fmt: skip
 ENSEMBLES = {"ensemble": MEMBERS, "ensemble-minilm": (*MEMBERS, "minilm-folds")}
 
@@ -76,7 +78,7 @@ class Config:
     rows: tuple[str, ...] = tuple(ROWS)
     """names of rows"""
     seeds: Count = 3
-    """number of runs of each model with a row of several seeds"""
+    """number of seeds of each row that has several"""
     data_dir: Path | None = None
     """folder with the competition's files"""
     output_dir: Path = Path(".")
@@ -86,7 +88,7 @@ class Config:
 
     @property
     def folders(self) -> list[str]:
-        """The options that name the folders, as a command has them."""
+        """The command's options for the folders."""
         return ["--output-dir", str(self.output_dir)] + (["--data-dir", str(self.data_dir)] if self.data_dir else [])
 
 

@@ -164,7 +164,7 @@ def test_both_passes_have_the_same_dropout(dropout):
 
 
 class MeanInHalfPrecision(nn.Module):
-    """The mean over so many words that its gradient is almost zero, in float16 as on a GPU."""
+    """A mean in float16, as on a GPU, with a gradient that is almost zero."""
 
     def __init__(self):
         super().__init__()

@@ -143,6 +143,12 @@ def test_the_first_recorded_seed_is_published_though_the_submission_is_the_last_
     assert score_file(folder / path, competition_ids(competition)).auc == pytest.approx(last["auc"], abs=1e-9)
 
 
+def test_another_seed_is_published_where_the_folds_of_the_first_are_gone(made, competition, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "copy")
+    add_row(folder, competition, "two-folds", seeds=(1, 2))  # the second seed's out-of-fold file replaces the first one's
+    assert "seed 2" in published(folder, competition, "two-folds")
+
+
 def test_what_does_not_reproduce_its_record_is_refused(made, competition, tmp_path):
     folder = shutil.copytree(made, tmp_path / "copy", ignore=shutil.ignore_patterns("runs", "published"))
     test, out_of_fold = (folder / "submissions" / f"words-folds{ending}" for ending in (".proba.csv", ".oof.csv"))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
 import cnn
 from benchmarks import leaderboard as leaderboard_runs
@@ -200,6 +200,8 @@ def test_the_leaderboards_rows_are_of_valid_options(tmp_path):
         assert [(run.name, run.seed, run.no_validation) for run in runs] == [(name, 1, False), (name, 2, True)][: len(runs)]
         assert all(run.save_results and run.output_dir == tmp_path for run in runs)
         assert {getattr(run, "precision", "fp32") for run in runs} == {"fp32"}
+    rows = leaderboard_runs.ROWS.keys() | leaderboard_runs.ENSEMBLES.keys()
+    assert {path.stem for path in (ROOT / "results").glob("*.json")} <= rows  # each published row can be made again
     for members in leaderboard_runs.ENSEMBLES.values():
         assert all(leaderboard_runs.run_config_of(member, 1, config).folds == 5 for member in members)
 
