@@ -197,9 +197,6 @@ class WordVectorConfig(TrainingConfig):
     """required dimension of the word vectors; default: any"""
     embedding_lr_scale: Positive = 0.1
     """learning rate of the word vectors, relative to that of the other parameters"""
-    ema_decay: Probability = 0.0
-    """decay of the exponential moving average of the weights, which is then validated and predicts; 0 turns it off. Sachan et al.
-    2019 use 0.999; after t steps it is at most (1 + t) / (10 + t), so the average forgets the first steps"""
     rdrop_alpha: NonNegative = 0.0
     """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
     label_smoothing: Probability = 0.0

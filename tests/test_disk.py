@@ -30,8 +30,7 @@ def largest(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "given"),
     [
-        pytest.param("lstm", [*SMALL, "--hidden", 200], marks=pytest.mark.slow),
-        ("lstm", [*SMALL, "--hidden", 200, "--ema-decay", 0.9]),
+        ("lstm", [*SMALL, "--hidden", 200]),
         ("bert_trainer", ["--epochs", 2, "--batch-size", 32, "--max-length", 32, "--learning-rate", 0.005]),
     ],
 )

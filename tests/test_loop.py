@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -24,7 +23,6 @@ from popcorn.training import loop
 from popcorn.training.fit_result import FitResult
 from popcorn.training.session import Session
 from popcorn.training.word_model import WordModelTask
-from popcorn.utils import hardware
 
 WORDS, REVIEWS = 30, 120
 VALIDATED = Split("validated", np.arange(100), np.arange(100, 120))
@@ -55,17 +53,14 @@ def session_of(reviews, tmp_path):
     def build(change=lambda model: model, deadline=float("inf"), folder="fit", split=VALIDATED, speed=0.0, **options):
         options = {
             "hidden": 8, "epochs": 3, "batch_size": 16, "learning_rate": 0.02, "checkpoint_every": 2, "name": "test",
-            "embedding_lr_scale": 1.0, "precision": "fp32",
+            "embedding_lr_scale": 1.0,
         } | options  # fmt: skip
         task = WordModelTask(lambda config, vectors: change(LSTM(config, vectors)), LoopConfig(**options))
         task.train, labels = reviews
         task.test = task.train
         task.vectors = torch.randn(WORDS, 12, generator=torch.Generator().manual_seed(3))
         (tmp_path / folder).mkdir(exist_ok=True)
-        accelerator = Accelerator(
-            cpu=True, mixed_precision=task.config.precision.replace("fp32", "no"),
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-        )  # fmt: skip
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
         return Session(task, split, labels, accelerator, tmp_path / folder, deadline, speed)
 
     return build
@@ -86,7 +81,7 @@ def test_it_learns_and_keeps_the_best_epoch(session_of):
     assert ((result.validation > 0.5) == session.labels[100:]).mean() > 0.85
 
 
-@pytest.mark.parametrize("options", [{}, {"rdrop_alpha": 1.0, "ema_decay": 0.9}])
+@pytest.mark.parametrize("options", [{}, {"rdrop_alpha": 1.0}])
 def test_the_loops_of_the_scripts_train_as_the_shared_one(options, session_of):
     """Some copies have the contrastive loss or the mixed objective, off here; gradients are clipped and accumulated."""
     loops = {
@@ -137,9 +132,8 @@ class NoMemory(nn.Module):
         return self.inner(tokens, lengths)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_without_memory_the_same_gradient_comes_from_smaller_pieces(ema_decay, session_of, capsys):
-    without_dropout = {"dropout": 0.0, "word_dropout": 0.0, "ema_decay": ema_decay}
+def test_without_memory_the_same_gradient_comes_from_smaller_pieces(session_of, capsys):
+    without_dropout = {"dropout": 0.0, "word_dropout": 0.0}
     plenty = train(session_of(folder="plenty", **without_dropout))
     scarce = session_of(lambda model: NoMemory(model, 5), folder="scarce", **without_dropout)
     result = train(scarce)
@@ -186,11 +180,10 @@ def in_one_block(model):
     return model
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize("change", [lambda model: model, in_one_block])
-def test_time_runs_out_and_the_fit_goes_on_later(session_of, change, ema_decay):
-    whole = train(session_of(folder="whole", ema_decay=ema_decay))
-    first = session_of(change, folder="parts", ema_decay=ema_decay)
+def test_time_runs_out_and_the_fit_goes_on_later(session_of, change):
+    whole = train(session_of(folder="whole"))
+    first = session_of(change, folder="parts")
     steps, end_step = 0, first.end_step
 
     def count():
@@ -203,7 +196,7 @@ def test_time_runs_out_and_the_fit_goes_on_later(session_of, change, ema_decay):
     first.end_step = count
     result = train(first)
     assert not result.complete and steps == 10 and len(result.test) == REVIEWS and len(result.history) == 1
-    again = train(session_of(change, folder="parts", ema_decay=ema_decay))
+    again = train(session_of(change, folder="parts"))
     assert again.complete and np.array_equal(again.test, whole.test) and np.array_equal(again.validation, whole.validation)
     assert [epoch["loss"] for epoch in again.history] == [epoch["loss"] for epoch in whole.history]
 
@@ -228,94 +221,7 @@ def test_word_vectors_learn_at_their_own_rate(session_of):
     assert len(rest["params"]) + 1 == len(list(session.model.parameters()))
 
 
-def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: weights.detach().double() for name, weights in model.named_parameters()}
-
-
-def weights_of_steps(session: Session) -> list[dict[str, torch.Tensor]]:
-    """The weights after each step, once the session is trained."""
-    steps, step = [], session.scheduler.step
-    session.scheduler.step = lambda: (steps.append(weights_of(session.model)), step())
-    return steps
-
-
-def exponential_average(steps: list[dict[str, torch.Tensor]], decay: float) -> dict[str, torch.Tensor]:
-    """As a sum, with the share of each step: 1 - d of its own step, times d of each later one."""
-    decays = [0.0] + [min(decay, (1 + t) / (10 + t)) for t in range(1, len(steps))]
-    shares = [(1 - own) * np.prod(decays[t + 1 :]) for t, own in enumerate(decays)]
-    assert sum(shares) == pytest.approx(1)
-    return {name: sum(share * each[name] for share, each in zip(shares, steps, strict=True)) for name in steps[0]}
-
-
-@pytest.mark.parametrize("decay", [0.6, 0.999])
-def test_averaged_weights_are_validated_and_saved_and_predict(decay, session_of):
-    """0.6 is reached after thirteen steps of 28, and 0.999 never; the best epoch is not the last."""
-    session = session_of(ema_decay=decay, epochs=4, patience=4, learning_rate=0.2)
-    steps = weights_of_steps(session)
-    result = train(session)
-    assert len(steps) == 28 and result.epoch < 4
-    best, model = exponential_average(steps[: 7 * result.epoch], decay), LSTM(session.config, torch.zeros(WORDS, 12)).eval()
-    model.load_state_dict(load_file(session.fit_dir / "best.safetensors"))
-    for name, weights in weights_of(model).items():
-        assert torch.allclose(weights, best[name], atol=1e-5), name
-        assert not torch.allclose(weights, steps[7 * result.epoch - 1][name], atol=1e-3), name
-    with torch.no_grad():
-        found = torch.cat([model(*session.train.batch(np.array([row]))) for row in range(REVIEWS)]).sigmoid().numpy()
-    assert np.allclose(result.test, found, atol=1e-5) and np.allclose(result.validation, found[100:], atol=1e-5)
-    areas = [entry["validation_auc"] for entry in result.history]
-    assert result.epoch == int(np.argmax(areas)) + 1 and max(areas) == roc_auc_score(session.labels[100:], found[100:])
-
-
-def test_the_average_changes_nothing_in_training(session_of):
-    histories = {decay: train(session_of(folder=str(decay), patience=3, ema_decay=decay)).history for decay in (0.0, 0.9)}
-    for name, is_same in (("loss", True), ("accuracy", True), ("validation_loss", False)):
-        assert ([entry[name] for entry in histories[0.0]] == [entry[name] for entry in histories[0.9]]) == is_same
-
-
-def test_a_killed_training_goes_on_with_its_average(session_of):
-    """In step 11, with a checkpoint of step 9, the second one of the second epoch."""
-    whole = session_of(folder="whole", ema_decay=0.9)
-    expected = train(whole)
-    killed = session_of(folder="killed", ema_decay=0.9)
-    end_step = killed.end_step
-
-    def kill():
-        if killed.steps_taken == 10:
-            raise KeyboardInterrupt
-        end_step()
-
-    killed.end_step = kill
-    with pytest.raises(KeyboardInterrupt):
-        train(killed)
-    again = session_of(folder="killed", ema_decay=0.9)
-    assert int(again.average.n_averaged) == 9
-    found = train(again)
-    assert again.steps_taken == 12 and np.array_equal(found.test, expected.test)
-    assert (again.fit_dir / "best.safetensors").read_bytes() == (whole.fit_dir / "best.safetensors").read_bytes()
-
-
-def test_without_the_option_there_is_no_average(session_of):
-    session = session_of()
-    assert session.average is None and session.predictor is session.model
-    session.deadline = time.monotonic()
-    assert not train(session).complete
-    (checkpoint,) = session.fit_dir.glob("step-*")
-    assert len(list(checkpoint.glob("pytorch_model*"))) == 1
-
-
-@pytest.mark.skipif(hardware.mixed_precision("auto") != "bf16", reason="this processor has no bf16")
-def test_the_average_predicts_in_the_precision_of_the_model(session_of):
-    """The weights do not change here, so their average is the same."""
-    options = {"epochs": 1, "learning_rate": 1e-30, "precision": "bf16"}
-    found = [train(session_of(folder=str(decay), ema_decay=decay, **options)).test for decay in (0.0, 0.9)]
-    assert np.array_equal(*found)
-    AcceleratorState._reset_state(reset_partial_state=True)  # which keeps the first precision
-    assert not np.array_equal(found[1], train(session_of(folder="fp32", ema_decay=0.9, **options | {"precision": "fp32"})).test)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("ema-decay", -0.1), ("ema-decay", 1.0), ("rdrop-alpha", -1.0), ("label-smoothing", 1.0)]
-)
+@pytest.mark.parametrize(("option", "value"), [("rdrop-alpha", -1.0), ("label-smoothing", 1.0)])
 def test_options_have_bounds(option, value):
     with pytest.raises(UserError, match=f"--{option} is {value}: give"):
         Config(**{option.replace("-", "_"): value})

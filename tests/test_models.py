@@ -16,7 +16,6 @@ import lstm
 import transformer
 from popcorn.data.word_tokenizer import PAD
 from popcorn.errors import UserError
-from popcorn.training.weight_average import average_weights
 from popcorn.utils import hardware
 
 LENGTHS = torch.tensor([7, 1, 4])
@@ -65,23 +64,6 @@ def test_padding_and_company_change_nothing(name, precision, tolerance):
     for other in (padded, noise, alone):
         assert torch.allclose(together.float(), other.float(), rtol=tolerance, atol=tolerance)
     assert together.std() > 5 * tolerance  # a model that says the same of all reviews would pass the above
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_weights_of_every_model_can_be_averaged(name):
-    """After two steps: 2/11 of the first one's weights."""
-    model, steps = made(name), []
-    average = average_weights(model, decay=0.999)
-    for _ in range(2):
-        with torch.no_grad():
-            for weights in model.parameters():
-                weights += torch.rand_like(weights)
-        average.update_parameters(model)
-        steps.append([weights.clone() for weights in model.parameters()])
-    with torch.no_grad():
-        for weights, first, second in zip(model.parameters(), *steps, strict=True):
-            weights.copy_(first * 2 / 11 + second * 9 / 11)
-        assert torch.allclose(average.eval()(tokens(), LENGTHS), model(tokens(), LENGTHS), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

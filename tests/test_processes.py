@@ -187,8 +187,3 @@ def test_two_processes_share_the_mixed_objective(name, two_processes, tmp_path):
     for metric, values in two_processes[name].items():
         assert values == pytest.approx(alone[metric], abs=1e-5), metric
     assert alone["loss"][0] > alone["loss"][-1] + 0.05
-
-
-def test_two_processes_predict_with_averaged_weights(two_processes):
-    assert two_processes["averaged"]["loss"] == two_processes["mixed"]["loss"]
-    assert np.abs(np.array(two_processes["averaged"]["test"]) - two_processes["mixed"]["test"]).max() > 1e-3

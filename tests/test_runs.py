@@ -122,9 +122,7 @@ def test_a_finished_run_is_resumed_without_training(undisturbed, options):
     assert "batch/s" not in done.stderr and submissions(folder) == before
 
 
-@pytest.mark.parametrize(
-    "other", [("--hidden", "9"), ("--learning-rate", "0.01"), ("--max-train-samples", "300"), ("--ema-decay", "0.9")]
-)
+@pytest.mark.parametrize("other", [("--hidden", "9"), ("--learning-rate", "0.01"), ("--max-train-samples", "300")])
 def test_a_checkpoint_of_other_options_is_refused(undisturbed, options, other):
     done = run("lstm.py", *options, "--output-dir", undisturbed[0], "--resume", *other, code=2)
     assert "is of another run" in done.stderr and "settings.json" in done.stderr

@@ -29,7 +29,7 @@ TRAINERS = {
     "native": (PyTorchTrainer(bert_native.train), bert_native.BERT, bert_native.Config),
 }
 SIZES = 1, 2, 3
-MIXED = {"mixed": {}, "averaged": {"ema_decay": 0.9}, "R-Drop": {"rdrop_alpha": 1.0}}
+MIXED = {"mixed": {}, "R-Drop": {"rdrop_alpha": 1.0}}
 """options of trainings with the mixed objective"""
 
 

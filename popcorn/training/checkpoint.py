@@ -1,7 +1,7 @@
 """The training state of one split, and the checkpoints to resume it from.
 
-A checkpoint is a folder that appears only once it is complete. From Accelerate it has weights, their average if there is one,
-optimizer, scheduler and random states; position.json has the training state.
+A checkpoint is a folder that appears only once it is complete. It has weights, optimizer, scheduler and random states from
+Accelerate, and the training state in position.json.
 """
 
 import json
@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from popcorn.errors import UserError
 from popcorn.metrics import SELECTION_METRIC
@@ -107,11 +106,11 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def save_best(self, model: nn.Module) -> None:
-        """Saves the current weights as the best ones; of an `AveragedModel`, the averages."""
+        """Saves the current weights as the best ones."""
         if self.accelerator.is_main_process:
             with disk_errors_as_user_error(self.folder):
                 unfinished = self.best.with_suffix(".unfinished")
-                save_file(self._unwrap(model).state_dict(), unfinished)
+                save_file(self.accelerator.unwrap_model(model).state_dict(), unfinished)
                 unfinished.replace(self.best)
 
     def load_best(self, model: nn.Module) -> None:
@@ -119,7 +118,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.best.is_file():
             try:
-                self._unwrap(model).load_state_dict(load_file(self.best))
+                self.accelerator.unwrap_model(model).load_state_dict(load_file(self.best))
             except (OSError, RuntimeError, SafetensorError) as problem:
                 raise UserError(f"{self.best} is damaged ({problem}): leave out --resume to start again") from problem
 
@@ -138,10 +137,6 @@ class Checkpoints:
             raise UserError(
                 f"the checkpoint {finished[-1]} is damaged ({problem}): leave out --resume to start again"
             ) from problem
-
-    def _unwrap(self, model: nn.Module) -> nn.Module:
-        model = self.accelerator.unwrap_model(model)
-        return model.module if isinstance(model, AveragedModel) else model
 
     def _finished(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -9,8 +9,7 @@ from popcorn.utils.processes import is_main_process
 CHECKPOINTS = 3
 """maximum number of checkpoints of a split: the best one, the last one, and the one that is being written"""
 CHECKPOINT_BYTES = 12
-"""bytes per trained parameter in a checkpoint: the parameter and the two moments of AdamW, all in float32. With --ema-decay the
-average is a fourth, for which there is room: the PyTorch loop's best checkpoint has no moments"""
+"""bytes per trained parameter in a checkpoint: the parameter and the two moments of AdamW, all in float32"""
 MODEL_BYTES = 4
 """bytes per trained parameter of a finished split's model"""
 

@@ -29,5 +29,5 @@ def train(session: Session) -> None:
             session.optimizer.step()
             session.scheduler.step()
             session.optimizer.zero_grad()
-            session.end_step()  # with config.ema_decay, this averages the weights
+            session.end_step()
         session.end_epoch(session.evaluate())

@@ -28,7 +28,6 @@ from popcorn.training.losses import log_contrastive_limit
 from popcorn.training.memory import Pieces, average_gradients, fails_in_any_process, out_of_memory_error, recompute_activations
 from popcorn.training.model_task import ModelTask
 from popcorn.training.optim import optimizer_and_schedule
-from popcorn.training.weight_average import average_weights
 
 STEADY = 10  # steps until the speed is steady: the first ones load kernels
 
@@ -37,8 +36,7 @@ class Session:
     """The training of one model on one split.
 
     A loop iterates over `epochs`, `batches`, `attempts` and `micro_batches`. It calls `backward`, `end_step`, `evaluate` and
-    `end_epoch`. Model, optimizer and scheduler are attributes. `predictor` is the model, or with `--ema-decay` the average of its
-    weights.
+    `end_epoch`. Model, optimizer and scheduler are attributes.
     """
 
     def __init__(
@@ -64,12 +62,8 @@ class Session:
         self.is_out_of_time = False
         groups = task.parameter_groups(model, self.config)
         optimizer, scheduler = optimizer_and_schedule(groups, self.config, self.steps_per_epoch)
-        decay = getattr(self.config, "ema_decay", 0)
-        average = average_weights(model, decay) if decay else None
         # not wrapped in DistributedDataParallel, which would share gradients before all processes have computed theirs
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
-        self.average = accelerator.prepare_model(average, evaluation_mode=True) if average else None
-        self.predictor = self.average or self.model
         self.optimizer, self.scheduler = accelerator.prepare(optimizer, scheduler)
         self.checkpoints = Checkpoints(fit_dir, accelerator)
         set_seed(self.config.seed)
@@ -140,9 +134,7 @@ class Session:
         self.corrects.append(correct[: self.reviews].sum())  # with R-Drop every review is there twice
 
     def end_step(self) -> None:
-        """Averages the weights, counts the step, shows progress, and saves a checkpoint regularly."""
-        if self.average:
-            self.average.update_parameters(self.model)
+        """Counts the step, shows progress, and saves a checkpoint regularly."""
         state = self.state
         state.step, state.seen, state.unlabeled = state.step + 1, state.seen + self.batch_size, state.unlabeled + self.unlabeled
         state.loss, state.correct = state.loss + self.loss, state.correct + int(self.correct)
@@ -175,12 +167,12 @@ class Session:
         if self.accelerator.is_main_process:
             tqdm.write(f"{self.split.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in entry.items()))
         if state.best is entry:
-            self.checkpoints.save_best(self.predictor)
+            self.checkpoints.save_best(self.model)
         self.checkpoints.save(state, self._steps_done())
 
     def finish(self) -> FitResult:
         """Predicts with the best epoch's weights."""
-        self.checkpoints.load_best(self.predictor)
+        self.checkpoints.load_best(self.model)
         result = FitResult(
             validation=self.predict(self.train, self.split.validation),
             test=self.predict(self.test, np.arange(len(self.test))),
@@ -195,13 +187,13 @@ class Session:
     @torch.no_grad()
     def predict(self, reviews: EncodedReviews, rows: np.ndarray) -> np.ndarray:
         """The probability that each of the rows is positive, float64 (len(rows),)."""
-        self.predictor.eval()
+        self.model.eval()
         probability = torch.zeros(len(reviews), dtype=torch.float64)
         if len(rows):
             batches = sorted_batches(rows, reviews.lengths, 2 * self.micro_batch_size)
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 for piece, logit in self.pieces.predict(
-                    lambda piece: self.predictor(*self._inputs(reviews, piece)).float().cpu(), batch
+                    lambda piece: self.model(*self._inputs(reviews, piece)).float().cpu(), batch
                 ):
                     probability[piece] = torch.sigmoid(logit.double())
         if self.accelerator.num_processes > 1:  # each row has a value on one process, and 0 on the others
