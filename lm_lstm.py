@@ -17,7 +17,6 @@ from popcorn.config import Count, NonNegative, Positive, Probability, WordVector
 from popcorn.models.layers import BiRNN, mask_of, masked_max, masked_mean, word_embedding
 from popcorn.runs.run import run
 from popcorn.training.adversarial import adversarial_passes, cross_entropy, entropy, kl_divergence, word_frequency
-from popcorn.training.losses import duplicate_batch, symmetric_kl
 from popcorn.training.pytorch_trainer import PyTorchTrainer
 from popcorn.training.session import Session
 from popcorn.training.word_lm import LanguageModelTask
@@ -152,9 +151,6 @@ def train(session: Session) -> None:
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
-                        labels = labels + config.label_smoothing * (0.5 - labels)
-                        if config.rdrop_alpha:  # everything below twice, with different dropout
-                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
                         if config.is_mixed:  # two passes, the second one with the perturbation
                             logits, perturbed = adversarial_passes(model, inputs, labels, frequency, config.epsilon)
                             loss = cross_entropy(logits, labels) + config.adversarial * cross_entropy(perturbed, labels)
@@ -163,8 +159,6 @@ def train(session: Session) -> None:
                         else:
                             logits = model(*inputs)  # (micro-batch,)
                             loss = cross_entropy(logits, labels)
-                        if config.rdrop_alpha:
-                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
                         session.backward(loss / len(batch), logits, labels)
             session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             session.optimizer.step()

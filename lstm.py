@@ -1,8 +1,8 @@
 """Bidirectional LSTM over word vectors (Hochreiter & Schmidhuber 1997; Graves & Schmidhuber 2005).
 
-One LSTM runs from the first word of a review to the last, another one from the last to the first. Their states at each word
-are concatenated and projected. A linear layer classifies the maximum and the mean over the words. The training loop is
-popcorn/training/loop.py.
+One LSTM runs from the first word of a review to the last, another one from the last to the first. Their states at each word are
+concatenated and projected. A linear layer classifies the maximum and the mean over the words. The training reviews without a
+label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3

@@ -166,21 +166,23 @@ class TrainingConfig(RunConfig):
     pseudo_labels: str | None = None
     """train on the unlabeled reviews too, with soft labels from a teacher: nbsvm, which is trained on the labeled ones; the name
     of a finished run or ensemble (if neural, first run python -m popcorn predict --unlabeled --model NAME); or a .csv file of id
-    and probability. Each split has a teacher without its validation reviews, except for a file, whose model is not known"""
+    and probability; None: on the labeled ones alone. Each split has a teacher without its validation reviews, except for a file,
+    whose model is not known"""
 
     def prepare(self, script: str) -> None:
-        """A run with pseudo-labels has a different name."""
-        suffix = f"-pseudo-labels{_teacher_suffix(self.pseudo_labels)}" if self.pseudo_labels else ""
-        super().prepare(script + suffix)
+        """A run with pseudo-labels has a different name, unless they are the script's default."""
+        super().prepare(script + ("" if self.pseudo_labels == type(self).pseudo_labels else _teacher_suffix(self.pseudo_labels)))
 
 
-def _teacher_suffix(teacher: str) -> str:
-    """The end of a student's name: none for nbsvm, otherwise the teacher's name."""
+def _teacher_suffix(teacher: str | None) -> str:
+    """The end of a student's name; it has the teacher's name, except for nbsvm."""
+    if teacher is None:
+        return "-no-pseudo-labels"
     path = Path(teacher)
     run = f"{path.parent.name}-{path.name}" if path.name.startswith("seed-") else path.name
     for ending in (*TEACHER_FILES, ".unlabeled"):
         run = run.removesuffix(ending)
-    return "" if teacher == NBSVM else f"-{run}"
+    return "-pseudo-labels" + ("" if teacher == NBSVM else f"-{run}")
 
 
 @dataclass
@@ -197,11 +199,6 @@ class WordVectorConfig(TrainingConfig):
     """required dimension of the word vectors; default: any"""
     embedding_lr_scale: Positive = 0.1
     """learning rate of the word vectors, relative to that of the other parameters"""
-    rdrop_alpha: NonNegative = 0.0
-    """R-Drop: weight of the KL divergence between two passes with different dropout (alpha in Liang et al. 2021), or 0"""
-    label_smoothing: Probability = 0.0
-    """label smoothing: a label of 1 becomes 1 - label_smoothing / 2, one of 0 becomes label_smoothing / 2 (Szegedy et al. 2016,
-    section 7); 0 turns it off"""
     deterministic: bool = False
     """train word2vec with one worker: 1.4 times slower on two CPU cores. The same command then gives the same submission in
     every folder, on the same machine without a GPU (a GPU's sums have no fixed order)"""

@@ -285,12 +285,6 @@ def test_micro_batches_have_the_gradient_of_their_batch(session_of):
         assert gradient.abs().max() > 1e-4
 
 
-def test_rdrop_without_dropout_leaves_the_mixed_objective_as_it_is(session_of):
-    plain = first_gradients(session_of, folder="plain", **MIXED)
-    for weights, gradient in first_gradients(session_of, folder="rdrop", rdrop_alpha=3.0, **MIXED).items():
-        assert torch.allclose(gradient, plain[weights], atol=1e-6), weights
-
-
 def test_the_gradient_is_the_sum_of_its_terms(session_of):
     """Labeled terms are means of labeled reviews, the others of all reviews: here all are in one batch."""
     everything = {"batch_size": 120}
@@ -323,7 +317,7 @@ def test_unlabeled_reviews_take_part_and_their_labels_do_not(session_of):
 def test_training_accuracy_counts_the_labeled_reviews(session_of, bias, accuracy):
     """A model that does not change, and predicts one class for all; an epoch has all 120 reviews."""
     labels = np.repeat([1, 0, 1, 0], [10, 30, 10, 10])
-    session = session_of(**MIXED, learning_rate=1e-30, epochs=1, labels=labels, label_smoothing=0.2)  # which adds no label
+    session = session_of(**MIXED, learning_rate=1e-30, epochs=1, labels=labels)
     with torch.no_grad():
         session.model.classifier.bias += bias
     (entry,) = train(session).history

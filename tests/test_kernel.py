@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 from popcorn import __main__ as commands
 from popcorn.kaggle import kernel
+from popcorn.utils.scripts import load_script
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "parse(Config)" in path.read_text() and path.stem != "glove-gensim")
 HANDLE = "someone/bert/PyTorch/base-uncased/2"
@@ -38,8 +39,9 @@ def test_a_kernel_has_what_its_script_imports_and_no_other_model(script):
     made = written(script)
     names = [node.slice.value for node in ast.walk(ast.parse(made)) if isinstance(node, ast.Subscript) and isinstance(
         node.value, ast.Name) and node.value.id == "FILES"]  # fmt: skip
-    reader = "popcorn/data/competition.py"
-    assert reader in names and all(name.startswith("popcorn/") for name in names)
+    reader, teacher = "popcorn/data/competition.py", getattr(load_script(script).Config, "pseudo_labels", None)
+    assert reader in names
+    assert [name for name in names if not name.startswith("popcorn/")] == ([f"{teacher}.py"] if teacher else [])
     assert {"popcorn/kaggle/launch.py", "popcorn/kaggle/processes.py"} <= set(names) and "popcorn/kaggle/kernel.py" not in names
     assert (ROOT / f"{script}.py").read_text() in made and (ROOT / reader).read_text() in made
     others = [other for other in SCRIPTS if other != script and f"\nimport {other}" in made.split("# MODEL")[1]]

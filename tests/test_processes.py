@@ -11,7 +11,7 @@ import pretrained
 import pytest
 import torch
 from conftest import ROOT
-from two_processes import MIXED, mixed_training
+from two_processes import mixed_training
 
 import lstm
 import nbsvm
@@ -180,10 +180,9 @@ def test_two_processes_predict_fewer_reviews_than_they_are(two_processes):
             assert validation == pytest.approx(test if int(size) > 1 else [], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", MIXED)
-def test_two_processes_share_the_mixed_objective(name, two_processes, tmp_path):
+def test_two_processes_share_the_mixed_objective(two_processes, tmp_path):
     """They have other labeled reviews each, and train the model of a single process."""
-    alone = mixed_training(tmp_path, **MIXED[name])
-    for metric, values in two_processes[name].items():
+    alone = mixed_training(tmp_path)
+    for metric, values in two_processes["mixed"].items():
         assert values == pytest.approx(alone[metric], abs=1e-5), metric
     assert alone["loss"][0] > alone["loss"][-1] + 0.05

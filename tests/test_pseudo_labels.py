@@ -13,6 +13,7 @@ import torch
 from conftest import SMALL, run
 from transformers import BertConfig, BertForSequenceClassification
 
+import lm_lstm
 import lstm
 import nbsvm
 from popcorn.data import competition as competition_data
@@ -35,7 +36,7 @@ from popcorn.training.sklearn_pipeline import SklearnTrainer, TextTask
 from popcorn.training.word_model import WordModelTask
 
 HELD_OUT = Split("validated", np.arange(300), np.arange(300, 400))
-TINY = {"hidden": 4, "epochs": 1, "batch_size": 32, "learning_rate": 0.03, "precision": "fp32"}
+TINY = {"hidden": 4, "epochs": 1, "batch_size": 32, "learning_rate": 0.03, "precision": "fp32", "pseudo_labels": None}
 LINEAR = {"nbsvm": {"folds": 2}, "paragraph_vectors": {"folds": 2, "sample": 0, "vector_size": 20, "ngrams": 1, "epochs": 2}}
 
 
@@ -124,29 +125,41 @@ def test_without_unlabeled_reviews_it_says_so(competition, tmp_path):
     shutil.copytree(competition, folder)
     (folder / competition_data.UNLABELED).write_text("id\treview\n")
     for _ in range(2):  # an empty file, then none
-        with pytest.raises(UserError, match="leave the option out"):
+        with pytest.raises(UserError, match="give --pseudo-labels None"):
             labels_of(folder)
         (folder / competition_data.UNLABELED).unlink(missing_ok=True)
 
 
-def test_the_run_has_a_name_of_its_own(competition, glove, tmp_path):
-    done = run(
-        "lstm.py",
-        "--data-dir",
-        competition,
-        "--word-vectors",
-        glove,
-        *SMALL,
-        "--pseudo-labels",
-        "nbsvm",
-        "--output-dir",
-        tmp_path,
-    )
+def test_the_default_teacher_is_missed_by_no_one(competition, glove, tmp_path):
+    """Without the unlabeled file the default recipe says so, and trains as with `--pseudo-labels None`."""
+    folder = shutil.copytree(competition, tmp_path / "less", ignore=shutil.ignore_patterns(f"{competition_data.UNLABELED}*"))
+    options = ["--data-dir", folder, "--word-vectors", glove, *SMALL, "--output-dir", tmp_path]
+    default, without = run("lstm.py", *options), run("lstm.py", *options, "--pseudo-labels", "None")
+    assert f"lacks {competition_data.UNLABELED}: trained on the labeled reviews alone" in default.stdout
+    assert competition_data.UNLABELED not in without.stdout
+    submissions = tmp_path / "submissions"
+    assert (submissions / "lstm.proba.csv").read_bytes() == (submissions / "lstm-no-pseudo-labels.proba.csv").read_bytes()
+    refused = run("lstm.py", *options, "--pseudo-labels", "gru", code=2)
+    assert "give --pseudo-labels None" in refused.stderr and len(list(submissions.iterdir())) == 4
+
+
+def test_a_script_has_its_default_teacher(competition, glove, tmp_path):
+    done = run("lstm.py", "--data-dir", competition, "--word-vectors", glove, *SMALL, "--output-dir", tmp_path)
     assert "the teacher is trained on 400 labeled reviews" in done.stdout  # the refit's; the validated part's before
-    assert {path.name for path in (tmp_path / "submissions").iterdir()} == {
-        "lstm-pseudo-labels.csv",
-        "lstm-pseudo-labels.proba.csv",
-    }
+    assert {path.name for path in (tmp_path / "submissions").iterdir()} == {"lstm.csv", "lstm.proba.csv"}
+
+
+@pytest.mark.parametrize(
+    ("config", "teacher", "name"),
+    [
+        (lstm.Config, "nbsvm", "lstm"), (lstm.Config, None, "lstm-no-pseudo-labels"),
+        (lm_lstm.Config, "nbsvm", "lm_lstm-pseudo-labels"), (lm_lstm.Config, None, "lm_lstm"),
+    ],
+)  # fmt: skip
+def test_a_run_with_another_teacher_than_its_scripts_has_a_name_of_its_own(config, teacher, name):
+    options = config(pseudo_labels=teacher)
+    options.prepare(config.__module__)
+    assert options.name == name
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def page(glove, tmp_path_factory):
     stanford.write_competition(competition, reviews(400, 1), [*reviews(100, 2), ("99999_9", 1, TRICK)], reviews(60, 3, False))
     where = "--data-dir", competition, "--output-dir", folder
     run("tfidf.py", *where, "--save-results")
-    run("lstm.py", *where, "--word-vectors", glove, *SMALL, "--save-results")
+    run("lstm.py", *where, "--word-vectors", glove, *SMALL, "--pseudo-labels", "None", "--name", "lstm", "--save-results")
     run("-m", "popcorn", "report", *where, "--results", folder / "results")
     return folder / "report" / "index.html"
 

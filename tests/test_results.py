@@ -140,10 +140,10 @@ def test_a_record_from_before_an_option_existed_had_its_default(competition, tmp
     result = RunResult(np.zeros(0), {}, None, complete=True)
     save_results(config, here, result, Score(0.9, 0.95, 100))
     content = json.loads(path.read_text())
-    assert content["config"].pop("rdrop_alpha") == 0
+    assert content["config"].pop("embedding_lr_scale") == 0.1
     path.write_text(json.dumps(content))
-    assert is_recorded(config, here) and not is_recorded(replace(config, rdrop_alpha=0.9), here)
-    for seed, options, seeds in ((2, {}, [1, 2]), (3, {"rdrop_alpha": 0.9}, [3])):
+    assert is_recorded(config, here) and not is_recorded(replace(config, embedding_lr_scale=0.9), here)
+    for seed, options, seeds in ((2, {}, [1, 2]), (3, {"embedding_lr_scale": 0.9}, [3])):
         save_results(replace(config, seed=seed, **options), here, result, Score(0.9, 0.95, 100))
         assert [run["seed"] for run in json.loads(path.read_text())["runs"]] == seeds
 

@@ -29,8 +29,6 @@ TRAINERS = {
     "native": (PyTorchTrainer(bert_native.train), bert_native.BERT, bert_native.Config),
 }
 SIZES = 1, 2, 3
-MIXED = {"mixed": {}, "R-Drop": {"rdrop_alpha": 1.0}}
-"""options of trainings with the mixed objective"""
 
 
 def with_memory_for_two(forward):
@@ -69,14 +67,14 @@ def predicted(name: str, checkpoint: Path, folder: Path, rate: float, sizes: tup
     return found
 
 
-def mixed_training(folder: Path, **options: float) -> dict[str, list[float]]:
+def mixed_training(folder: Path) -> dict[str, list[float]]:
     """Five epochs of lm_lstm.py's mixed objective on 24 reviews: losses, accuracies, predictions.
 
     Every other review has no label.
     """
     config = lm_lstm.Config(
         hidden=8, batch_size=8, epochs=5, learning_rate=0.05, dropout=0.0, word_dropout=0.0, precision="fp32", output_dir=folder,
-        vat=1.0, adversarial=1.0, entropy=1.0, **options,
+        vat=1.0, adversarial=1.0, entropy=1.0,
     )  # fmt: skip
     generator = np.random.default_rng(0)
     task = WordModelTask(lm_lstm.LMLSTM, config)
@@ -110,8 +108,7 @@ if __name__ == "__main__":
         found[name] = predicted(name, checkpoint, folder / "fewer", 1e-30, SIZES)
         found[f"{name} trained"] = predicted(name, checkpoint, folder / "trained", 1e-3, (1,))
     found["gradients"] = averaged_gradients()
-    for name, options in MIXED.items():
-        found[name] = mixed_training(folder / name, **options)
+    found["mixed"] = mixed_training(folder / "mixed")
     BertEncoder.forward = with_memory_for_two(BertEncoder.forward)
     for name in TRAINERS:
         found[f"{name} limited"] = predicted(name, checkpoint, folder / "limited", 1e-3, (1,))

@@ -2,7 +2,6 @@
 
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from popcorn.training.losses import duplicate_batch, symmetric_kl
 from popcorn.training.session import Session
 
 
@@ -11,21 +10,16 @@ def train(session: Session) -> None:
 
     Validates after every epoch.
     """
-    config, model = session.config, session.model
+    model = session.model
     for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
         for batch in session.batches(epoch):  # a resumed run continues where it stopped
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
-                        labels = labels + config.label_smoothing * (0.5 - labels)
-                        if config.rdrop_alpha:  # two passes with different dropout
-                            inputs, (labels,) = duplicate_batch(*inputs), duplicate_batch(labels)
                         logits = model(*inputs)  # (micro-batch,)
                         loss = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
-                        if config.rdrop_alpha:
-                            loss = loss / 2 + config.rdrop_alpha / 2 * symmetric_kl(logits).sum()
                         session.backward(loss / len(batch), logits, labels)
-            session.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            session.accelerator.clip_grad_norm_(model.parameters(), session.config.max_grad_norm)
             session.optimizer.step()
             session.scheduler.step()
             session.optimizer.zero_grad()

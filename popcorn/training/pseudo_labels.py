@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from popcorn.config import NBSVM, TrainingConfig
-from popcorn.data.competition import RULE, Competition
+from popcorn.data.competition import RULE, UNLABELED, Competition
 from popcorn.data.splits import Split, validation_splits
 from popcorn.errors import log
 from popcorn.models.unlabeled import ORIGIN
@@ -52,6 +52,17 @@ class PseudoLabels:
         file, that is not known.
         """
         return add_unlabeled(split, self.labels, self.teacher.probability(split))
+
+
+def find_pseudo_labels(config: TrainingConfig, competition: Competition) -> PseudoLabels | None:
+    """The run's pseudo-labels, or None: without a teacher, or where the script's default teacher has no reviews to label."""
+    if not config.pseudo_labels:
+        return None
+    if config.pseudo_labels == type(config).pseudo_labels and competition.path(UNLABELED) is None:
+        if is_main_process():
+            log(f"{competition.folder} lacks {UNLABELED}: trained on the labeled reviews alone, without pseudo-labels")
+        return None
+    return PseudoLabels(config, competition)
 
 
 def add_unlabeled(split: Split, labels: np.ndarray, values: np.ndarray) -> tuple[Split, np.ndarray]:

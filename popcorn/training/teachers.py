@@ -50,7 +50,7 @@ class Reviews:
         if unlabeled is None or not unlabeled.texts:
             raise UserError(
                 f"--pseudo-labels: there are no reviews in {UNLABELED} (or its zip) of {competition.folder}; "
-                "put the competition's file there, or leave the option out"
+                "put the competition's file there, or give --pseudo-labels None"
             )
         train = competition.read(TRAIN)
         self.labels, self.train_ids = train.labels, train.ids

@@ -13,7 +13,7 @@ from popcorn.data.word_tokenizer import encode, read_corpus
 from popcorn.data.word_vectors import build_vocabulary
 from popcorn.models.saved import save_metadata, save_vocabulary
 from popcorn.training.model_task import ModelTask
-from popcorn.training.pseudo_labels import PseudoLabels
+from popcorn.training.pseudo_labels import find_pseudo_labels
 from popcorn.utils.files import fingerprint
 
 ModelClass = Callable[[WordVectorConfig, Tensor], nn.Module]
@@ -46,7 +46,7 @@ class WordModelTask(ModelTask):
         self.vectors = torch.from_numpy(self.vocabulary.vectors)
         vectors_sha256 = fingerprint(self.vocabulary.vectors.tobytes())
         self.provenance = {"vectors": self.vocabulary.source, "vectors_sha256": vectors_sha256}
-        self.pseudo_labels = PseudoLabels(config, self.competition) if config.pseudo_labels else None
+        self.pseudo_labels = find_pseudo_labels(config, self.competition)
 
     def build_model(self) -> nn.Module:
         return self.model_class(self.config, self.vectors)
