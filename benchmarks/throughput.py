@@ -69,6 +69,7 @@ class Variant:
         corpus = read_corpus(competition)
         vocabulary = build_vocabulary(competition, corpus, None, None, Path("runs"))
         self.labels, self.common, self.epochs = corpus.train.labels, common, recipe.epochs
+        self.unlabeled = len(corpus.unlabeled.ids) if recipe.pseudo_labels else 0
         self.reviews = EncodedReviews(encode(corpus.train, vocabulary.index), COMMON_LENGTH if common else recipe.max_length)
         rows, size = np.arange(len(self.reviews)), COMMON_BATCH if common else recipe.batch_size
         if common:
@@ -121,8 +122,8 @@ class Variant:
         return counter.get_total_flops() / self.seen
 
     def reviews_of_a_run(self) -> float:
-        """Reviews that a run trains on: nine tenths of the file per epoch, then all of it."""
-        return (0.9 + 1) * len(self.reviews) * self.epochs
+        """Reviews that a run trains on: nine tenths of the labeled ones per epoch, then all; unlabeled ones with a teacher."""
+        return ((0.9 + 1) * len(self.reviews) + 2 * self.unlabeled) * self.epochs
 
     def shares(self) -> dict[str, float]:
         """Share of the CPU time by operator, the five largest first."""
