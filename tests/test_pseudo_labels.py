@@ -130,13 +130,14 @@ def test_without_unlabeled_reviews_it_says_so(competition, tmp_path):
         (folder / competition_data.UNLABELED).unlink(missing_ok=True)
 
 
-def test_the_default_teacher_is_missed_by_no_one(competition, glove, tmp_path):
-    """Without the unlabeled file the default recipe says so, and trains as with `--pseudo-labels None`."""
+def test_the_default_recipe_does_without_unlabeled_reviews(competition, glove, tmp_path):
+    """It says and records so, and trains as with `--pseudo-labels None`."""
     folder = shutil.copytree(competition, tmp_path / "less", ignore=shutil.ignore_patterns(f"{competition_data.UNLABELED}*"))
     options = ["--data-dir", folder, "--word-vectors", glove, *SMALL, "--output-dir", tmp_path]
-    default, without = run("lstm.py", *options), run("lstm.py", *options, "--pseudo-labels", "None")
+    default, without = run("lstm.py", *options, "--save-results"), run("lstm.py", *options, "--pseudo-labels", "None")
     assert f"lacks {competition_data.UNLABELED}: trained on the labeled reviews alone" in default.stdout
     assert competition_data.UNLABELED not in without.stdout
+    assert json.loads((tmp_path / "results" / "lstm.json").read_text())["config"]["pseudo_labels"] is None
     submissions = tmp_path / "submissions"
     assert (submissions / "lstm.proba.csv").read_bytes() == (submissions / "lstm-no-pseudo-labels.proba.csv").read_bytes()
     refused = run("lstm.py", *options, "--pseudo-labels", "gru", code=2)

@@ -200,6 +200,10 @@ def test_the_leaderboards_rows_are_of_valid_options(tmp_path):
         assert [(run.name, run.seed, run.no_validation) for run in runs] == [(name, 1, False), (name, 2, True)][: len(runs)]
         assert all(run.save_results and run.output_dir == tmp_path for run in runs)
         assert {getattr(run, "precision", "fp32") for run in runs} == {"fp32"}
+        if (path := ROOT / "results" / f"{name}.json").is_file():  # its options are those of the record
+            recorded, recipe = json.loads(path.read_text())["config"], recipe_of(runs[0])
+            for option in ("folds", "pseudo_labels"):
+                assert recorded.get(option) == recipe.get(option), (name, option)
     rows = leaderboard_runs.ROWS.keys() | leaderboard_runs.ENSEMBLES.keys()
     assert {path.stem for path in (ROOT / "results").glob("*.json")} <= rows  # each published row can be made again
     for members in leaderboard_runs.ENSEMBLES.values():

@@ -55,12 +55,16 @@ class PseudoLabels:
 
 
 def find_pseudo_labels(config: TrainingConfig, competition: Competition) -> PseudoLabels | None:
-    """The run's pseudo-labels, or None: without a teacher, or where the script's default teacher has no reviews to label."""
+    """The run's pseudo-labels, or None: without a teacher, or where the script's default teacher has no reviews to label.
+
+    In the second case it sets `config.pseudo_labels` to None, so that settings and results have what was done.
+    """
     if not config.pseudo_labels:
         return None
     if config.pseudo_labels == type(config).pseudo_labels and competition.path(UNLABELED) is None:
         if is_main_process():
             log(f"{competition.folder} lacks {UNLABELED}: trained on the labeled reviews alone, without pseudo-labels")
+        config.pseudo_labels = None
         return None
     return PseudoLabels(config, competition)
 
