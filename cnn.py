@@ -1,7 +1,9 @@
-"""Convolutional network over word vectors (Kim 2014).
+"""Two-layer convolutional network over word vectors (Kim 2014).
 
-Filters over windows of 3, 4 and 5 words give feature maps. The maximum of each feature map over time goes to a linear layer.
-The training loop is popcorn/training/loop.py.
+The first convolution makes a phrase vector of each word and its neighbors, as in C-LSTM (Zhou et al. 2015). Kim's filters read
+windows of 1, 2 and 3 phrases, so of 3, 4 and 5 words, and give feature maps. The maximum of each feature map over time goes to
+a linear layer. The training reviews without a label have the probabilities of nbsvm.py as labels. The training loop is
+popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -22,10 +24,12 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """This model's options, in addition to those of all models over word vectors."""
 
-    kernel_sizes: tuple[Count, ...] = (3, 4, 5)
-    """kernel sizes in words (h in the paper)"""
-    num_filters: Count = 100
-    """number of filters of each kernel size"""
+    phrase_size: Count = 3
+    """kernel size of the first layer, in words"""
+    kernel_sizes: tuple[Count, ...] = (1, 2, 3)
+    """kernel sizes of the second layer, in phrases (h in the paper)"""
+    num_filters: Count = 200
+    """number of filters of the first layer, and of each kernel size of the second one"""
     word_dropout: Probability = 0.1
     """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.3
@@ -33,8 +37,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 4
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3
@@ -52,17 +57,21 @@ class CNN(nn.Module):
         super().__init__()
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.convolutions = nn.ModuleList(nn.Conv1d(vectors.shape[1], config.num_filters, width) for width in config.kernel_sizes)
+        self.phrase_convolution = nn.Conv1d(vectors.shape[1], config.num_filters, config.phrase_size, padding="same")
+        self.convolutions = nn.ModuleList(nn.Conv1d(config.num_filters, config.num_filters, size) for size in config.kernel_sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes), 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = mask_of(lengths, tokens.shape[1])
-        words = self.word_dropout(self.embedding(tokens)).masked_fill(~mask.unsqueeze(-1), 0)  # (batch, time, width)
+        padding = ~mask.unsqueeze(-1)
+        words = self.word_dropout(self.embedding(tokens)).masked_fill(padding, 0)  # (batch, time, width)
+        phrases = relu(self.phrase_convolution(words.transpose(1, 2))).transpose(1, 2)  # (batch, time, filters)
+        phrases = phrases.masked_fill(padding, 0)
         feature_maps = []
         for convolution in self.convolutions:
-            # one window starts at every word; the last windows end in zeros
-            padded = pad(words, (0, 0, 0, convolution.kernel_size[0] - 1))
+            # one window starts at every phrase; the last windows end in zeros
+            padded = pad(phrases, (0, 0, 0, convolution.kernel_size[0] - 1))
             feature_maps.append(max_over_time(convolution, padded, mask))  # (batch, filters)
         # ReLU after the maximum gives the same result as before it, for less work
         return self.classifier(self.dropout(relu(torch.cat(feature_maps, dim=-1)))).squeeze(-1)

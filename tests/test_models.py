@@ -102,19 +102,23 @@ def test_a_model_that_reads_padding_is_found_out():
     assert not torch.allclose(short, padded, atol=1e-3)
 
 
+def feature_map(convolution: nn.Conv1d, words: torch.Tensor, length: int) -> torch.Tensor:
+    """Kim 2014, equations 2 and 3: words (time, width) -> (length, filters), window by window."""
+    windows = [words[i : i + convolution.kernel_size[0]].T for i in range(length)]  # (width, h)
+    return torch.stack([torch.relu((convolution.weight * window).sum((1, 2)) + convolution.bias) for window in windows])
+
+
 def test_cnn_is_the_papers_equations():
-    """Kim 2014, equations 2 to 4, window by window, and the gradients; the windows at the end are filled up with zeros."""
+    """Kim 2014, equations 2 to 4, window by window, in both layers, and the gradients; beyond the review are zeros."""
     model = made("cnn").double()
     logits = []
     for row, length in enumerate(LENGTHS.tolist()):
         words = model.embedding(tokens()[row, :length])
+        phrases = feature_map(model.phrase_convolution, pad(words, (0, 0, 1, 1)), length)
         answers = []
         for convolution in model.convolutions:
-            h = convolution.kernel_size[0]
-            filled = torch.cat([words, torch.zeros(h - 1, 5)])
-            windows = [filled[i : i + h].T for i in range(length)]  # (width, h)
-            c = [torch.relu((convolution.weight * window).sum((1, 2)) + convolution.bias) for window in windows]
-            answers.append(torch.stack(c).max(0).values)
+            filled = pad(phrases, (0, 0, 0, convolution.kernel_size[0] - 1))
+            answers.append(feature_map(convolution, filled, length).max(0).values)
         logits.append(model.classifier(torch.cat(answers)).squeeze())
     found, expected = model(tokens(), LENGTHS), torch.stack(logits)
     assert torch.allclose(found, expected)

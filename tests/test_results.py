@@ -152,8 +152,9 @@ def test_a_path_is_recorded_by_its_name_and_a_run_with_its_seed(tmp_path):
     """A prompt may be longer than a file's name; then it is not a path."""
     (run := tmp_path / "runs" / "lstm" / "seed-1").mkdir(parents=True)
     prompt = "a/" + "long " * 100
-    command = command_line(["gru.py", "--pseudo-labels", str(run), f"--data-dir={tmp_path}", "--prompt", prompt])
-    assert command == f"python gru.py --pseudo-labels lstm/seed-1 --data-dir={tmp_path.name} --prompt {prompt}"
+    folders = f"--data-dir={tmp_path}", "--output-dir", str(tmp_path), "--output_dir", "out"
+    command = command_line(["gru.py", "--pseudo-labels", str(run), *folders, "--prompt", prompt, "--resume"])
+    assert command == f"python gru.py --pseudo-labels lstm/seed-1 --prompt {prompt}"
     assert recipe_of(cnn.Config(pseudo_labels=str(run)))["pseudo_labels"] == "lstm/seed-1"
 
 

@@ -1,4 +1,6 @@
-"""What is saved of a scikit-learn pipeline."""
+"""What is saved of a run's options and of a scikit-learn pipeline."""
+
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from popcorn.models.saved import get_state, set_state
+import cnn
+import qwen_zero_shot
+from popcorn.errors import UserError
+from popcorn.models.saved import METADATA, get_state, load_recipe, save_metadata, set_state
 
 TEXTS, LABELS = ["a superb movie", "a dull movie", "superb and moving", "dull and awful"], np.array([1, 0, 1, 0])
 
@@ -24,3 +29,27 @@ def test_a_fitted_attribute_that_is_not_saved_is_refused(step, attribute):
     pipeline = make_pipeline(CountVectorizer(), step, LogisticRegression()).fit(TEXTS, LABELS)
     with pytest.raises(TypeError, match=attribute):
         get_state(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "kind"),
+    [
+        (cnn.CNN, cnn.Config(kernel_sizes=(1, 4)), "words"),
+        (qwen_zero_shot.Config, qwen_zero_shot.Config(label_words=("bad", "good")), "zero_shot"),
+    ],
+)
+def test_saved_options_are_read_with_their_types(build, config, kind, tmp_path):
+    save_metadata(tmp_path, build, config, kind)
+    read = load_recipe(tmp_path)
+    options = {name: value for name, value in vars(read.config).items() if name != "output_dir"}
+    assert options == {name: value for name, value in vars(config).items() if name != "output_dir"}
+    assert (read.build, read.kind) == (build, kind)
+
+
+def test_saved_options_of_another_type_are_refused(tmp_path):
+    save_metadata(tmp_path, cnn.CNN, cnn.Config(), "words")
+    content = json.loads((tmp_path / METADATA).read_text())
+    content["config"]["num_filters"] = "many"
+    (tmp_path / METADATA).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"model\.json has options that cnn\.py cannot read"):
+        load_recipe(tmp_path)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -101,8 +102,12 @@ def _is_same(saved: dict, head: dict, defaults: dict) -> bool:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line as the user typed it, without `--resume` and the folders of their machine."""
-    script, *options = (_without_folder(word) for word in argv if word != "--resume")
+    """The command line as the user typed it, without `--resume`, the folders of data and output, and other paths' folders."""
+    folders = ArgumentParser(add_help=False, allow_abbrev=False)
+    folders.add_argument("--data-dir", "--data_dir")
+    folders.add_argument("--output-dir", "--output_dir")
+    _, kept = folders.parse_known_args(argv[1:])
+    script, *options = (_without_folder(word) for word in [argv[0], *kept] if word != "--resume")
     return " ".join(["python", "-m popcorn" if script == "__main__.py" else script, *options])
 
 
