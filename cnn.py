@@ -1,4 +1,4 @@
-"""Two-layer convolutional network over word vectors (Kim 2014).
+"""Two-layer convolutional network (Kim 2014).
 
 The first convolution makes a phrase vector of each word and its neighbors, as in C-LSTM (Zhou et al. 2015). Kim's filters read
 windows of 1, 2 and 3 phrases, so of 3, 4 and 5 words, and give feature maps. The maximum of each feature map over time goes to
