@@ -46,10 +46,10 @@ def test_saved_options_are_read_with_their_types(build, config, kind, tmp_path):
     assert (read.build, read.kind) == (build, kind)
 
 
-def test_saved_options_of_another_type_are_refused(tmp_path):
+@pytest.mark.parametrize("wrong", [{"config": {"num_filters": "many"}}, {"config": []}, {"build": "AnotherCNN"}, {"build": 5}])
+def test_a_model_that_does_not_fit_its_script_is_refused(wrong, tmp_path):
     save_metadata(tmp_path, cnn.CNN, cnn.Config(), "words")
     content = json.loads((tmp_path / METADATA).read_text())
-    content["config"]["num_filters"] = "many"
-    (tmp_path / METADATA).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"model\.json has options that cnn\.py cannot read"):
+    (tmp_path / METADATA).write_text(json.dumps(content | wrong))
+    with pytest.raises(UserError, match=r"model\.json does not fit cnn\.py"):
         load_recipe(tmp_path)

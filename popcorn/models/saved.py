@@ -75,7 +75,7 @@ def predictions_checksum(folder: Path) -> str:
 def load_recipe(folder: Path) -> Recipe:
     """Reads what `save_metadata` wrote, and imports the script.
 
-    Raises `UserError` where the folder is not that of a run, or has another tokenizer version or options of other types.
+    Raises `UserError` where the folder is not that of a run, or has another tokenizer version, or does not fit the script.
     """
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -95,13 +95,12 @@ def load_recipe(folder: Path) -> Recipe:
     except FileNotFoundError as problem:
         raise UserError(f"{folder / METADATA} names the script {script!r}, which this repository does not have") from problem
     known = {field.name for field in fields(module.Config) if field.init}
-    # JSON has no tuples, and no option is a list
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if name in known}
     try:
-        config = module.Config(**values)
-    except TypeError as problem:
-        raise UserError(f"{folder / METADATA} has options that {script}.py cannot read ({problem}): run it again") from problem
-    return Recipe(script, kind, getattr(module, build), config)
+        # JSON has no tuples, and no option is a list
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if name in known}
+        return Recipe(script, kind, getattr(module, build), module.Config(**values))
+    except (AttributeError, TypeError) as problem:
+        raise UserError(f"{folder / METADATA} does not fit {script}.py ({problem}): run {script}.py again") from problem
 
 
 def script_of(build: Callable) -> str:

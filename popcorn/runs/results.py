@@ -102,7 +102,7 @@ def _is_same(saved: dict, head: dict, defaults: dict) -> bool:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line as the user typed it, without `--resume`, the folders of data and output, and other paths' folders."""
+    """The command line without `--resume`, `--data-dir` and `--output-dir`; other paths are shortened to their names."""
     folders = ArgumentParser(add_help=False, allow_abbrev=False)
     folders.add_argument("--data-dir", "--data_dir")
     folders.add_argument("--output-dir", "--output_dir")
