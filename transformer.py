@@ -1,16 +1,19 @@
-"""Transformer encoder over word vectors, from scratch (Vaswani et al. 2017).
+"""Transformer encoder over phrases, from scratch (Vaswani et al. 2017).
 
-Blocks of multi-head self-attention and feed-forward networks process the word vectors, with layer norms before the sublayers
-(pre-norm, Xiong et al. 2020). Maximum and mean over the words go to a linear layer. Positions enter as distances: ALiBi (Press
-et al. 2022) subtracts the distance of two words from their attention score. The slope differs from head to head, so some heads
-focus on neighboring words from the start. The training loop is popcorn/training/loop.py.
+A convolution makes a phrase vector of each word and its neighbors. Only the maximum of every four phrases goes on, so attention
+is fast (convolution and pooling before an encoder: Lee et al. 2017). Blocks of multi-head self-attention and feed-forward
+networks process the phrases, with layer norms before the sublayers (pre-norm, Xiong et al. 2020). Maximum and mean over the
+phrases go to a linear layer. No norm comes before them: it would give all phrases the same length, and the maximum could not
+tell strong from weak ones. Positions enter as distances: ALiBi (Press et al. 2022) subtracts the distance of two phrases from
+their attention score. The slope differs from head to head, so some heads focus on neighbors from the start. The training
+reviews without a label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import max_pool1d, relu, scaled_dot_product_attention
 
 from popcorn.config import Count, NonNegative, Positive, Probability, WordVectorConfig, parse
 from popcorn.errors import UserError
@@ -25,23 +28,28 @@ from popcorn.training.word_model import WordModelTask
 class Config(WordVectorConfig):
     """This model's options, in addition to those of all models over word vectors."""
 
+    phrase_size: Count = 3
+    """kernel size of the convolution, in words"""
+    pool_size: Count = 4
+    """number of phrases of which the maximum goes on"""
     num_layers: Count = 2
     """number of blocks (N in the paper)"""
-    d_model: Count = 128
+    d_model: Count = 256
     """dimension of the model (d_model)"""
     num_heads: Count = 4
     """number of attention heads (h)"""
-    d_ff: Count = 256
+    d_ff: Count = 512
     """hidden units of the feed-forward networks (d_ff)"""
-    word_dropout: Probability = 0.2
+    word_dropout: Probability = 0.1
     """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.1
     """dropout probability of each sublayer's output (P_drop)"""
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 2e-3
@@ -113,20 +121,24 @@ class Transformer(nn.Module):
         self.num_heads = config.num_heads
         self.embedding = word_embedding(vectors)
         self.word_dropout = nn.Dropout1d(config.word_dropout)
-        self.projection = nn.Linear(vectors.shape[1], config.d_model)
+        self.convolution = nn.Conv1d(vectors.shape[1], config.d_model, config.phrase_size, padding="same")
+        self.pool_size = config.pool_size
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(2 * config.d_model, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        words = self.projection(self.word_dropout(self.embedding(tokens)))  # (batch, time, model)
         padding = ~mask_of(lengths, tokens.shape[1])
-        bias = alibi_bias(tokens.shape[1], self.num_heads, tokens.device).masked_fill(padding[:, None, None], float("-inf"))
+        words = self.word_dropout(self.embedding(tokens)).masked_fill(padding.unsqueeze(-1), 0)  # (batch, time, width)
+        phrases = relu(self.convolution(words.transpose(1, 2))).masked_fill(padding.unsqueeze(1), 0)  # (batch, model, time)
+        phrases = max_pool1d(phrases, self.pool_size, ceil_mode=True).transpose(1, 2)  # (batch, time / pool size, model)
+        lengths = (lengths / self.pool_size).ceil().long()
+        padding = ~mask_of(lengths, phrases.shape[1])
+        bias = alibi_bias(phrases.shape[1], self.num_heads, tokens.device)
+        bias = bias.masked_fill(padding[:, None, None], float("-inf"))
         for block in self.blocks:
-            words = block(words, bias)
-        words = self.norm(words)
-        review = torch.cat([masked_max(words, lengths), masked_mean(words, lengths)], dim=-1)  # (batch, 2 * model)
+            phrases = block(phrases, bias)
+        review = torch.cat([masked_max(phrases, lengths), masked_mean(phrases, lengths)], dim=-1)  # (batch, 2 * model)
         return self.classifier(self.dropout(review)).squeeze(-1)
 
 

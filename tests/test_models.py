@@ -205,6 +205,21 @@ def test_a_transformer_block_is_torchs():
         assert torch.allclose(block(words, bias)[mask], expected[mask], atol=1e-5)
 
 
+def test_the_transformer_reads_the_maximum_of_every_four_phrases():
+    """Phrase by phrase; the blocks then read as many vectors as there are groups of four."""
+    model = made("transformer")
+    for row, length in enumerate(LENGTHS.tolist()):
+        words = torch.cat([torch.zeros(1, 5), model.embedding(tokens()[row, :length]), torch.zeros(1, 5)])
+        windows = [words[t : t + 3].T for t in range(length)]
+        kernel, bias = model.convolution.weight, model.convolution.bias
+        phrases = [torch.relu((kernel * window).sum((1, 2)) + bias) for window in windows]
+        states = torch.stack([torch.stack(phrases[t : t + 4]).amax(0) for t in range(0, length, 4)]).unsqueeze(0)
+        for block in model.blocks:
+            states = block(states, transformer.alibi_bias(states.shape[1], 2, states.device))
+        logit = model.classifier(torch.cat([states[0].amax(0), states[0].mean(0)])).squeeze()
+        assert torch.allclose(model(tokens(), LENGTHS)[row], logit, atol=1e-4)
+
+
 def test_distances_count_against_far_words_in_each_heads_measure():
     table = transformer.alibi_bias(5, 3, torch.device("cpu"))
     for head in range(3):
@@ -252,6 +267,8 @@ def test_agreement_wins_the_routing():
         (cnn, {"kernel_sizes": (3, 0)}, r"--kernel-sizes is \(3, 0\)"),
         (cnn, {"kernel_sizes": ()}, r"--kernel-sizes is \(\)"),
         (transformer, {"num_layers": 0}, "--num-layers is 0"),
+        (transformer, {"phrase_size": 0}, "--phrase-size is 0"),
+        (transformer, {"pool_size": 0}, "--pool-size is 0"),
         (transformer, {"d_model": 10, "num_heads": 4}, "--d-model is 10, which 4 --num-heads do not divide"),
         (lstm, {"seed": -1}, "--seed is -1: give a whole number from 0"),
     ],
