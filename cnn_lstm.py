@@ -1,8 +1,8 @@
 """C-LSTM: an LSTM over the feature maps of a convolution (Zhou et al. 2015).
 
 Filters over three words turn the review into a sequence of phrase vectors. The LSTM's state at the last word and its maximum
-over time go to a linear layer. As in the paper, there is no pooling between convolution and LSTM. The training loop is
-popcorn/training/loop.py.
+over time go to a linear layer. As in the paper, there is no pooling between convolution and LSTM. The training reviews without a
+label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3

@@ -81,11 +81,13 @@ def test_runs_without_validation_count_for_the_test_alone(folder):
     final = entry(2, 0.94)
     del final["fits"]["validated"]
     final["seconds"] = 5.0
-    for name, runs, validation, seconds in (("mixed", [entry(1, 0.92), final], 0.91, 60), ("unvalidated", [final], None, 5)):
+    cases = ("mixed", [entry(1, 0.92), final], 0.91, 60, 100), ("unvalidated", [final], None, 5, 90)
+    for name, runs, validation, seconds, speed in cases:
         content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": runs}
         (folder / f"{name}.json").write_text(json.dumps(content))
         (row,) = (row for row in rows(folder) if row.name == name)
-        assert row.seconds == seconds and row.validation == (validation and pytest.approx(validation))
+        assert row.seconds == seconds and row.reviews_per_second == speed
+        assert row.validation == (validation and pytest.approx(validation))
     assert "†" not in markdown([row])  # nothing was validated
     update_row = markdown([row])
     assert "| - | 1 | 0.1 min |" in update_row

@@ -250,6 +250,7 @@ def _row(content: dict) -> Row:
 
     # a run with --no-validation has no validation, and takes half the time
     validated = [run for run in runs if run["fits"].keys() - {"refit"}]
+    timed = validated or runs
     validation = [
         np.mean([fit["history"][fit["epoch"] - 1]["validation_accuracy"] for name, fit in run["fits"].items() if name != "refit"])
         for run in validated
@@ -263,8 +264,8 @@ def _row(content: dict) -> Row:
         auc=mean(lambda run: run["auc"]),
         validation=float(np.mean(validation)) if validation else None,
         is_former_split=content.get("split") != SPLIT,
-        seconds=float(np.median([run["seconds"] for run in validated or runs])),
-        reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in runs])),
+        seconds=float(np.median([run["seconds"] for run in timed])),
+        reviews_per_second=float(np.median([next(iter(run["fits"].values()))["reviews_per_second"] for run in timed])),
         peak_memory=max(run["peak_memory"] for run in runs),
         parameters=runs[0]["parameters"],
         seeds=len(runs),
