@@ -63,8 +63,8 @@ class Config(RunConfig):
 STEPS, RATE = 5, 0.1
 """number of Adam's steps that infer the reviews' vectors, and their initial learning rate"""
 INFERENCE_BATCH, NUM_SAMPLES = 16, 1_000
-"""reviews in a batch of `transform`, small because its time grows with reviews times different terms; and the number of negative
-samples, the same for all reviews"""
+"""reviews in a batch of `transform`: few, because its time grows with their number times that of their different terms; and the
+number of negative samples, the same for all reviews"""
 
 
 def loss_of(reviews: Tensor, terms: Tensor, counts: Tensor, negatives: Tensor, scale: float) -> Tensor:

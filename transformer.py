@@ -1,12 +1,13 @@
 """Transformer encoder over phrases, from scratch (Vaswani et al. 2017).
 
 A convolution makes a phrase vector of each word and its neighbors. Only the maximum of every four phrases goes on, so attention
-is fast (convolution and pooling before an encoder: Lee et al. 2017). Blocks of multi-head self-attention and feed-forward
+is fast (Lee et al. 2017 have both before a recurrent encoder of characters). Blocks of multi-head self-attention and feed-forward
 networks process the phrases, with layer norms before the sublayers (pre-norm, Xiong et al. 2020). Maximum and mean over the
-phrases go to a linear layer. No norm comes before them: it would give all phrases the same length, and the maximum could not
-tell strong from weak ones. Positions enter as distances: ALiBi (Press et al. 2022) subtracts the distance of two phrases from
-their attention score. The slope differs from head to head, so some heads focus on neighbors from the start. The training
-reviews without a label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
+phrases go to a linear layer. The last norm of Xiong et al. is left out: it scales all phrase vectors to a similar norm, so that
+the maximum cannot tell strong phrases from weak ones. Positions enter as distances: ALiBi (Press et al. 2022) subtracts the
+distance of two phrases, times a slope, from their attention score. The slope differs from head to head, so some heads focus on
+neighbors from the start. The training reviews without a label have the probabilities of nbsvm.py as labels. The training loop is
+popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Config(WordVectorConfig):
     num_layers: Count = 2
     """number of blocks (N in the paper)"""
     d_model: Count = 256
-    """dimension of the model (d_model)"""
+    """dimension of a phrase's vector (d_model in the paper)"""
     num_heads: Count = 4
     """number of attention heads (h)"""
     d_ff: Count = 512
@@ -43,7 +44,7 @@ class Config(WordVectorConfig):
     word_dropout: Probability = 0.1
     """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.1
-    """dropout probability of each sublayer's output (P_drop)"""
+    """dropout probability of each sublayer's output (P_drop), and of the pooled phrases"""
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
@@ -67,8 +68,8 @@ class Config(WordVectorConfig):
 def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
     """Bias of the attention scores, (heads, time, time): minus the distance times a slope.
 
-    The slopes of the heads are 1, 1/4, 1/16, ... Press et al. 2022 (section 3) start at 1/4 with four heads. Here the first head
-    is one step steeper, and sees little more than a word's neighbors. The distance counts in both directions.
+    Time and distance count phrases after pooling. The slopes of the heads are 1, 1/4, 1/16, ... Press et al. 2022 (section 3)
+    start at 1/4 with four heads: the same for each word, if a phrase stands for four. The distance counts in both directions.
     """
     positions = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
@@ -76,7 +77,7 @@ def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention (section 3.2.2): words (batch, time, d_model), bias -> (batch, time, d_model)
+    """Multi-head attention (section 3.2.2): phrases (batch, time, d_model), bias -> (batch, time, d_model)
 
     bias (batch, heads, time, time) is added to the attention scores.
     """
@@ -87,16 +88,16 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
         self.output = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, words: Tensor, bias: Tensor) -> Tensor:
-        batch, time, width = words.shape
-        split = self.query_key_value(words).view(batch, time, 3, self.num_heads, width // self.num_heads)
+    def forward(self, phrases: Tensor, bias: Tensor) -> Tensor:
+        batch, time, width = phrases.shape
+        split = self.query_key_value(phrases).view(batch, time, 3, self.num_heads, width // self.num_heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width of a head)
         attended = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.output(attended.transpose(1, 2).reshape(batch, time, width))
 
 
 class Block(nn.Module):
-    """words (batch, time, model), bias (batch, heads, time, time) -> (batch, time, model)"""
+    """phrases (batch, time, d_model), bias (batch, heads, time, time) -> (batch, time, d_model)"""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -107,9 +108,9 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, words: Tensor, bias: Tensor) -> Tensor:
-        words = words + self.dropout(self.attention(self.attention_norm(words), bias))
-        return words + self.dropout(self.feed_forward(self.feed_forward_norm(words)))
+    def forward(self, phrases: Tensor, bias: Tensor) -> Tensor:
+        phrases = phrases + self.dropout(self.attention(self.attention_norm(phrases), bias))
+        return phrases + self.dropout(self.feed_forward(self.feed_forward_norm(phrases)))
 
 
 class Transformer(nn.Module):
@@ -130,15 +131,15 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         padding = ~mask_of(lengths, tokens.shape[1])
         words = self.word_dropout(self.embedding(tokens)).masked_fill(padding.unsqueeze(-1), 0)  # (batch, time, width)
-        phrases = relu(self.convolution(words.transpose(1, 2))).masked_fill(padding.unsqueeze(1), 0)  # (batch, model, time)
-        phrases = max_pool1d(phrases, self.pool_size, ceil_mode=True).transpose(1, 2)  # (batch, time / pool size, model)
+        phrases = relu(self.convolution(words.transpose(1, 2))).masked_fill(padding.unsqueeze(1), 0)  # (batch, d_model, time)
+        phrases = max_pool1d(phrases, self.pool_size, ceil_mode=True).transpose(1, 2)  # (batch, ceil(time / pool size), d_model)
         lengths = (lengths / self.pool_size).ceil().long()
         padding = ~mask_of(lengths, phrases.shape[1])
         bias = alibi_bias(phrases.shape[1], self.num_heads, tokens.device)
         bias = bias.masked_fill(padding[:, None, None], float("-inf"))
         for block in self.blocks:
             phrases = block(phrases, bias)
-        review = torch.cat([masked_max(phrases, lengths), masked_mean(phrases, lengths)], dim=-1)  # (batch, 2 * model)
+        review = torch.cat([masked_max(phrases, lengths), masked_mean(phrases, lengths)], dim=-1)  # (batch, 2 * d_model)
         return self.classifier(self.dropout(review)).squeeze(-1)
 
 

@@ -160,8 +160,8 @@ def test_tables_of_other_folders(tmp_path):
         render(page, [], tmp_path)
     page.write_text(f"{begin('results of lstm')}\n{END}{begin('scripts')}\n{END}")
     text = render(page, [], tmp_path)
-    assert "No result is recorded yet." in text and text.count("not measured yet: `python ") == len(model_scripts())
-    assert "| [cnn](cnn.py) | Two-layer convolutional network (Kim 2014) | not measured yet: `python cnn.py` |" in text
+    assert "No result is recorded yet." in text and text.count("not measured: `python ") == len(model_scripts())
+    assert "| [cnn](cnn.py) | Two-layer convolutional network (Kim 2014) | not measured: `python cnn.py` |" in text
     (tmp_path / "models.csv").write_text("script,model,model_zh,paper,kaggle,published,source\ncnn,c,c,p,91.2,,\n")
     with pytest.raises(UserError, match=r"models\.csv has a wrong line"):
         render(page, [], tmp_path)

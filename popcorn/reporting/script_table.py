@@ -53,8 +53,8 @@ class Language:
 ENGLISH = "script", "model", "accuracy", "ROC AUC", "time", "best elsewhere"
 CHINESE = "脚本", "模型", "准确率", "ROC AUC", "用时", "公开最佳成绩"
 LANGUAGES = {
-    "English": Language(ENGLISH, "model", "not measured yet:", "Kaggle", "paper"),
-    "Chinese": Language(CHINESE, "model_zh", "尚无结果：", "Kaggle", "论文"),
+    "English": Language(ENGLISH, "model", "not measured:", "Kaggle", "published"),
+    "Chinese": Language(CHINESE, "model_zh", "尚无结果：", "Kaggle", "已发表"),
 }
 
 
