@@ -1,7 +1,7 @@
 """C-LSTM: an LSTM over the feature maps of a convolution (Zhou et al. 2015).
 
 Filters over three words turn the review into a sequence of phrase vectors. The LSTM's state at the last word and its maximum
-over time go to a linear layer. As in the paper, there is no pooling between convolution and LSTM. The training reviews without a
+over time go to a linear layer. As in the paper, nothing is pooled between convolution and LSTM. The training reviews without a
 label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 

@@ -68,8 +68,9 @@ class Config(WordVectorConfig):
 def alibi_bias(time: int, heads: int, device: torch.device) -> Tensor:
     """Bias of the attention scores, (heads, time, time): minus the distance times a slope.
 
-    Time and distance count phrases after pooling. The slopes of the heads are 1, 1/4, 1/16, ... Press et al. 2022 (section 3)
-    start at 1/4 with four heads: the same for each word, if a phrase stands for four. The distance counts in both directions.
+    Time and distance count phrases after pooling. The slopes of the heads are 1, 1/4, 1/16, ..., four times those of Press et al.
+    2022 (section 3) for four heads. With a pool size of 4, a step covers four words, so the slope per word is that of the paper.
+    The distance counts in both directions.
     """
     positions = torch.arange(time, device=device)
     slopes = 0.25 ** torch.arange(heads, device=device)
