@@ -1,7 +1,8 @@
 """Bidirectional GRU over word vectors (Cho et al. 2014, section 2.3), in torch's reset-after form.
 
-As in the paper, the final state represents the review. Here there are two, from both directions: one at the last word and one
-at the first. The maximum of each unit over all words is added to both. The training loop is popcorn/training/loop.py.
+As in the paper, the final state represents the review. Here there are two, from both directions: one at the last word and one at
+the first. The maximum of each unit over all words is added to both. The training reviews without a label have the probabilities
+of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3
