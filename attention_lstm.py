@@ -2,7 +2,7 @@
 
 A small network computes a weight for each word, and the weights of a review sum to 1 (Yang et al. 2016, section 2.2). The
 review's vector is the weighted sum of the LSTM states. After a forward pass the weights are in `model.attention.weights`. The
-training loop is popcorn/training/loop.py.
+training reviews without a label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3
