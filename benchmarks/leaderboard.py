@@ -167,7 +167,7 @@ def run_all(commands: dict[str, list[str]], logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     failed = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=make_console(100)) as progress:
+    with Progress(*columns, console=make_console(100), refresh_per_second=1) as progress:  # few: the runs are timed
         task = progress.add_task("", total=len(commands))
         for name, command in commands.items():
             progress.update(task, description=name)
