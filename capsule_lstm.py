@@ -3,7 +3,7 @@
 Each primary capsule is a feature vector, the maximum over the words of the review. It predicts the capsules of both classes.
 Routing gives more weight to predictions that agree. The longer of the two class capsules is the prediction. The loss is the
 cross-entropy of the two lengths. The paper's margin loss gives no probabilities, which ROC AUC and ensembles need. The
-training loop is popcorn/training/loop.py.
+training reviews without a label have the probabilities of nbsvm.py as labels. The training loop is popcorn/training/loop.py.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,9 @@ class Config(WordVectorConfig):
 
     # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
     # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    pseudo_labels: str | None = "nbsvm"
     max_length: Count = 400
-    epochs: Count = 3
+    epochs: Count = 2
     patience: Count = 2
     batch_size: Count = 128
     learning_rate: Positive = 3e-3

@@ -39,7 +39,6 @@ class Row:
 
 MINILM_RECIPE = "--learning-rate", "2e-4"
 FOLDS = "--folds", "5"
-PSEUDO_LABELS = "--pseudo-labels", "nbsvm", "--epochs", "2"
 ROWS = {
     "tfidf": Row("tfidf"),
     "nbsvm": Row("nbsvm"),
@@ -58,7 +57,7 @@ ROWS = {
     "paragraph_vectors-folds": Row("paragraph_vectors", FOLDS),
     "dv_cosine-folds": Row("dv_cosine", FOLDS),
     "gru-folds": Row("gru", (*FOLDS, "--pseudo-labels", "None", "--epochs", "3", "--max-length", "1000")),
-    "capsule_lstm-pseudo-labels-folds": Row("capsule_lstm", (*PSEUDO_LABELS, *FOLDS, "--max-length", "1000")),
+    "capsule_lstm-pseudo-labels-folds": Row("capsule_lstm", (*FOLDS, "--max-length", "1000")),
     "lm_lstm-folds": Row("lm_lstm", (*FOLDS, "--epochs", "2", "--hidden", "512", "--pretrain-epochs", "3")),  # a size for a CPU
     "minilm-folds": Row("bert_trainer", (*MINILM_RECIPE, *FOLDS, "--max-length", "128", "--epochs", "1")),
 }
