@@ -166,7 +166,7 @@ def run_all(commands: dict[str, list[str]], logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     failed = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=make_console(100), refresh_per_second=1) as progress:  # few: the runs are timed
+    with Progress(*columns, console=make_console(100), refresh_per_second=1) as progress:  # each takes time from the run
         task = progress.add_task("", total=len(commands))
         for name, command in commands.items():
             progress.update(task, description=name)
