@@ -102,6 +102,8 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         ends = sorted({min(end, len(counts) - 1) for end in CUTOFFS})
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(config.hidden, len(counts), ends)
+        for layer in (self.softmax.head, *(projection[-1] for projection in self.softmax.tail)):
+            layer.register_forward_hook(lambda _layer, _inputs, logits: logits.float())  # log-softmax in fp32
         # stable: a run resumed on another machine needs the same order of words with equal counts
         self.register_buffer("frequency_rank", counts.argsort(descending=True, stable=True).argsort(), persistent=False)
 
@@ -110,9 +112,7 @@ class LanguageModel(nn.Module):
         pairs = mask_of(lengths, tokens.shape[1])[:, 1:]  # of a word and the word before it
         states = torch.cat([forward[:, :-1][pairs], backward[:, 1:][pairs]])  # (targets, hidden)
         targets = torch.cat([tokens[:, 1:][pairs], tokens[:, :-1][pairs]])
-        # the adaptive softmax needs all clusters' outputs in the dtype of its input, which CPU autocast would change
-        with torch.autocast(tokens.device.type, enabled=torch.is_autocast_enabled("cuda")):
-            return self.softmax(self.dropout(states).float(), self.frequency_rank[targets]).output
+        return self.softmax(self.dropout(states).float(), self.frequency_rank[targets]).output
 
 
 class LMLSTM(nn.Module):
