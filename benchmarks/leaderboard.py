@@ -39,6 +39,7 @@ class Row:
 
 MINILM_RECIPE = "--learning-rate", "2e-4"
 FOLDS = "--folds", "5"
+LM_SIZE = "--hidden", "512", "--pretrain-epochs", "3", "--epochs", "2", "--precision", "auto"  # fp32 takes twice as long
 ROWS = {
     "tfidf": Row("tfidf"),
     "nbsvm": Row("nbsvm"),
@@ -51,6 +52,7 @@ ROWS = {
     "cnn_lstm": Row("cnn_lstm", has_seeds=True),
     "capsule_lstm": Row("capsule_lstm", has_seeds=True),
     "transformer": Row("transformer", has_seeds=True),
+    "lm_lstm-512": Row("lm_lstm", (*LM_SIZE, "--pseudo-labels", "nbsvm")),
     "minilm": Row("bert_trainer", (*MINILM_RECIPE, "--max-length", "256", "--epochs", "2")),
     "tfidf-folds": Row("tfidf", FOLDS),
     "nbsvm-folds": Row("nbsvm", FOLDS),
@@ -58,7 +60,7 @@ ROWS = {
     "dv_cosine-folds": Row("dv_cosine", FOLDS),
     "gru-folds": Row("gru", (*FOLDS, "--pseudo-labels", "None", "--epochs", "3", "--max-length", "1000")),
     "capsule_lstm-pseudo-labels-folds": Row("capsule_lstm", (*FOLDS, "--max-length", "1000")),
-    "lm_lstm-folds": Row("lm_lstm", (*FOLDS, "--epochs", "2", "--hidden", "512", "--pretrain-epochs", "3")),  # a size for a CPU
+    "lm_lstm-folds": Row("lm_lstm", (*FOLDS, *LM_SIZE)),
     "minilm-folds": Row("bert_trainer", (*MINILM_RECIPE, *FOLDS, "--max-length", "128", "--epochs", "1")),
 }
 MEMBERS = (
@@ -90,10 +92,11 @@ class Config:
 
 
 def arguments_of(name: str, seed: int, config: Config) -> list[str]:
-    """The options of a row's script; neural models are trained in fp32, which every machine has."""
+    """The options of a row's script; neural models are trained in fp32, which every machine has, unless the row says otherwise."""
     row = ROWS[name]
     model = ["--model", str(minilm())] if row.script == "bert_trainer" else []
-    precision = ["--precision", "fp32"] if hasattr(load_script(row.script).Config, "precision") else []
+    has_precision = hasattr(load_script(row.script).Config, "precision") and "--precision" not in row.options
+    precision = ["--precision", "fp32"] if has_precision else []
     validation = ["--no-validation"] if seed > 1 else []
     return [
         *model, *row.options, "--name", name, "--seed", str(seed), *precision, *validation, "--save-results", *config.folders

@@ -72,6 +72,15 @@ def test_the_probabilities_of_all_words_are_one(language_model):
     assert torch.equal(equal.frequency_rank, torch.arange(50_000))
 
 
+def test_half_precision_changes_no_type(language_model):
+    """Of all clusters, the rare ones too; the products alone are in bf16."""
+    with torch.no_grad():
+        exact = language_model(TOKENS, LENGTHS)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = language_model(TOKENS, LENGTHS)
+    assert found.dtype == torch.float32 and not torch.equal(found, exact) and torch.allclose(found, exact, atol=0.02)
+
+
 VECTORS = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
