@@ -39,7 +39,7 @@ class Row:
 
 MINILM_RECIPE = "--learning-rate", "2e-4"
 FOLDS = "--folds", "5"
-LM_SIZE = "--hidden", "512", "--pretrain-epochs", "3", "--epochs", "2", "--precision", "auto"  # fp32 takes twice as long
+LM_SIZE = "--hidden", "512", "--pretrain-epochs", "2", "--epochs", "2", "--precision", "auto"  # fp32 takes twice as long
 ROWS = {
     "tfidf": Row("tfidf"),
     "nbsvm": Row("nbsvm"),
@@ -92,7 +92,7 @@ class Config:
 
 
 def arguments_of(name: str, seed: int, config: Config) -> list[str]:
-    """The options of a row's script; neural models are trained in fp32, which every machine has, unless the row says otherwise."""
+    """The options of a row's script; most neural models are trained in fp32, which every machine has."""
     row = ROWS[name]
     model = ["--model", str(minilm())] if row.script == "bert_trainer" else []
     has_precision = hasattr(load_script(row.script).Config, "precision") and "--precision" not in row.options
