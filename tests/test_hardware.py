@@ -1,6 +1,9 @@
-"""A GPU that PyTorch has no kernels for is refused before anything else; torch.cuda's answers are simulated."""
+"""A GPU that PyTorch has no kernels for is refused before anything else, torch.cuda's answers are simulated; memory of a CPU."""
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,21 @@ def test_predict_refuses_it_for_an_adapter(gpu, tmp_path):
     (Path(tmp_path) / METADATA).write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="has no kernels"):
         load(tmp_path)
+
+
+FREE_MEMORY = """
+from pathlib import Path
+from popcorn.utils.hardware import tune_allocator
+
+tune_allocator()
+batch = b"1" * (9 * 2**28)  # 2.25 GiB
+del batch
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_freed_memory_stays_for_the_next_batch():
+    """More than 2 GiB, the largest threshold that glibc takes."""
+    kibibytes = subprocess.run([sys.executable, "-c", FREE_MEMORY], capture_output=True, text=True, check=True).stdout
+    assert int(kibibytes) > 9 * 2**18
