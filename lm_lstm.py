@@ -3,7 +3,7 @@
 One LSTM predicts each word of a review from the words before it, another one from the words after it. Both share one softmax
 (Peters et al. 2018, section 3.1). This language model is trained on all training reviews, labeled or not. The classifier
 starts from its word vectors and LSTMs, and fine-tunes all parameters in one stage. The default size is for a GPU, and
-`--hidden 512 --pretrain-epochs 3` is for two CPU cores. The training loop is `train` below, with an optional mixed objective:
+`--hidden 512 --pretrain-epochs 2` is for two CPU cores. The training loop is `train` below, with an optional mixed objective:
 virtual adversarial training of labeled and unlabeled reviews (Miyato et al. 2017, Sachan et al. 2019).
 """
 
