@@ -39,7 +39,7 @@ class Row:
 
 MINILM_RECIPE = "--learning-rate", "2e-4"
 FOLDS = "--folds", "5"
-LM_SIZE = "--hidden", "512", "--pretrain-epochs", "2", "--epochs", "2", "--precision", "auto"  # fp32 takes twice as long
+LM_SIZE = "--hidden", "512", "--pretrain-epochs", "2", "--epochs", "2", "--precision", "auto"  # in fp32, twice as long
 ROWS = {
     "tfidf": Row("tfidf"),
     "nbsvm": Row("nbsvm"),

@@ -72,8 +72,8 @@ def test_the_probabilities_of_all_words_are_one(language_model):
     assert torch.equal(equal.frequency_rank, torch.arange(50_000))
 
 
-def test_half_precision_changes_no_type(language_model):
-    """Of all clusters, the rare ones too; the products alone are in bf16."""
+def test_log_probabilities_are_in_fp32_with_bf16(language_model):
+    """In all clusters of the softmax: only its products are in bf16."""
     with torch.no_grad():
         exact = language_model(TOKENS, LENGTHS)
         with torch.autocast("cpu", torch.bfloat16):
