@@ -7,7 +7,7 @@ starts from its word vectors and LSTMs, and fine-tunes all parameters in one sta
 virtual adversarial training of labeled and unlabeled reviews (Miyato et al. 2017, Sachan et al. 2019).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,11 +31,15 @@ class Config(WordVectorConfig):
     word_dropout: Probability = 0.2
     """probability of zeroing a word vector in training (Iyyer et al. 2015)"""
     dropout: Probability = 0.3
-    """dropout probability before the softmax, and of the classifier's pooled states"""
+    """dropout probability of the pooled states"""
     pretrain_epochs: Count = 8
     """number of epochs of the language model"""
-    pretrain_learning_rate: Positive = 2e-3
+    pretrain_learning_rate: Positive = 4e-3
     """peak learning rate of the language model"""
+    pretrain_batch_size: Count = 32
+    """reviews per optimizer step of the language model"""
+    pretrain_dropout: Probability = 0.0
+    """the language model's dropout probability, of word vectors and before the softmax"""
     vat: NonNegative = 0.0
     """virtual adversarial training: weight of the KL divergence between predictions with and without the perturbation, over
     labeled and unlabeled reviews (Miyato et al. 2017, equation 8); Sachan et al. 2019 use 1 for this weight and the next two"""
@@ -51,8 +55,8 @@ class Config(WordVectorConfig):
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2
-    batch_size: Count = 128
-    learning_rate: Positive = 1e-3
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-4
     embedding_lr_scale: Positive = 0.1
     warmup_ratio: Probability = 0.1
     weight_decay: NonNegative = 0.01
@@ -98,8 +102,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config, vectors: Tensor, counts: Tensor):
         """vectors (vocabulary, width); counts (vocabulary,): the number of occurrences of each word."""
         super().__init__()
-        self.encoder = Encoder(config, vectors)
-        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(replace(config, word_dropout=config.pretrain_dropout), vectors)
+        self.dropout = nn.Dropout(config.pretrain_dropout)
         ends = sorted({min(end, len(counts) - 1) for end in CUTOFFS})
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(config.hidden, len(counts), ends)
         for layer in (self.softmax.head, *(projection[-1] for projection in self.softmax.tail)):
@@ -124,16 +128,31 @@ class LMLSTM(nn.Module):
         self.encoder = Encoder(config, vectors)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(4 * config.hidden, 1)
+        self.register_buffer("mean", torch.zeros(4 * config.hidden))
+        self.register_buffer("std", torch.ones(4 * config.hidden))
 
     @property
     def embedding(self) -> nn.Embedding:
         """The word vectors, which have a learning rate of their own."""
         return self.encoder.embedding
 
-    def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
+    @torch.no_grad()
+    def initialize_classifier(self, tokens: Tensor, lengths: Tensor) -> None:
+        """Takes mean and standard deviation of the pooled states from some reviews; sets the classifier's weights to zero.
+
+        A language model's pooled states differ little between reviews. Without standardization a classifier would learn slowly.
+        """
+        pooled = self.eval().pool(tokens, lengths)
+        self.mean, self.std = pooled.mean(0), pooled.std(0).clamp(min=1e-5)
+        nn.init.zeros_(self.classifier.weight)
+
+    def pool(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
+        """Maximum and mean of the states over time (Howard & Ruder 2018, section 3.3), (batch, 4 * hidden)."""
         states = torch.cat(self.encoder(tokens, lengths, perturbation), dim=-1)  # (batch, time, 2 * hidden)
-        # concat pooling (Howard & Ruder 2018, section 3.3), of the maximum and the mean alone
-        pooled = torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)  # (batch, 4 * hidden)
+        return torch.cat([masked_max(states, lengths), masked_mean(states, lengths)], dim=-1)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, perturbation: Tensor | float = 0.0) -> Tensor:
+        pooled = (self.pool(tokens, lengths, perturbation) - self.mean) / self.std
         return self.classifier(self.dropout(pooled)).squeeze(-1)
 
 

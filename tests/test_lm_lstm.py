@@ -98,10 +98,10 @@ def task(config: Config, **provenance) -> LanguageModelTask:
 
 def config_of(folder: Path, **options) -> Config:
     options = {
-        "pretrain_epochs": 6, "pretrain_learning_rate": 0.03, "precision": "fp32", "checkpoint_every": 2, "hidden": 16,
-        "word_dropout": 0.0, "dropout": 0.0,
+        "pretrain_epochs": 6, "pretrain_learning_rate": 0.03, "pretrain_batch_size": 16, "precision": "fp32",
+        "checkpoint_every": 2, "hidden": 16, "word_dropout": 0.0, "dropout": 0.0, "batch_size": 16,
     } | options  # fmt: skip
-    return Config(batch_size=16, output_dir=folder, **options)
+    return Config(output_dir=folder, **options)
 
 
 def first_of(folder: Path, **options) -> WordLanguageModel:
@@ -131,14 +131,16 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
         "seed": 2,
         "max_length": 6,
         "hidden": 8,
-        "dropout": 0.1,
-        "word_dropout": 0.1,
+        "pretrain_dropout": 0.1,
+        "pretrain_batch_size": 8,
         "pretrain_learning_rate": 0.1,
         "max_train_samples": 50,
     }
     others = {first_of(tmp_path, **{name: value}).folder for name, value in differing.items()}
     others |= {task(config_of(tmp_path), vectors="other ones").language_model.folder, first.folder}
     assert len(others) == 9
+    of_the_classifier = {"dropout": 0.1, "word_dropout": 0.1, "batch_size": 8, "learning_rate": 0.1, "epochs": 1}
+    assert {first_of(tmp_path, **{name: value}).folder for name, value in of_the_classifier.items()} == {first.folder}
     losses = [entry["loss"] for entry in json.loads((first.folder / "log.json").read_text())["log"] if "loss" in entry]
     assert len(losses) >= 6
     assert first.dataset.reviews is its.train
@@ -147,10 +149,30 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
         its.build_model()
 
 
+def test_the_classifier_starts_with_standardized_states_and_zero_weights(tmp_path):
+    """Dropout has no part in the statistics; the 96 reviews are fewer than it may take."""
+    its = task(config_of(tmp_path, pretrain_epochs=1, dropout=0.5, word_dropout=0.5))
+    its.pretrain(float("inf"))
+    model, again, reviews = its.build_model(), its.build_model(), its.train.batch(np.arange(len(its.train)))
+    assert model.state_dict().keys() == LMLSTM(its.config, VECTORS).state_dict().keys()
+    assert torch.equal(model.mean, again.mean) and torch.equal(model.std, again.std)
+    with torch.no_grad():
+        pooled = (model.eval().pool(*reviews) - model.mean) / model.std
+        logits = model(*reviews)
+    assert torch.allclose(pooled.mean(0), torch.zeros(64), atol=1e-4) and torch.allclose(pooled.std(0), torch.ones(64), atol=1e-3)
+    assert torch.equal(logits, model.classifier.bias.detach().expand(len(logits)))
+
+
+def test_a_state_that_never_varies_gives_no_infinite_logit():
+    model = LMLSTM(Config(hidden=4), torch.zeros(WORDS, WIDTH))
+    model.initialize_classifier(TOKENS[:1].expand(3, -1), LENGTHS[:1].expand(3))
+    assert model(TOKENS, LENGTHS).isfinite().all() and (model.std > 0).all()
+
+
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     steps, step = [], ReviewTrainer.training_step
     monkeypatch.setattr(ReviewTrainer, "training_step", lambda *given, **named: (steps.append(1), step(*given, **named))[1])
-    whole, cut = (first_of(tmp_path / name, dropout=0.2, word_dropout=0.2) for name in ("whole", "cut"))
+    whole, cut = (first_of(tmp_path / name, pretrain_dropout=0.2) for name in ("whole", "cut"))
     whole.train(float("inf"))
     with pytest.raises(UserError, match="the time budget ended in the training of the language model, after 1 of 36 steps"):
         cut.train(time.monotonic())

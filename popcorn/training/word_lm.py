@@ -38,10 +38,15 @@ LanguageModelClass = Callable[[WordVectorConfig, Tensor, Tensor], nn.Module]
 """config, vectors (vocabulary, width) and counts (vocabulary,) to a module with an `encoder`: tokens (batch, time) and lengths
 (batch,) -> log-probability (targets,); targets are all words of a review but one in each direction"""
 WEIGHTS = "encoder.safetensors"
+INITIALIZATION_REVIEWS = 128
+"""reviews that initialize the classifier: their statistics differ little from those of all"""
 
 
 class LanguageModelTask(WordModelTask):
-    """A model whose `encoder` starts from a language model, trained on all training reviews."""
+    """A model whose `encoder` starts from a language model, trained on all training reviews.
+
+    Its `initialize_classifier` then takes some of the reviews.
+    """
 
     def __init__(
         self, model_class: ModelClass, language_model: LanguageModelClass, config: WordVectorConfig, with_unlabeled: bool = False
@@ -62,6 +67,8 @@ class LanguageModelTask(WordModelTask):
     def build_model(self) -> nn.Module:
         model = super().build_model()
         self.language_model.load_encoder(model.encoder)
+        some = np.random.RandomState(0).permutation(len(self.train))[:INITIALIZATION_REVIEWS]
+        model.initialize_classifier(*self.train.batch(some))
         return model
 
     def with_pseudo_labels(self, split: Split) -> tuple[Split, np.ndarray]:
@@ -78,12 +85,15 @@ class WordLanguageModel:
     def __init__(self, model_class: LanguageModelClass, task: WordModelTask):
         """Takes the task's training reviews, labeled or not; the first `--max-train-samples` of them."""
         config = task.config
-        self.config = replace(config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate)
+        self.config = replace(
+            config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_learning_rate,
+            batch_size=config.pretrain_batch_size,
+        )  # fmt: skip
         self.dataset = ReviewDataset(task.train, np.arange(len(task.train))[: config.max_train_samples])
         words = np.concatenate([task.train.reviews[row] for row in self.dataset.rows])
         self.model_class, self.vectors = model_class, task.vectors
         self.counts = torch.from_numpy(np.bincount(words, minlength=len(task.vectors)))
-        key = key_of(config, task.competition.checksum, task.provenance, str(self.build()))
+        key = key_of(self.config, task.competition.checksum, task.provenance, str(self.build()))
         self.folder = config.output_dir / "runs" / "language-model" / key
         """folder of the encoder, once `train` has created it"""
 
