@@ -149,11 +149,12 @@ def test_it_is_trained_once_and_the_classifier_begins_with_its_encoder(tmp_path,
         its.build_model()
 
 
-def test_the_classifier_starts_with_standardized_states_and_zero_weights(tmp_path):
-    """Dropout has no part in the statistics; the 96 reviews are fewer than it may take."""
-    its = task(config_of(tmp_path, pretrain_epochs=1, dropout=0.5, word_dropout=0.5))
+@pytest.mark.parametrize("limit", [None, 20])
+def test_the_classifier_starts_with_standardized_states_and_zero_weights(tmp_path, limit):
+    """Dropout has no part in the statistics, nor has a review beyond `--max-train-samples`."""
+    its = task(config_of(tmp_path, pretrain_epochs=1, dropout=0.5, word_dropout=0.5, max_train_samples=limit))
     its.pretrain(float("inf"))
-    model, again, reviews = its.build_model(), its.build_model(), its.train.batch(np.arange(len(its.train)))
+    model, again, reviews = its.build_model(), its.build_model(), its.train.batch(np.arange(limit or len(its.train)))
     assert model.state_dict().keys() == LMLSTM(its.config, VECTORS).state_dict().keys()
     assert torch.equal(model.mean, again.mean) and torch.equal(model.std, again.std)
     with torch.no_grad():

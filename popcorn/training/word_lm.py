@@ -67,7 +67,7 @@ class LanguageModelTask(WordModelTask):
     def build_model(self) -> nn.Module:
         model = super().build_model()
         self.language_model.load_encoder(model.encoder)
-        some = np.random.RandomState(0).permutation(len(self.train))[:INITIALIZATION_REVIEWS]
+        some = np.random.RandomState(0).permutation(self.language_model.dataset.rows)[:INITIALIZATION_REVIEWS]
         model.initialize_classifier(*self.train.batch(some))
         return model
 
