@@ -300,7 +300,7 @@ def test_the_gradient_is_the_sum_of_its_terms(session_of):
         loss = loss + weights["vat"] * (known(perturbed, p.detach()) - known(logits, p).detach())
         loss = loss + weights["entropy"] * known(logits, p)
         expected = torch.autograd.grad(loss, list(model.parameters()))
-        found = first_gradients(session_of, folder=str(options), **{"epsilon": 1.0} | options | everything)
+        found = first_gradients(session_of, folder=str(options), epsilon=1.0, **weights, **everything)
         for gradient, reference in zip(found.values(), expected, strict=True):
             assert torch.allclose(gradient, reference, atol=1e-6)
 
@@ -382,7 +382,7 @@ def test_without_memory_the_batch_goes_on_in_smaller_pieces(session_of, monkeypa
 # ------------------------------------------------------------------------------------------------------- options and runs
 
 
-def test_a_mixed_run_has_a_name_of_its_own_and_bounds():
+def test_a_run_with_unlabeled_reviews_has_a_name_of_its_own_and_weights_have_bounds():
     names = {}
     for option in ("vat", "adversarial", "entropy", "epsilon"):
         config = Config(**{option: 0.5})
@@ -390,7 +390,7 @@ def test_a_mixed_run_has_a_name_of_its_own_and_bounds():
         names[option] = config.name
         with pytest.raises(UserError, match=f"--{option} is -1"):
             Config(**{option: -1.0})
-    assert names == {"vat": "lm_lstm-mixed", "adversarial": "lm_lstm-mixed", "entropy": "lm_lstm-mixed", "epsilon": "lm_lstm"}
+    assert names == {"vat": "lm_lstm-mixed", "adversarial": "lm_lstm", "entropy": "lm_lstm-mixed", "epsilon": "lm_lstm"}
     with pytest.raises(UserError, match="--epsilon is 0"):
         Config(epsilon=0.0)
     config = Config(vat=1.0, pseudo_labels="nbsvm")
@@ -424,9 +424,12 @@ def test_the_unlabeled_reviews_of_a_task():
     assert np.array_equal(taught.with_pseudo_labels(SPLIT)[1][60:], np.full(80, 0.7))
 
 
-@pytest.mark.parametrize(("option", "unlabeled"), [("vat", 60), ("adversarial", 0), ("entropy", 60)])
+@pytest.mark.parametrize(
+    ("option", "unlabeled", "name"),
+    [("vat", 60, "lm_lstm-mixed"), ("adversarial", 0, "lm_lstm"), ("entropy", 60, "lm_lstm-mixed")],
+)
 def test_a_whole_run_has_the_unlabeled_reviews_where_they_have_a_loss(
-    option, unlabeled, competition, glove, tmp_path, monkeypatch
+    option, unlabeled, name, competition, glove, tmp_path, monkeypatch
 ):
     """Begun by the script's own lines. Its model is loaded and predicts what it submitted."""
     sizes, init = [], Session.__init__
@@ -441,7 +444,7 @@ def test_a_whole_run_has_the_unlabeled_reviews_where_they_have_a_loss(
         "--pretrain-epochs", 1, "--no-validation", "--precision", "fp32", f"--{option}", 1,
     )  # fmt: skip
     assert sizes == [400 + unlabeled]
-    submitted = pd.read_csv(tmp_path / "submissions" / "lm_lstm-mixed.proba.csv", quoting=3).set_index("id")["sentiment"]
+    submitted = pd.read_csv(tmp_path / "submissions" / f"{name}.proba.csv", quoting=3).set_index("id")["sentiment"]
     test = find_competition(competition).read(TEST)
-    found = load(tmp_path / "runs" / "lm_lstm-mixed" / "seed-1").probability(test.texts)
+    found = load(tmp_path / "runs" / name / "seed-1").probability(test.texts)
     assert np.allclose(found, submitted[test.ids], atol=2e-6)

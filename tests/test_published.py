@@ -261,7 +261,8 @@ def problems_of(root: Path) -> list[str]:
     for page in ("README.md", "README.zh-CN.md", "docs/results.md"):
         for line in (root / page).read_text(encoding="utf-8").splitlines():
             name, _, figures = line.removeprefix("| ").partition(" | ")
-            name = re.sub(r"\[(\w+)\]\(\w+\.py\)(?: `--folds 5`)?", r"\1", name) + ("-folds" if "`--folds 5`" in name else "")
+            name = re.sub(r"\[\w+\]\(\w+\.py\) `(.+)`", r"\1", name)  # a row with options
+            name = re.sub(r"\[(\w+)\]\(\w+\.py\)", r"\1", name)
             if name in single and re.search(r"\| 0\.\d{4} .*\| 0\.\d{4} \|", line):
                 score = single[name]
                 problems += [

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from popcorn.data.splits import SPLIT, split_checksum, validation_splits
 from popcorn.errors import UserError
 from popcorn.metrics import Score
 from popcorn.reporting.leaderboard import END, begin, markdown, update
+from popcorn.reporting.script_table import script_rows
 from popcorn.runs.results import RunResult, command_line, data_of, is_recorded, recipe_of, rows, save_results
 from popcorn.runs.run_dir import start_or_resume
 
@@ -48,6 +50,23 @@ def test_rows_are_means_over_seeds_and_only_of_the_competition(folder):
     assert (high.name, low.name) == ("high", "low")
     assert high.accuracy == pytest.approx(0.91) and high.spread == pytest.approx(0.01) and high.seeds == 3
     assert high.validation == pytest.approx(0.90) and high.seconds == 120 and low.spread is None
+
+
+def test_a_script_without_a_row_of_its_name_has_its_best_row_of_one_model(folder):
+    def scripts() -> str:
+        return "\n".join("|".join(line) for line in script_rows(list(rows(folder)), folder, "English"))
+
+    for name in ("cnn-128", "cnn-256", "cnn-folds", "cnn_lstm-folds"):
+        accuracy = {"cnn-128": 0.90, "cnn-256": 0.91, "cnn-folds": 0.95, "cnn_lstm-folds": 0.94}[name]
+        content = {"name": name, "config": {}, "data": {"source": "competition", "sha256": "0"}, "runs": [entry(1, accuracy)]}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    text = scripts()
+    assert re.search(r"^\[cnn\]\(cnn\.py\) `cnn-256`\|.*\|0\.9100\|", text, re.MULTILINE)
+    assert re.search(r"^\[cnn_lstm\]\(cnn_lstm\.py\) `cnn_lstm-folds`\|.*\|0\.9400\|", text, re.MULTILINE)
+    for name in ("cnn-128", "cnn-256"):
+        (folder / f"{name}.json").unlink()
+    assert "[cnn](cnn.py) `cnn-folds`|" in scripts()
+    assert "[lstm](lstm.py)|" in scripts()  # not measured
 
 
 def test_results_on_the_fallback_data_replace_none_on_the_competitions(folder, competition, tmp_path, capsys):

@@ -14,7 +14,7 @@ from popcorn.utils.scripts import ROOT, model_scripts
 
 MODELS = "models.csv"
 FOLDS = "-folds"
-"""ending of a run's name with `--folds`, which stands for the script where no other run is recorded"""
+"""ending of a row's name with `--folds`"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def script_rows(found: list[Row], results: Path, language: str) -> list[tuple[st
     texts, recorded = LANGUAGES[language], {row.name: row for row in found}
     measured, others = [], []
     for model in models(results):
-        row = recorded.get(model.script) or recorded.get(model.script + FOLDS)
+        row = recorded.get(model.script) or _row_with_options(found, model.script)
         paper = f" ({model.paper})" if model.paper else ""
         link, described = f"[{model.script}]({model.script}.py)", getattr(model, texts.description) + paper
         public = _public_score(model, texts)
@@ -102,11 +102,17 @@ def script_rows(found: list[Row], results: Path, language: str) -> list[tuple[st
                 (-model.public, (link, described, f"{texts.not_measured} `python {model.script}.py`", "-", "-", public))
             )
         else:
-            link += "" if row.name == model.script else " `--folds 5`"
+            link += "" if row.name == model.script else f" `{row.name}`"
             spread = f" ± {row.spread:.4f}" if row.spread is not None else ""
             cells = link, described, f"{row.accuracy:.4f}{spread}", f"{row.auc:.4f}", _minutes(row.seconds), public
             measured.append((-row.accuracy, cells))
     return [texts.headings, *(cells for _, cells in sorted(measured) + sorted(others))]
+
+
+def _row_with_options(found: list[Row], script: str) -> Row | None:
+    """The script's best row with options, such as lm_lstm-512; one with folds is the last choice, since it is several models."""
+    rows = [row for row in found if row.name.startswith(script + "-")]
+    return min(rows, key=lambda row: (row.name.endswith(FOLDS), -row.accuracy), default=None)
 
 
 def public_scores(results: Path) -> list[tuple[str, ...]]:
