@@ -42,7 +42,7 @@ class Config(WordVectorConfig):
     """the language model's dropout probability, of word vectors and before the softmax"""
     vat: NonNegative = 0.0
     """virtual adversarial training: weight of the KL divergence between predictions with and without the perturbation, over
-    labeled and unlabeled reviews (Miyato et al. 2017, equation 8); Sachan et al. 2019 use 1 for this weight and the next two"""
+    labeled and unlabeled reviews (Miyato et al. 2017, equation 8); Sachan et al. 2019 give all three terms a weight of 1"""
     adversarial: NonNegative = 1.0
     """adversarial training: weight of the cross-entropy with the perturbation, over labeled reviews (equation 6)"""
     entropy: NonNegative = 0.0
@@ -50,8 +50,9 @@ class Config(WordVectorConfig):
     epsilon: Positive = 1.0
     """norm of the perturbation of a review, in standard deviations of the word vectors"""
 
-    # the recipe: binary cross-entropy, AdamW, linear warm-up and decay of the learning rate; training stops after `patience`
-    # epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each option
+    # the recipe: binary cross-entropy, also of perturbed reviews, AdamW, linear warm-up and decay of the learning rate; training
+    # stops after `patience` epochs without a better validation AUC, and the best epoch predicts; popcorn/config.py explains each
+    # option
     max_length: Count = 400
     epochs: Count = 3
     patience: Count = 2
@@ -63,8 +64,8 @@ class Config(WordVectorConfig):
     max_grad_norm: Positive = 1.0
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether the objective has other terms than cross-entropy."""
+    def has_second_pass(self) -> bool:
+        """Whether a step has a second pass, with the perturbation."""
         return self.adversarial > 0 or self.with_unlabeled
 
     @property
@@ -74,7 +75,7 @@ class Config(WordVectorConfig):
 
     def prepare(self, script: str) -> None:
         """A run with unlabeled reviews has a different name."""
-        super().prepare(script + ("-mixed" if self.with_unlabeled else ""))
+        super().prepare(script + ("-unlabeled" if self.with_unlabeled else ""))
 
 
 CUTOFFS = 2_000, 10_000
@@ -167,7 +168,7 @@ def train(session: Session) -> None:
     Validates after every epoch. With `vat` or `entropy`, an epoch has the unlabeled reviews too.
     """
     config, model = session.config, session.model
-    if config.is_mixed:
+    if config.has_second_pass:
         frequency = word_frequency(session)
         labeled_fraction = 1 - np.isnan(session.labels[session.split.train]).mean()
     for epoch in session.epochs():  # at most config.epochs; fewer with early stopping or a time budget
@@ -175,7 +176,7 @@ def train(session: Session) -> None:
             for attempt in session.attempts(batch):  # again, with smaller micro-batches, if memory runs out
                 with attempt:
                     for inputs, labels in session.micro_batches(batch):
-                        if config.is_mixed:  # two passes, the second one with the perturbation
+                        if config.has_second_pass:
                             logits, perturbed = adversarial_passes(model, inputs, labels, frequency, config.epsilon)
                             loss = cross_entropy(logits, labels) + config.adversarial * cross_entropy(perturbed, labels)
                             loss = loss / labeled_fraction  # averaged over batches, this is the mean over labeled reviews

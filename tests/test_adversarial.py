@@ -390,12 +390,12 @@ def test_a_run_with_unlabeled_reviews_has_a_name_of_its_own_and_weights_have_bou
         names[option] = config.name
         with pytest.raises(UserError, match=f"--{option} is -1"):
             Config(**{option: -1.0})
-    assert names == {"vat": "lm_lstm-mixed", "adversarial": "lm_lstm", "entropy": "lm_lstm-mixed", "epsilon": "lm_lstm"}
+    assert names == {"vat": "lm_lstm-unlabeled", "adversarial": "lm_lstm", "entropy": "lm_lstm-unlabeled", "epsilon": "lm_lstm"}
     with pytest.raises(UserError, match="--epsilon is 0"):
         Config(epsilon=0.0)
     config = Config(vat=1.0, pseudo_labels="nbsvm")
     config.prepare("lm_lstm")
-    assert config.name == "lm_lstm-mixed-pseudo-labels"
+    assert config.name == "lm_lstm-unlabeled-pseudo-labels"
     assert run_here("lm_lstm.py", "--entropy", "-1", code=2).splitlines()[-1].startswith("error: --entropy is -1.0")
 
 
@@ -426,7 +426,7 @@ def test_the_unlabeled_reviews_of_a_task():
 
 @pytest.mark.parametrize(
     ("option", "unlabeled", "name"),
-    [("vat", 60, "lm_lstm-mixed"), ("adversarial", 0, "lm_lstm"), ("entropy", 60, "lm_lstm-mixed")],
+    [("vat", 60, "lm_lstm-unlabeled"), ("adversarial", 0, "lm_lstm"), ("entropy", 60, "lm_lstm-unlabeled")],
 )
 def test_a_whole_run_has_the_unlabeled_reviews_where_they_have_a_loss(
     option, unlabeled, name, competition, glove, tmp_path, monkeypatch

@@ -35,7 +35,7 @@ class LoopConfig(Config):
     micro_batch_size: int | None = None
     scl: float = 0.0
     rdrop_alpha: float = 0.0
-    is_mixed: bool = False
+    has_second_pass: bool = False
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 The paper normalizes the word vectors, so that a model cannot make a perturbation small by making the vectors large. Here the
 perturbation is multiplied by their standard deviation instead. Both are equivalent, apart from the scale of the weights. But here
-the vectors do not change. So one language model serves with and without adversarial training.
+the vectors are not rescaled. So one language model serves with and without adversarial training.
 
 A label of NaN means an unlabeled review.
 """
