@@ -300,7 +300,7 @@ def test_the_gradient_is_the_sum_of_its_terms(session_of):
         loss = loss + weights["vat"] * (known(perturbed, p.detach()) - known(logits, p).detach())
         loss = loss + weights["entropy"] * known(logits, p)
         expected = torch.autograd.grad(loss, list(model.parameters()))
-        found = first_gradients(session_of, folder=str(options), epsilon=1.0, **weights, **everything)
+        found = first_gradients(session_of, folder=str(options), **{"epsilon": 1.0} | weights | everything)
         for gradient, reference in zip(found.values(), expected, strict=True):
             assert torch.allclose(gradient, reference, atol=1e-6)
 
