@@ -110,9 +110,12 @@ def script_rows(found: list[Row], results: Path, language: str) -> list[tuple[st
 
 
 def _row_with_options(found: list[Row], script: str) -> Row | None:
-    """The script's best row with options, such as lm_lstm-512; one with folds is the last choice, since it is several models."""
+    """The script's row with options, such as lm_lstm-512, that has the best validation accuracy: the test chooses nothing.
+
+    Rows with folds are the last choice, since each is several models.
+    """
     rows = [row for row in found if row.name.startswith(script + "-")]
-    return min(rows, key=lambda row: (row.name.endswith(FOLDS), -row.accuracy), default=None)
+    return min(rows, key=lambda row: (row.name.endswith(FOLDS), -(row.validation or 0)), default=None)
 
 
 def public_scores(results: Path) -> list[tuple[str, ...]]:
