@@ -34,9 +34,9 @@ class Config(RunConfig):
     """minimum number of reviews, labeled or not, that contain a term"""
     vector_size: Count = 300
     """dimension of the vectors"""
-    epochs: Count = 2
+    epochs: Count = 5
     """number of epochs over all training reviews"""
-    batch_size: Count = 64
+    batch_size: Count = 32
     """reviews per optimizer step"""
     learning_rate: Positive = 0.1
     """initial learning rate of AdaGrad for the terms' vectors; it decreases to 0"""
