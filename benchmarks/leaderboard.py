@@ -56,17 +56,12 @@ ROWS = {
     "minilm": Row("bert_trainer", (*MINILM_RECIPE, "--max-length", "256", "--epochs", "2")),
     "tfidf-folds": Row("tfidf", FOLDS),
     "nbsvm-folds": Row("nbsvm", FOLDS),
-    "paragraph_vectors-folds": Row("paragraph_vectors", FOLDS),
     "dv_cosine-folds": Row("dv_cosine", FOLDS),
-    "gru-folds": Row("gru", (*FOLDS, "--pseudo-labels", "None", "--epochs", "3", "--max-length", "1000")),
-    "capsule_lstm-pseudo-labels-folds": Row("capsule_lstm", (*FOLDS, "--max-length", "1000")),
+    "capsule_lstm-folds": Row("capsule_lstm", FOLDS),
     "lm_lstm-folds": Row("lm_lstm", (*FOLDS, *LM_SIZE)),
     "minilm-folds": Row("bert_trainer", (*MINILM_RECIPE, *FOLDS, "--max-length", "128", "--epochs", "1")),
 }
-MEMBERS = (
-    "tfidf-folds", "nbsvm-folds", "gru-folds", "capsule_lstm-pseudo-labels-folds", "paragraph_vectors-folds", "dv_cosine-folds",
-    "lm_lstm-folds",
-)  # fmt: skip
+MEMBERS = "tfidf-folds", "nbsvm-folds", "capsule_lstm-folds", "dv_cosine-folds", "lm_lstm-folds"
 ENSEMBLES = {"ensemble": MEMBERS, "ensemble-minilm": (*MEMBERS, "minilm-folds")}
 
 
