@@ -12,10 +12,11 @@ import pytest
 from conftest import ROOT, run_here
 
 from popcorn.data import competition as competition_data
-from popcorn.data.submission import write_out_of_fold, write_published, write_submissions
+from popcorn.data.submission import published_files, write_out_of_fold, write_published, write_submissions
 from popcorn.errors import UserError
 from popcorn.metrics import compute_metrics, score_test, true_labels
 from popcorn.reporting import report
+from popcorn.reporting.ensemble import BLENDS, blend, read_member
 from popcorn.reporting.leaderboard import END, begin, update
 from popcorn.reporting.published import published_scores
 from popcorn.reporting.score import score_file
@@ -275,6 +276,26 @@ def problems_of(root: Path) -> list[str]:
 
 def test_published_files_records_and_tables_of_this_repository_agree():
     assert problems_of(ROOT) == []
+
+
+def test_the_published_ensemble_is_the_blend_of_its_published_members(tmp_path):
+    """All that it needs is in this repository: the labels are in the ids."""
+    (record,) = json.loads((ROOT / "results" / "ensemble.json").read_text())["runs"]
+    shutil.copytree(ROOT / "submissions" / "published", tmp_path / "published")  # without runs of one's own
+    files = published_files(tmp_path, record["members"][0])
+    train_ids, test_ids = (pd.read_csv(path, dtype=str)["id"].tolist() for path in (files.out_of_fold, files.test))
+    members = [read_member(tmp_path, name, train_ids, test_ids) for name in record["members"]]
+    _, probability, stacker = blend(members, true_labels(train_ids), BLENDS[record["blend"]])
+    recorded = pd.read_csv(published_files(tmp_path, "ensemble").test)["sentiment"]
+    assert np.allclose(stacker.coef_[0], record["weights"], atol=1e-4)
+    assert np.abs(probability - recorded).max() < 1e-5  # the optimizer ends a little differently on another processor
+
+
+@pytest.mark.parametrize("page", ["docs/results.md", "submissions/README.md"])
+def test_the_documented_commands_name_published_rows(page):
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"\w\S*-folds\b", "\n".join(blocks)))
+    assert named and all(published_files(ROOT / "submissions", name).out_of_fold.is_file() for name in named)
 
 
 @pytest.fixture
